@@ -1,0 +1,97 @@
+//! The command line of `pullback-agent`, as typed.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+/// Takes consistent snapshots of live SQLite databases and serves them to `puller`.
+#[derive(Parser)]
+#[command(name = "pullback-agent", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Args)]
+pub(crate) struct Common {
+    /// The configuration file [default: ~/.config/pullback/agent.toml]
+    #[arg(long, global = true, env = "PULLBACK_AGENT_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print one JSON object a line
+    #[arg(long, global = true, env = "PULLBACK_AGENT_JSON")]
+    pub(crate) json: bool,
+    /// Print nothing when all is well
+    #[arg(short, long, global = true, env = "PULLBACK_AGENT_QUIET")]
+    pub(crate) quiet: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Colours in what is said
+    #[arg(long, global = true, env = "PULLBACK_AGENT_COLOR", value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Serve the configured databases until SIGTERM or Ctrl-C
+    Serve,
+    /// Write one proven snapshot of a database to a new file
+    Backup {
+        /// The database
+        database: PathBuf,
+        /// The file to write; it must not exist
+        file: PathBuf,
+    },
+    /// Say what is there: sizes, journal, pages, tables
+    Info {
+        /// A database [default: those of the configuration]
+        database: Option<PathBuf>,
+        /// List the tables with their rows, counted in a snapshot
+        #[arg(long)]
+        tables: bool,
+    },
+    /// Check the configuration, the databases and the disk
+    Doctor,
+    /// Ask about the configuration
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print where the configuration file is looked for
+    Path,
+    /// Check the configuration file
+    Check,
+}
+
+impl Cli {
+    /// Logs go to stderr, so that stdout is data.
+    pub(crate) fn start_logging(&self) {
+        let level = match (self.common.quiet, self.common.verbose) {
+            (true, _) => "error",
+            (false, 0) => "warn,pullback_agent=info",
+            (false, 1) => "info,pullback_agent=debug",
+            (false, _) => "debug,pullback_agent=trace",
+        };
+        let filter = tracing_subscriber::EnvFilter::try_from_env("PULLBACK_AGENT_LOG")
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+        let colored = match self.common.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        };
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colored).init();
+    }
+}

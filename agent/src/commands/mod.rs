@@ -1,0 +1,40 @@
+//! What each command does; nothing imports this but `main`.
+
+mod backup;
+mod doctor;
+mod info;
+mod serve;
+
+use crate::cli::{Cli, Command, ConfigCommand};
+use pullback_agent::config::{Config, default_config_path};
+use pullback_shared::fault::Fault;
+use std::path::PathBuf;
+
+/// Runs what was asked; gives the exit code.
+pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
+    match &cli.command {
+        Command::Serve => serve::run(cli),
+        Command::Backup { database, file } => backup::run(cli, database, file),
+        Command::Info { database, tables } => info::run(cli, database.as_deref(), *tables),
+        Command::Doctor => doctor::run(cli),
+        Command::Config { what: ConfigCommand::Path } => {
+            println!("{}", config_path(cli).display());
+            Ok(0)
+        }
+        Command::Config { what: ConfigCommand::Check } => {
+            let config = config(cli)?;
+            if !cli.common.quiet {
+                println!("`{}` is right; databases: {}", config_path(cli).display(), config.databases.len());
+            }
+            Ok(0)
+        }
+    }
+}
+
+fn config_path(cli: &Cli) -> PathBuf {
+    cli.common.config.clone().unwrap_or_else(default_config_path)
+}
+
+fn config(cli: &Cli) -> Result<Config, Fault> {
+    Config::read(&config_path(cli))
+}

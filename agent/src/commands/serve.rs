@@ -1,0 +1,43 @@
+//! `pullback-agent serve`: binds, says where, tells systemd, and stops on a signal.
+
+use crate::cli::Cli;
+use pullback_shared::fault::{Fault, Kind};
+use std::io::Write;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
+    let config = super::config(cli)?;
+    let internal = |error: std::io::Error| Fault::new(Kind::Internal, error.to_string());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(internal)?;
+    runtime.block_on(async {
+        let listen = config.listen;
+        let listener = TcpListener::bind(listen).await.map_err(|error| {
+            Fault::new(Kind::Io, format!("`{listen}` cannot be listened on: {error}"))
+                .hint("another agent may run already; port 0 takes a free one")
+        })?;
+        let address = listener.local_addr().map_err(internal)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
+        println!("listening on {address}");
+        // Whoever started the agent may not read on; that is no reason not to serve.
+        let _ = std::io::stdout().flush();
+        notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(%address, databases = config.databases.len(), "serving");
+        let stop = async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            notify(&[sd_notify::NotifyState::Stopping]);
+            tracing::info!("stopping");
+        };
+        let served = pullback_agent::serve::serve(config, listener, stop).await;
+        served.map_err(|error| Fault::new(Kind::Io, format!("{error:#}")))
+    })?;
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(0)
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}

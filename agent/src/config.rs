@@ -1,0 +1,281 @@
+//! The agent's configuration: a TOML file, checked whole before anything starts.
+
+use crate::room::RoomLimits;
+use crate::snapshot::Settings;
+use crate::source::HoldLimits;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::frame::Compression;
+use pullback_shared::text::printable;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The default port.
+pub const PORT: u16 = 7420;
+
+/// What `serve` needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Answer gRPC reflection.
+    pub reflection: bool,
+    /// Pulls served at once; further ones are refused as `busy`.
+    pub pulls_max: usize,
+    /// How snapshots are taken.
+    pub settings: Settings,
+    /// Name and path of each database.
+    pub databases: BTreeMap<String, PathBuf>,
+}
+
+/// The file as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default = "default_listen")]
+    listen: SocketAddr,
+    state_dir: Option<PathBuf>,
+    tls: Option<Tls>,
+    #[serde(default)]
+    mirror: MirrorWish,
+    reserve: Option<Bytes>,
+    max_state: Option<Bytes>,
+    lock_wait: Option<Seconds>,
+    max_hold: Option<Seconds>,
+    #[serde(default)]
+    compression: CompressionWish,
+    #[serde(default)]
+    reflection: bool,
+    #[serde(default = "default_pulls_max")]
+    pulls_max: usize,
+    #[serde(default)]
+    database: BTreeMap<String, Database>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Database {
+    path: PathBuf,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Tls {
+    Off,
+}
+
+#[derive(Deserialize, Default, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum MirrorWish {
+    #[default]
+    Keep,
+    Discard,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum CompressionWish {
+    #[default]
+    Zstd,
+    Gzip,
+    None,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], PORT))
+}
+
+fn default_pulls_max() -> usize {
+    8
+}
+
+/// A number of bytes: an integer, or text such as "64 MiB" or "1GiB".
+#[derive(Deserialize)]
+#[serde(try_from = "Number")]
+struct Bytes(u64);
+
+/// A time: an integer or fraction of seconds, or text such as "10s", "500ms", "2m".
+#[derive(Deserialize)]
+#[serde(try_from = "Number")]
+struct Seconds(Duration);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Integer(u64),
+    Fraction(f64),
+    Text(String),
+}
+
+/// Splits "64 MiB" into 64 and "mib".
+fn split(text: &str) -> Option<(f64, String)> {
+    let text = text.trim();
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    Some((text[..at].parse().ok()?, text[at..].trim().to_ascii_lowercase()))
+}
+
+impl TryFrom<Number> for Bytes {
+    type Error = String;
+
+    fn try_from(number: Number) -> Result<Self, String> {
+        let wrong = "a number of bytes, or text such as \"512 MiB\" or \"1 GiB\", was expected";
+        let text = match number {
+            Number::Integer(bytes) => return Ok(Self(bytes)),
+            Number::Fraction(_) => return Err(wrong.to_owned()),
+            Number::Text(text) => text,
+        };
+        let (value, unit) = split(&text).ok_or(wrong)?;
+        let factor = match unit.as_str() {
+            "" | "b" => 1u64,
+            "k" | "kb" | "kib" => 1 << 10,
+            "m" | "mb" | "mib" => 1 << 20,
+            "g" | "gb" | "gib" => 1 << 30,
+            "t" | "tb" | "tib" => 1 << 40,
+            _ => return Err(wrong.to_owned()),
+        };
+        Ok(Self((value * factor as f64) as u64))
+    }
+}
+
+impl TryFrom<Number> for Seconds {
+    type Error = String;
+
+    fn try_from(number: Number) -> Result<Self, String> {
+        let wrong = "a number of seconds, or text such as \"10s\", \"500ms\" or \"2m\", was expected";
+        let seconds = match number {
+            Number::Integer(seconds) => seconds as f64,
+            Number::Fraction(seconds) => seconds,
+            Number::Text(text) => {
+                let (value, unit) = split(&text).ok_or(wrong)?;
+                match unit.as_str() {
+                    "ms" => value / 1000.0,
+                    "" | "s" => value,
+                    "m" | "min" => value * 60.0,
+                    "h" => value * 3600.0,
+                    _ => return Err(wrong.to_owned()),
+                }
+            }
+        };
+        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| wrong.to_owned())
+    }
+}
+
+impl Config {
+    /// Reads the configuration in the file at `path`. An error names file, line and key.
+    pub fn read(path: &Path) -> Result<Self, Fault> {
+        let wrong = |why: String| Fault::new(Kind::Config, format!("the configuration `{}`: {why}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            wrong(error.to_string()).hint("name it with `--config FILE`; `deploy/agent.toml` is one to begin with")
+        })?;
+        Self::parse(&text).map_err(wrong).map_err(|fault| {
+            if fault.hint.is_empty() { fault.hint("`deploy/agent.toml` lists every key with its meaning") } else { fault }
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            let line = match error.span().is_some_and(|span| text[..span.start.min(text.len())].ends_with('\n')) {
+                true => line + 1,
+                false => line,
+            };
+            let source = text.lines().nth(line - 1).unwrap_or_default();
+            format!("line {line} (`{}`): {}", printable(source.trim(), 80), error.message())
+        })?;
+        if file.tls != Some(Tls::Off) {
+            return Err("`tls = \"off\"` is missing: mutual TLS is not there yet, so it has to be said".to_owned());
+        }
+        if !file.listen.ip().is_loopback() {
+            return Err(format!(
+                "`listen = \"{}\"`: without TLS the agent listens on loopback only, such as \"127.0.0.1:{PORT}\"",
+                file.listen
+            ));
+        }
+        for (name, database) in &file.database {
+            check_name(name)?;
+            if !database.path.is_absolute() {
+                return Err(format!("`[database.{name}]`: `path` has to begin with `/`"));
+            }
+        }
+        let defaults = HoldLimits::default();
+        let settings = Settings {
+            state_dir: Some(file.state_dir.unwrap_or_else(default_state_dir)),
+            mirror: file.mirror == MirrorWish::Keep,
+            room: RoomLimits { reserve: file.reserve.map(|b| b.0), max_state: file.max_state.map(|b| b.0) },
+            hold: HoldLimits {
+                lock_wait: file.lock_wait.map_or(defaults.lock_wait, |s| s.0),
+                max_hold: file.max_hold.map(|s| s.0),
+            },
+            compression: match file.compression {
+                CompressionWish::Zstd => Compression::Zstd(1),
+                CompressionWish::Gzip => Compression::Gzip,
+                CompressionWish::None => Compression::None,
+            },
+        };
+        let databases = file.database.into_iter().map(|(name, database)| (name, database.path)).collect();
+        Ok(Self { listen: file.listen, reflection: file.reflection, pulls_max: file.pulls_max, settings, databases })
+    }
+}
+
+/// Database names are typed by people after a slash and shown in tables: letters, digits, `-`, `_` and `.`.
+fn check_name(name: &str) -> Result<(), String> {
+    let fits = name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+    match fits && !name.is_empty() && name.chars().count() <= 64 && !name.starts_with(['-', '.']) {
+        true => Ok(()),
+        false => Err(format!("`[database.{}]`: a name has up to 64 letters, digits, `-`, `_`, `.`", printable(name, 64))),
+    }
+}
+
+/// `$XDG_STATE_HOME/pullback`, or `~/.local/state/pullback`.
+pub fn default_state_dir() -> PathBuf {
+    match std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
+        Some(state) => state.join("pullback"),
+        None => std::env::home_dir().unwrap_or_else(|| PathBuf::from("/var/lib")).join(".local/state/pullback"),
+    }
+}
+
+/// `$XDG_CONFIG_HOME/pullback/agent.toml`, or `~/.config/pullback/agent.toml`.
+pub fn default_config_path() -> PathBuf {
+    match std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
+        Some(config) => config.join("pullback/agent.toml"),
+        None => std::env::home_dir().unwrap_or_else(|| PathBuf::from("/etc")).join(".config/pullback/agent.toml"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        match Config::parse(text) {
+            Ok(config) => assert_eq!(format!("{:?}", config.settings.room), expected),
+            Err(why) => assert!(why.contains(expected), "{why}"),
+        }
+    }
+
+    #[test]
+    fn a_wrong_key_is_named_with_its_line() {
+        check("tls = \"off\"\n\nlissten = \"127.0.0.1:0\"\n", "line 3 (`lissten = \"127.0.0.1:0\"`): unknown field `lissten`");
+        check("tls = \"off\"\n[database.gym]\npath = 7\n", "line 3");
+        check("tls = \"off\"\nreserve = \"lots\"\n", "line 2 (`reserve = \"lots\"`): a number of bytes");
+        check("tls = \"off\"\n[database.gym]\npath = \"gym.db\"\n", "begin with `/`");
+        check("tls = \"off\"\n[database.\"../x\"]\npath = \"/x\"\n", "a name has");
+    }
+
+    #[test]
+    fn without_tls_only_loopback_is_listened_on() {
+        check("listen = \"0.0.0.0:1\"\ntls = \"off\"", "loopback only");
+        check("listen = \"127.0.0.1:1\"", "`tls = \"off\"` is missing");
+    }
+
+    #[test]
+    fn sizes_and_times_are_numbers_or_text() {
+        check("tls = \"off\"\nreserve = 5\nmax_state = \"1.5 GiB\"", "RoomLimits { reserve: Some(5), max_state: Some(1610612736) }");
+        let config = Config::parse("tls = \"off\"\nlock_wait = \"500ms\"\nmax_hold = 2").unwrap();
+        assert_eq!(config.settings.hold.lock_wait, Duration::from_millis(500));
+        assert_eq!(config.settings.hold.max_hold, Some(Duration::from_secs(2)));
+    }
+}

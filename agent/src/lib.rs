@@ -1,0 +1,19 @@
+//! The Pullback agent: consistent snapshots of live SQLite databases, served over gRPC.
+//!
+//! One pull, read top to bottom: [`service`] takes the call, [`snapshot`] decides and sends, [`source`] holds the
+//! database, [`sink`] is what SQLite's backup writes into, [`collector`] compares, [`mirror`] and [`spool`] keep.
+
+pub mod service;
+pub mod snapshot;
+pub mod source;
+pub mod collector;
+pub mod mirror;
+pub mod spool;
+pub mod call;
+pub mod room;
+pub mod statistics;
+pub mod config;
+pub mod serve;
+pub mod one_file;
+
+mod sink;

@@ -1,0 +1,140 @@
+//! The gRPC edge: a call is decoded, given to a thread of its own, and its events are sent. Nothing else is async here.
+
+use crate::call::{EVENTS_IN_FLIGHT, Inbound, Outbound};
+use crate::snapshot::{self, Settings};
+use crate::statistics;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::pb::pullback_server::{Pullback, PullbackServer};
+use pullback_shared::text::printable;
+use pullback_shared::wire::{MESSAGE_BYTES_MAX, Start, check_protocol};
+use pullback_shared::{PROTOCOL, RELEASE, pb};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// How long a puller that opened a pull is waited for to say what it wants.
+const START_WAIT: Duration = Duration::from_secs(20);
+
+/// Which databases a caller may name.
+#[derive(Clone, Debug)]
+pub enum Databases {
+    /// Those of the configuration, by name.
+    Named(BTreeMap<String, PathBuf>),
+    /// Any, by path: behind a door whose user could read the file anyway.
+    ByPath,
+}
+
+/// The service behind every door.
+#[derive(Clone)]
+pub struct Agent {
+    settings: Arc<Settings>,
+    databases: Arc<Databases>,
+    pulls: Arc<Semaphore>,
+}
+
+impl Agent {
+    /// An agent that serves `databases`, at most `pulls_max` pulls at once.
+    pub fn new(settings: Settings, databases: Databases, pulls_max: usize) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            databases: Arc::new(databases),
+            pulls: Arc::new(Semaphore::new(pulls_max)),
+        }
+    }
+
+    /// As a tonic service, its message sizes limited.
+    pub fn into_server(self) -> PullbackServer<Self> {
+        PullbackServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn path_of(&self, database: &str) -> Result<PathBuf, Fault> {
+        match &*self.databases {
+            Databases::Named(named) => named.get(database).cloned().ok_or_else(|| {
+                let names: Vec<&str> = named.keys().map(String::as_str).collect();
+                let known = match names.is_empty() {
+                    true => "the agent's configuration names no database: add `[database.NAME]` with its `path`".to_owned(),
+                    false => format!("the agent serves: {}", names.join(", ")),
+                };
+                let message = format!("the agent knows no database `{}`", printable(database, 80));
+                Fault::new(Kind::Unknown, message).hint(known)
+            }),
+            Databases::ByPath => Ok(PathBuf::from(database)),
+        }
+    }
+
+    fn info_of(&self, request: &pb::InfoRequest) -> Result<pb::InfoReply, Fault> {
+        check_protocol(request.protocol, "the puller")?;
+        let wanted: Vec<(String, PathBuf)> = match (&*self.databases, request.database.is_empty()) {
+            (Databases::Named(named), true) => named.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
+            (Databases::ByPath, true) => Vec::new(),
+            (_, false) => vec![(request.database.clone(), self.path_of(&request.database)?)],
+        };
+        let databases =
+            wanted.iter().map(|(name, path)| statistics::of_database(&self.settings, name, path, request.tables));
+        let databases = databases.collect();
+        let state_dir = self.settings.state_dir.as_deref().unwrap_or(Path::new("/"));
+        let (state_free, state_total) = crate::room::disk(state_dir).unwrap_or_default();
+        Ok(pb::InfoReply {
+            protocol: PROTOCOL,
+            agent_version: RELEASE.to_owned(),
+            sqlite_version: rusqlite::version().to_owned(),
+            databases,
+            state_free,
+            state_total,
+        })
+    }
+
+    fn serve_pull(&self, start: &Start, inbound: &mut Inbound, outbound: &Outbound) -> Result<(), Fault> {
+        let path = self.path_of(&start.database)?;
+        snapshot::pull(&self.settings, &path, start, inbound, outbound)
+    }
+}
+
+#[tonic::async_trait]
+impl Pullback for Agent {
+    type PullStream = ReceiverStream<Result<pb::PullReply, Status>>;
+
+    async fn info(&self, request: Request<pb::InfoRequest>) -> Result<Response<pb::InfoReply>, Status> {
+        let agent = self.clone();
+        let answer = tokio::task::spawn_blocking(move || agent.info_of(request.get_ref())).await;
+        let answer = answer.map_err(|_| Fault::new(Kind::Internal, "asking the database panicked").to_status())?;
+        answer.map(Response::new).map_err(|fault| fault.to_status())
+    }
+
+    async fn pull(&self, request: Request<Streaming<pb::PullRequest>>) -> Result<Response<Self::PullStream>, Status> {
+        let place = Arc::clone(&self.pulls).try_acquire_owned().map_err(|_| {
+            Fault::new(Kind::Busy, "the agent serves as many pulls as it may (`pulls_max`)").hint("try again later").to_status()
+        })?;
+        let mut requests = request.into_inner();
+        let first = tokio::time::timeout(START_WAIT, requests.message()).await;
+        let first = first.map_err(|_| Fault::new(Kind::Lost, "the puller did not say what it wants").to_status())??;
+        let start = first.ok_or_else(|| Fault::new(Kind::Protocol, "a pull without a word").to_status())?;
+        let start = Start::decode(start).map_err(|fault| fault.to_status())?;
+        let (events, replies) = tokio::sync::mpsc::channel(EVENTS_IN_FLIGHT);
+        let runtime = Handle::current();
+        let agent = self.clone();
+        let work = move || {
+            let _place = place;
+            let outbound = Outbound::new(events, runtime.clone());
+            let mut inbound = Inbound::new(requests, runtime);
+            let database = printable(&start.database, 200);
+            match agent.serve_pull(&start, &mut inbound, &outbound) {
+                Ok(()) => tracing::info!(database, "pulled"),
+                Err(fault) => {
+                    tracing::warn!(database, code = fault.kind.word(), "the pull failed: {fault}");
+                    outbound.fail(&fault);
+                }
+            }
+        };
+        let spawned = std::thread::Builder::new().name("pull".to_owned()).spawn(work);
+        spawned.map_err(|error| Fault::new(Kind::Internal, format!("no thread for a pull: {error}")).to_status())?;
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+}

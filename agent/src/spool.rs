@@ -1,0 +1,224 @@
+//! A spool: the frames of changed pages, written while the source is held and read after.
+//!
+//! In a file where there is room for one, else in memory of a named size. It takes frames until it is full and says
+//! so; what did not fit is fetched in a further pull. The file is a sequence of length-delimited `Frame` messages.
+
+use crate::room::Room;
+use prost::Message;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::frame::Frame;
+use pullback_shared::{pb, wire};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Cursor, Read, Seek, Write};
+
+/// Bytes of a spool in memory.
+pub const MEMORY_SPOOL_MAX: u64 = 8 * 1024 * 1024;
+
+/// After so many bytes written, the room on the disk is looked at again.
+const ROOM_CHECK_EVERY: u64 = 8 * 1024 * 1024;
+
+enum Place {
+    File { file: BufWriter<File>, room: Room, until_check: u64 },
+    Memory(Vec<u8>),
+}
+
+/// Takes frames until it is full.
+pub struct Spool {
+    place: Place,
+    bytes: u64,
+    bytes_max: u64,
+    pages: u32,
+    full: bool,
+}
+
+impl Spool {
+    /// A spool in `file`, as far as there is `room`.
+    pub fn in_file(file: File, room: Room) -> Self {
+        let bytes_max = room.left();
+        Self {
+            place: Place::File { file: BufWriter::with_capacity(256 * 1024, file), room, until_check: ROOM_CHECK_EVERY },
+            bytes: 0,
+            bytes_max,
+            pages: 0,
+            full: false,
+        }
+    }
+
+    /// A spool of [`MEMORY_SPOOL_MAX`] bytes.
+    pub fn in_memory() -> Self {
+        Self { place: Place::Memory(Vec::new()), bytes: 0, bytes_max: MEMORY_SPOOL_MAX, pages: 0, full: false }
+    }
+
+    /// Whether a frame was turned away; then all further ones are.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Pages in the frames taken.
+    pub fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// Adds `frame`, unless it does not fit.
+    pub fn push(&mut self, frame: Frame) -> Result<(), Fault> {
+        let pages = frame.page_count() as u32;
+        let message = wire::encode_frame(frame).encode_length_delimited_to_vec();
+        let len = message.len() as u64;
+        if let Place::File { room, until_check, .. } = &mut self.place {
+            match until_check.checked_sub(len) {
+                Some(left) => *until_check = left,
+                None => {
+                    *until_check = ROOM_CHECK_EVERY;
+                    self.bytes_max = self.bytes_max.min(self.bytes + room.left());
+                }
+            }
+        }
+        if self.full || self.bytes + len > self.bytes_max {
+            self.full = true;
+            return Ok(());
+        }
+        let written = match &mut self.place {
+            Place::File { file, .. } => file.write_all(&message),
+            Place::Memory(bytes) => bytes.write_all(&message),
+        };
+        match written {
+            Ok(()) => {
+                self.bytes += len;
+                self.pages += pages;
+                Ok(())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                self.full = true;
+                Ok(())
+            }
+            Err(error) => Err(Fault::io("the spool of changed pages", &error)),
+        }
+    }
+
+    /// The frames, from the first, and the file they are in, if it is one.
+    pub fn finish(self) -> Result<Spooled, Fault> {
+        let io = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::StorageFull => {
+                Fault::new(Kind::Lost, "the device's disk filled up while pages were set aside")
+            }
+            _ => Fault::io("the spool of changed pages", &error),
+        };
+        let place = match self.place {
+            Place::File { file, .. } => {
+                let mut file = file.into_inner().map_err(|error| io(error.into_error()))?;
+                file.rewind().map_err(io)?;
+                SpooledPlace::File(file)
+            }
+            Place::Memory(bytes) => SpooledPlace::Memory(bytes),
+        };
+        Ok(Spooled { place, bytes: self.bytes, pages: self.pages })
+    }
+}
+
+enum SpooledPlace {
+    File(File),
+    Memory(Vec<u8>),
+}
+
+/// A finished spool.
+pub struct Spooled {
+    place: SpooledPlace,
+    /// Bytes of its frames as messages.
+    pub bytes: u64,
+    /// Pages in its frames.
+    pub pages: u32,
+}
+
+impl Spooled {
+    /// The frames, from the first.
+    pub fn into_frames(self) -> FrameReader {
+        FrameReader(match self.place {
+            SpooledPlace::File(file) => Box::new(BufReader::with_capacity(256 * 1024, file)),
+            SpooledPlace::Memory(bytes) => Box::new(Cursor::new(bytes)),
+        })
+    }
+
+    /// The file behind it, if it is one.
+    pub fn file(&self) -> Option<&File> {
+        match &self.place {
+            SpooledPlace::File(file) => Some(file),
+            SpooledPlace::Memory(_) => None,
+        }
+    }
+}
+
+/// Reads the frames of a spool, one after the other.
+pub struct FrameReader(Box<dyn Read + Send>);
+
+impl FrameReader {
+    /// The frames in `file`, from its beginning.
+    pub fn of_file(file: File) -> Self {
+        Self(Box::new(BufReader::with_capacity(256 * 1024, file)))
+    }
+
+    /// The next frame, checked but for its pages; `None` at the end.
+    pub fn next(&mut self) -> Result<Option<Frame>, Fault> {
+        let rot = || Fault::new(Kind::Lost, "the agent's spool of changed pages is damaged").hint("try again");
+        let io = |error: std::io::Error| Fault::io("the spool of changed pages", &error);
+        let mut len = 0u64;
+        for shift in 0.. {
+            let mut byte = [0];
+            match self.0.read(&mut byte).map_err(io)? {
+                0 if shift == 0 => return Ok(None),
+                0 => return Err(rot()),
+                _ => len |= u64::from(byte[0] & 0x7f) << (7 * shift),
+            }
+            match byte[0] & 0x80 {
+                0 => break,
+                _ if shift == 3 => return Err(rot()),
+                _ => {}
+            }
+        }
+        if len > wire::MESSAGE_BYTES_MAX as u64 {
+            return Err(rot());
+        }
+        let mut message = vec![0; len as usize];
+        self.0.read_exact(&mut message).map_err(|_| rot())?;
+        let frame = pb::Frame::decode(message.as_slice()).map_err(|_| rot())?;
+        wire::decode_frame(frame).map(Some).map_err(|_| rot())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::RoomLimits;
+    use pullback_shared::frame::{Compression, FrameBuilder};
+    use pullback_shared::page::{PageHash, PageNo, PageSize};
+
+    fn frame(number: u32) -> Frame {
+        let mut builder = FrameBuilder::new(PageSize::new(4096).unwrap(), Compression::None).unwrap();
+        let page = [number as u8; 4096];
+        builder.push(PageNo::new(number).unwrap(), &page, PageHash::of(&page)).unwrap();
+        builder.finish().unwrap().unwrap()
+    }
+
+    #[test]
+    fn frames_come_back_as_they_went_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room::new(dir.path(), RoomLimits { reserve: Some(0), max_state: None });
+        for mut spool in [Spool::in_memory(), Spool::in_file(tempfile::tempfile_in(dir.path()).unwrap(), room)] {
+            (1..100).for_each(|n| spool.push(frame(n)).unwrap());
+            assert!(!spool.is_full());
+            let mut frames = spool.finish().unwrap().into_frames();
+            (1..100).for_each(|n| assert_eq!(frames.next().unwrap(), Some(frame(n))));
+            assert_eq!(frames.next().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_full_spool_says_so_and_keeps_what_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room::new(dir.path(), RoomLimits { reserve: Some(0), max_state: Some(10_000) });
+        let mut spool = Spool::in_file(tempfile::tempfile_in(dir.path()).unwrap(), room);
+        (1..100).for_each(|n| spool.push(frame(n)).unwrap());
+        assert!(spool.is_full());
+        assert_eq!(spool.pages(), 2);
+        assert_eq!(spool.finish().unwrap().into_frames().next().unwrap(), Some(frame(1)));
+    }
+}

@@ -1,0 +1,311 @@
+//! Frames: up to 1 MiB of pages, compressed as one, with a check value. On the wire and in the agent's spool files.
+
+use crate::page::{Geometry, PageHash, PageNo, PageSize};
+use bytes::Bytes;
+use std::io::{Read, Write};
+
+/// Bytes of pages in one frame, at most.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+
+/// How the pages of a frame are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compression {
+    /// As they are.
+    None,
+    /// One zstd frame, of this level when made.
+    Zstd(i32),
+    /// One gzip member.
+    Gzip,
+}
+
+/// Pages on their way. Built by [`FrameBuilder`], or decoded at the edge and then opened with [`Frame::open`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct Frame {
+    /// (first page, number of pages), in payload order.
+    pub runs: Vec<(PageNo, u32)>,
+    /// Of the payload.
+    pub compression: Compression,
+    /// The pages, one after the other, compressed as one.
+    pub payload: Bytes,
+    /// The first 8 bytes, little-endian, of BLAKE3 over the page hashes in payload order.
+    pub check: u64,
+}
+
+impl Frame {
+    /// How many pages the frame says it has.
+    pub fn page_count(&self) -> u64 {
+        self.runs.iter().map(|(_, count)| u64::from(*count)).sum()
+    }
+
+    /// Decompresses the frame into `pages` and hands each page with its number and hash to `each`, once the check
+    /// value proved all of them. A frame never yields more than it declares, nor more than [`FRAME_BYTES_MAX`].
+    pub fn open<E: From<FrameError>>(
+        &self,
+        geometry: Geometry,
+        pages: &mut Vec<u8>,
+        mut each: impl FnMut(PageNo, &[u8], PageHash) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let numbers = self.numbers(geometry)?;
+        let size = geometry.page_size.len();
+        self.decompress(numbers.len() * size, pages)?;
+        let hashes: Vec<PageHash> = pages.chunks_exact(size).map(PageHash::of).collect();
+        if check_of(&hashes) != self.check {
+            return Err(FrameError::Check.into());
+        }
+        for ((no, page), hash) in numbers.into_iter().zip(pages.chunks_exact(size)).zip(hashes) {
+            each(no, page, hash)?;
+        }
+        Ok(())
+    }
+
+    fn numbers(&self, geometry: Geometry) -> Result<Vec<PageNo>, FrameError> {
+        let pages_max = (FRAME_BYTES_MAX / geometry.page_size.len()) as u64;
+        let count = self.page_count();
+        if count == 0 || count > pages_max {
+            return Err(FrameError::PageCount { count, pages_max });
+        }
+        let mut numbers = Vec::with_capacity(count as usize);
+        for (first, run) in &self.runs {
+            for step in 0..*run {
+                let no = first.get().checked_add(step).and_then(PageNo::new).filter(|no| geometry.holds(*no));
+                numbers.push(no.ok_or(FrameError::PageNo { page_count: geometry.page_count })?);
+            }
+        }
+        Ok(numbers)
+    }
+
+    fn decompress(&self, len: usize, pages: &mut Vec<u8>) -> Result<(), FrameError> {
+        pages.clear();
+        match self.compression {
+            Compression::None => pages.extend_from_slice(&self.payload),
+            Compression::Zstd(_) => {
+                pages.resize(len, 0);
+                let made = zstd::bulk::decompress_to_buffer(&self.payload, pages.as_mut_slice())
+                    .map_err(|_| FrameError::Compression { name: "zstd" })?;
+                pages.truncate(made);
+            }
+            Compression::Gzip => {
+                let reader = flate2::read::GzDecoder::new(self.payload.as_ref());
+                reader
+                    .take(len as u64 + 1)
+                    .read_to_end(pages)
+                    .map_err(|_| FrameError::Compression { name: "gzip" })?;
+            }
+        }
+        match pages.len() == len {
+            true => Ok(()),
+            false => Err(FrameError::Length { expected: len, found: pages.len() }),
+        }
+    }
+}
+
+/// Collects pages, in the order they come, until a frame is full.
+pub struct FrameBuilder {
+    page_size: PageSize,
+    compressor: Compressor,
+    runs: Vec<(PageNo, u32)>,
+    pages: Vec<u8>,
+    hashes: Vec<PageHash>,
+}
+
+enum Compressor {
+    None,
+    Zstd(i32, Box<zstd::bulk::Compressor<'static>>),
+    Gzip,
+}
+
+impl FrameBuilder {
+    /// A builder for pages of `page_size`.
+    pub fn new(page_size: PageSize, compression: Compression) -> Result<Self, FrameError> {
+        let compressor = match compression {
+            Compression::None => Compressor::None,
+            Compression::Gzip => Compressor::Gzip,
+            Compression::Zstd(level) => Compressor::Zstd(
+                level,
+                Box::new(zstd::bulk::Compressor::new(level).map_err(|_| FrameError::Compression { name: "zstd" })?),
+            ),
+        };
+        Ok(Self {
+            page_size,
+            compressor,
+            runs: Vec::new(),
+            pages: Vec::with_capacity(FRAME_BYTES_MAX),
+            hashes: Vec::new(),
+        })
+    }
+
+    /// Adds `page`; gives the frame when that made it full.
+    pub fn push(&mut self, no: PageNo, page: &[u8], hash: PageHash) -> Result<Option<Frame>, FrameError> {
+        assert_eq!(page.len(), self.page_size.len(), "BUG: a page of another size in a frame");
+        match self.runs.last_mut() {
+            Some((first, count)) if first.get() + *count == no.get() => *count += 1,
+            _ => self.runs.push((no, 1)),
+        }
+        self.pages.extend_from_slice(page);
+        self.hashes.push(hash);
+        match self.pages.len() + self.page_size.len() > FRAME_BYTES_MAX {
+            true => self.finish(),
+            false => Ok(None),
+        }
+    }
+
+    /// The frame of the pages added since the last one, if there are any.
+    pub fn finish(&mut self) -> Result<Option<Frame>, FrameError> {
+        if self.runs.is_empty() {
+            return Ok(None);
+        }
+        let (compression, payload) = self.compress()?;
+        let frame = Frame {
+            runs: std::mem::take(&mut self.runs),
+            compression,
+            payload: Bytes::from(payload),
+            check: check_of(&self.hashes),
+        };
+        self.pages.clear();
+        self.hashes.clear();
+        Ok(Some(frame))
+    }
+
+    fn compress(&mut self) -> Result<(Compression, Vec<u8>), FrameError> {
+        let (compression, payload) = match &mut self.compressor {
+            Compressor::None => return Ok((Compression::None, self.pages.clone())),
+            Compressor::Zstd(level, zstd) => (Compression::Zstd(*level), zstd.compress(&self.pages)),
+            Compressor::Gzip => {
+                let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                (Compression::Gzip, gzip.write_all(&self.pages).and_then(|()| gzip.finish()))
+            }
+        };
+        let payload = payload.map_err(|_| FrameError::Compression { name: "frame" })?;
+        Ok(if payload.len() < self.pages.len() { (compression, payload) } else { (Compression::None, self.pages.clone()) })
+    }
+}
+
+fn check_of(hashes: &[PageHash]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hashes.iter().for_each(|hash| {
+        hasher.update(&hash.0);
+    });
+    let mut first = [0; 8];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
+/// A frame that is not what it says. On the wire: the peer or the line is broken; in a file: rot.
+#[derive(thiserror::Error, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// Too many pages in it, or none.
+    #[error("a frame of {count} pages; 1 to {pages_max} are allowed")]
+    PageCount {
+        /// What the frame says.
+        count: u64,
+        /// What it may say.
+        pages_max: u64,
+    },
+    /// A page number that the snapshot does not have.
+    #[error("a frame names a page beyond the {page_count} of its snapshot")]
+    PageNo {
+        /// Pages of the snapshot.
+        page_count: u32,
+    },
+    /// The payload does not decompress.
+    #[error("the pages of a frame do not ({name}) decompress")]
+    Compression {
+        /// The compression's name.
+        name: &'static str,
+    },
+    /// The payload is not as long as the pages it declares.
+    #[error("a frame of {expected} bytes of pages holds {found}")]
+    Length {
+        /// Bytes of the declared pages.
+        expected: usize,
+        /// Bytes found, or one more than expected.
+        found: usize,
+    },
+    /// The pages are others than those that were put in.
+    #[error("the pages of a frame fail its check value")]
+    Check,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type Pages = Vec<(u32, Vec<u8>)>;
+
+    fn build(pages: &Pages, compression: Compression) -> Vec<Frame> {
+        let mut builder = FrameBuilder::new(PageSize::new(512).unwrap(), compression).unwrap();
+        let mut frames = Vec::new();
+        for (number, page) in pages {
+            frames.extend(builder.push(PageNo::new(*number).unwrap(), page, PageHash::of(page)).unwrap());
+        }
+        frames.extend(builder.finish().unwrap());
+        frames
+    }
+
+    fn read(frame: &Frame, page_count: u32) -> Result<Pages, FrameError> {
+        let mut found = Vec::new();
+        let geometry = Geometry::new(512, page_count).unwrap();
+        frame.open(geometry, &mut Vec::new(), |no, page, hash| {
+            assert_eq!(hash, PageHash::of(page));
+            found.push((no.get(), page.to_vec()));
+            Ok::<(), FrameError>(())
+        })?;
+        Ok(found)
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out(
+            numbers in prop::collection::vec(1u32..10_000, 1..40),
+            byte in any::<u8>(),
+            kind in 0usize..3,
+        ) {
+            let pages: Pages = numbers.iter().map(|n| (*n, vec![byte.wrapping_add(*n as u8); 512])).collect();
+            let compression = [Compression::None, Compression::Zstd(1), Compression::Gzip][kind];
+            let found: Pages = build(&pages, compression).iter().flat_map(|f| read(f, 10_000).unwrap()).collect();
+            prop_assert_eq!(found, pages);
+        }
+
+        #[test]
+        fn a_changed_frame_is_noticed(at in any::<prop::sample::Index>(), bit in 0u32..8, kind in 0usize..3) {
+            let compression = [Compression::None, Compression::Zstd(1), Compression::Gzip][kind];
+            let pages: Pages = (1..20).map(|n| (n, (0..512).map(|i| (i * n) as u8).collect())).collect();
+            let mut frame = build(&pages, compression).remove(0);
+            let mut payload = frame.payload.to_vec();
+            let at = at.index(payload.len());
+            payload[at] ^= 1u8 << bit;
+            frame.payload = payload.into();
+            // A flip in a part of a container that holds no content (gzip's time stamp) changes no page.
+            if let Ok(found) = read(&frame, 100) {
+                prop_assert_eq!(found, pages);
+            }
+        }
+    }
+
+    #[test]
+    fn frames_hold_at_most_one_mebibyte_of_pages() {
+        let pages: Pages = (1..=5000).map(|n| (n, vec![1; 512])).collect();
+        let frames = build(&pages, Compression::Zstd(1));
+        assert_eq!(frames.iter().map(Frame::page_count).collect::<Vec<_>>(), [2048, 2048, 904]);
+    }
+
+    #[test]
+    fn a_frame_yields_no_more_than_it_declares() {
+        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 1).unwrap();
+        let frame = |runs: Vec<(u32, u32)>, compression, payload: &[u8]| Frame {
+            runs: runs.into_iter().map(|(first, count)| (PageNo::new(first).unwrap(), count)).collect(),
+            compression,
+            payload: Bytes::copy_from_slice(payload),
+            check: 0,
+        };
+        let wrong = |frame: Frame| read(&frame, 10).unwrap_err();
+        assert_eq!(wrong(frame(vec![(1, 1)], Compression::Zstd(1), &bomb)), FrameError::Compression { name: "zstd" });
+        assert!(matches!(wrong(frame(vec![], Compression::None, &[])), FrameError::PageCount { .. }));
+        assert!(matches!(wrong(frame(vec![(1, 5000)], Compression::None, &[])), FrameError::PageCount { .. }));
+        assert!(matches!(wrong(frame(vec![(11, 1)], Compression::None, &[0; 512])), FrameError::PageNo { .. }));
+        assert!(matches!(wrong(frame(vec![(u32::MAX, 2)], Compression::None, &[])), FrameError::PageNo { .. }));
+        assert!(matches!(wrong(frame(vec![(1, 1)], Compression::None, &[0; 511])), FrameError::Length { .. }));
+        assert_eq!(wrong(frame(vec![(1, 1)], Compression::None, &[0; 512])), FrameError::Check);
+    }
+}

@@ -1,0 +1,63 @@
+//! Text that crosses a border: hex, and foreign text made fit for a terminal.
+
+/// Lower-case hex of `bytes`.
+pub fn to_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("BUG: writing to a String failed");
+        hex
+    })
+}
+
+/// The bytes that `hex` spells; `None` unless it is an even number of lower-case digits.
+pub fn from_hex(hex: &str) -> Option<Vec<u8>> {
+    let digit = |c: u8| match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    };
+    if !hex.len().is_multiple_of(2) {
+        return None;
+    }
+    hex.as_bytes().chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
+/// `text` on one line, without anything a terminal could obey: control characters and the invisible characters that
+/// turn the direction of text are written as `\u{…}`. At most `limit` characters are kept.
+pub fn printable(text: &str, limit: usize) -> String {
+    let mut shown = String::with_capacity(text.len().min(limit * 4));
+    for (count, c) in text.chars().enumerate() {
+        if count == limit {
+            shown.push('…');
+            break;
+        }
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        match c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}') {
+            true => shown.extend(c.escape_unicode()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_goes_there_and_back() {
+        assert_eq!(to_hex(&[0, 0xab, 0xff]), "00abff");
+        assert_eq!(from_hex("00abff"), Some(vec![0, 0xab, 0xff]));
+        for wrong in ["0", "0g", "AB", "é"] {
+            assert_eq!(from_hex(wrong), None);
+        }
+    }
+
+    #[test]
+    fn foreign_text_cannot_command_a_terminal() {
+        assert_eq!(printable("\x1b[2Jgone\nnext", 99), "\\u{1b}[2Jgone\\u{a}next");
+        assert_eq!(printable("회원 명부", 99), "회원 명부");
+        assert_eq!(printable("\u{202e}exe", 99), "\\u{202e}exe");
+        assert_eq!(printable("abcdef", 3), "abc…");
+    }
+}
