@@ -75,13 +75,18 @@ impl Inbound {
     }
 
     /// The puller's next message.
-    pub fn next(&mut self) -> Result<pb::PullRequest, Fault> {
+    pub fn next_message(&mut self) -> Result<pb::PullRequest, Fault> {
         let message = async { tokio::time::timeout(PULLER_WAIT, self.requests.message()).await };
         match self.runtime.block_on(message) {
             Ok(Ok(Some(message))) => Ok(message),
-            Ok(Ok(None)) => Err(Fault::new(Kind::Protocol, "the puller stopped talking before its turn was over")),
+            Ok(Ok(None)) => {
+                Err(Fault::new(Kind::Protocol, "the puller stopped talking before its turn was over"))
+            }
             Ok(Err(status)) => Err(Fault::from_status(&status)),
-            Err(_) => Err(Fault::new(Kind::Lost, format!("the puller said nothing for {} s", PULLER_WAIT.as_secs()))),
+            Err(_) => Err(Fault::new(
+                Kind::Lost,
+                format!("the puller said nothing for {} s", PULLER_WAIT.as_secs()),
+            )),
         }
     }
 
@@ -89,10 +94,13 @@ impl Inbound {
     pub fn hashes(&mut self, geometry: Geometry, list: &mut impl Write) -> Result<(), Fault> {
         let mut missing = u64::from(geometry.page_count) * PageHash::LEN as u64;
         loop {
-            let (hashes, last) = decode_hashes(self.next()?)?;
-            let wrong = || Fault::new(Kind::Protocol, format!("the hashes of {} pages were due", geometry.page_count));
+            let (hashes, last) = decode_hashes(self.next_message()?)?;
+            let wrong = || {
+                Fault::new(Kind::Protocol, format!("the hashes of {} pages were due", geometry.page_count))
+            };
             missing = missing.checked_sub(hashes.len() as u64).ok_or_else(wrong)?;
-            list.write_all(&hashes).map_err(|error| Fault::io("the list of the puller's page hashes", &error))?;
+            list.write_all(&hashes)
+                .map_err(|error| Fault::io("the list of the puller's page hashes", &error))?;
             match (last, missing) {
                 (true, 0) => return Ok(()),
                 (true, _) => return Err(wrong()),

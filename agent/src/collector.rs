@@ -89,7 +89,9 @@ impl Collector {
         self.pages_new += 1;
         self.fresh.set(no, hash).map_err(|error| hashes_io(&error))?;
         match &mut self.outlet {
-            Outlet::Mirror(writer) => writer.page(no, page).map_err(|error| Fault::io("the new mirror", &error)),
+            Outlet::Mirror(writer) => {
+                writer.page(no, page).map_err(|error| Fault::io("the new mirror", &error))
+            }
             Outlet::Spool(builder, spool) => match builder.push(no, page, hash).map_err(internal)? {
                 Some(frame) => spool.push(frame),
                 None => Ok(()),
@@ -105,11 +107,16 @@ impl Collector {
     /// Puts the last frame where the others went.
     pub fn finish(&mut self) -> Result<(), Fault> {
         match &mut self.outlet {
-            Outlet::Mirror(writer) => writer.finish(&mut self.fresh).map_err(|error| Fault::io("the new mirror", &error)),
-            Outlet::Spool(builder, spool) => builder.finish().map_err(internal)?.map_or(Ok(()), |frame| spool.push(frame)),
-            Outlet::Direct(builder) => {
-                builder.finish().map_err(internal)?.map_or(Ok(()), |frame| send(self.outbound.as_ref(), frame))
+            Outlet::Mirror(writer) => {
+                writer.finish(&mut self.fresh).map_err(|error| Fault::io("the new mirror", &error))
             }
+            Outlet::Spool(builder, spool) => {
+                builder.finish().map_err(internal)?.map_or(Ok(()), |frame| spool.push(frame))
+            }
+            Outlet::Direct(builder) => builder
+                .finish()
+                .map_err(internal)?
+                .map_or(Ok(()), |frame| send(self.outbound.as_ref(), frame)),
             Outlet::Nowhere => Ok(()),
         }
     }

@@ -165,27 +165,37 @@ impl TryFrom<Number> for Seconds {
 impl Config {
     /// Reads the configuration in the file at `path`. An error names file, line and key.
     pub fn read(path: &Path) -> Result<Self, Fault> {
-        let wrong = |why: String| Fault::new(Kind::Config, format!("the configuration `{}`: {why}", path.display()));
+        let wrong =
+            |why: String| Fault::new(Kind::Config, format!("the configuration `{}`: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| {
-            wrong(error.to_string()).hint("name it with `--config FILE`; `deploy/agent.toml` is one to begin with")
+            wrong(error.to_string())
+                .hint("name it with `--config FILE`; `deploy/agent.toml` is one to begin with")
         })?;
         Self::parse(&text).map_err(wrong).map_err(|fault| {
-            if fault.hint.is_empty() { fault.hint("`deploy/agent.toml` lists every key with its meaning") } else { fault }
+            if fault.hint.is_empty() {
+                fault.hint("`deploy/agent.toml` lists every key with its meaning")
+            } else {
+                fault
+            }
         })
     }
 
     fn parse(text: &str) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
-            let line = match error.span().is_some_and(|span| text[..span.start.min(text.len())].ends_with('\n')) {
-                true => line + 1,
-                false => line,
-            };
+            let line =
+                error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            let line =
+                match error.span().is_some_and(|span| text[..span.start.min(text.len())].ends_with('\n')) {
+                    true => line + 1,
+                    false => line,
+                };
             let source = text.lines().nth(line - 1).unwrap_or_default();
             format!("line {line} (`{}`): {}", printable(source.trim(), 80), error.message())
         })?;
         if file.tls != Some(Tls::Off) {
-            return Err("`tls = \"off\"` is missing: mutual TLS is not there yet, so it has to be said".to_owned());
+            return Err(
+                "`tls = \"off\"` is missing: mutual TLS is not there yet, so it has to be said".to_owned()
+            );
         }
         if !file.listen.ip().is_loopback() {
             return Err(format!(
@@ -215,7 +225,13 @@ impl Config {
             },
         };
         let databases = file.database.into_iter().map(|(name, database)| (name, database.path)).collect();
-        Ok(Self { listen: file.listen, reflection: file.reflection, pulls_max: file.pulls_max, settings, databases })
+        Ok(Self {
+            listen: file.listen,
+            reflection: file.reflection,
+            pulls_max: file.pulls_max,
+            settings,
+            databases,
+        })
     }
 }
 
@@ -224,7 +240,10 @@ fn check_name(name: &str) -> Result<(), String> {
     let fits = name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
     match fits && !name.is_empty() && name.chars().count() <= 64 && !name.starts_with(['-', '.']) {
         true => Ok(()),
-        false => Err(format!("`[database.{}]`: a name has up to 64 letters, digits, `-`, `_`, `.`", printable(name, 64))),
+        false => Err(format!(
+            "`[database.{}]`: a name has up to 64 letters, digits, `-`, `_`, `.`",
+            printable(name, 64)
+        )),
     }
 }
 
@@ -232,7 +251,9 @@ fn check_name(name: &str) -> Result<(), String> {
 pub fn default_state_dir() -> PathBuf {
     match std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
         Some(state) => state.join("pullback"),
-        None => std::env::home_dir().unwrap_or_else(|| PathBuf::from("/var/lib")).join(".local/state/pullback"),
+        None => {
+            std::env::home_dir().unwrap_or_else(|| PathBuf::from("/var/lib")).join(".local/state/pullback")
+        }
     }
 }
 
@@ -240,7 +261,9 @@ pub fn default_state_dir() -> PathBuf {
 pub fn default_config_path() -> PathBuf {
     match std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
         Some(config) => config.join("pullback/agent.toml"),
-        None => std::env::home_dir().unwrap_or_else(|| PathBuf::from("/etc")).join(".config/pullback/agent.toml"),
+        None => {
+            std::env::home_dir().unwrap_or_else(|| PathBuf::from("/etc")).join(".config/pullback/agent.toml")
+        }
     }
 }
 
@@ -258,7 +281,10 @@ mod tests {
 
     #[test]
     fn a_wrong_key_is_named_with_its_line() {
-        check("tls = \"off\"\n\nlissten = \"127.0.0.1:0\"\n", "line 3 (`lissten = \"127.0.0.1:0\"`): unknown field `lissten`");
+        check(
+            "tls = \"off\"\n\nlissten = \"127.0.0.1:0\"\n",
+            "line 3 (`lissten = \"127.0.0.1:0\"`): unknown field `lissten`",
+        );
         check("tls = \"off\"\n[database.gym]\npath = 7\n", "line 3");
         check("tls = \"off\"\nreserve = \"lots\"\n", "line 2 (`reserve = \"lots\"`): a number of bytes");
         check("tls = \"off\"\n[database.gym]\npath = \"gym.db\"\n", "begin with `/`");
@@ -273,7 +299,10 @@ mod tests {
 
     #[test]
     fn sizes_and_times_are_numbers_or_text() {
-        check("tls = \"off\"\nreserve = 5\nmax_state = \"1.5 GiB\"", "RoomLimits { reserve: Some(5), max_state: Some(1610612736) }");
+        check(
+            "tls = \"off\"\nreserve = 5\nmax_state = \"1.5 GiB\"",
+            "RoomLimits { reserve: Some(5), max_state: Some(1610612736) }",
+        );
         let config = Config::parse("tls = \"off\"\nlock_wait = \"500ms\"\nmax_hold = 2").unwrap();
         assert_eq!(config.settings.hold.lock_wait, Duration::from_millis(500));
         assert_eq!(config.settings.hold.max_hold, Some(Duration::from_secs(2)));

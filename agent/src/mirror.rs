@@ -98,7 +98,9 @@ impl Mirror {
 
     /// Where the frames of a refresh go.
     pub fn delta(&self) -> Result<File, Fault> {
-        open(&self.file("delta"), true).and_then(|file| file.set_len(0).map(|()| file)).map_err(|error| self.io(&error))
+        open(&self.file("delta"), true)
+            .and_then(|file| file.set_len(0).map(|()| file))
+            .map_err(|error| self.io(&error))
     }
 
     /// Begins a mirror that holds nothing: files for pages and hashes of the first snapshot.
@@ -148,7 +150,7 @@ impl Mirror {
         let mut hashes = HashList::new(open(&self.file("hashes"), false).map_err(io)?, geometry.page_count);
         let mut frames = FrameReader::of_file(open(&self.file("delta"), false).map_err(io)?);
         let mut buffer = Vec::new();
-        while let Some(frame) = frames.next()? {
+        while let Some(frame) = frames.next_frame()? {
             frame.open(geometry, &mut buffer, |no, page, hash| {
                 pages.write_all_at(page, geometry.offset(no)).map_err(Failed::Io)?;
                 hashes.set(no, hash).map_err(Failed::Io)
@@ -197,7 +199,8 @@ impl Mirror {
         if pages.len() != state.geometry.bytes() {
             return Err("its pages are not as many as its state says".to_owned());
         }
-        let found = HashList::new(hashes, state.geometry.page_count).snapshot_id(state.geometry).map_err(io)?;
+        let found =
+            HashList::new(hashes, state.geometry.page_count).snapshot_id(state.geometry).map_err(io)?;
         match found == state.snapshot {
             true => Ok(Some(state)),
             false => Err("its page hashes are not those of its snapshot".to_owned()),
@@ -285,7 +288,7 @@ impl MirrorPages {
         self.file
             .read_exact_at(pages, self.geometry.offset(first))
             .map_err(|error| rotten(&format!("cannot be read ({error})")))?;
-        for (index, page) in pages.chunks_exact(self.geometry.page_size.len()).enumerate() {
+        for (index, page) in pages.chunks_exact(self.geometry.page_size.as_usize()).enumerate() {
             let no = PageNo::new(first.get() + index as u32).expect("BUG: page 0");
             let hash = PageHash::of(page);
             if self.hash(no)? != hash {
@@ -318,7 +321,9 @@ impl From<Failed> for Fault {
     fn from(failed: Failed) -> Self {
         match failed {
             Failed::Io(error) => Self::io("the mirror", &error),
-            Failed::Frame(error) => Self::new(Kind::Unproven, format!("the mirror's delta is damaged: {error}")),
+            Failed::Frame(error) => {
+                Self::new(Kind::Unproven, format!("the mirror's delta is damaged: {error}"))
+            }
         }
     }
 }

@@ -34,7 +34,10 @@ pub fn write(source: &Source, limits: HoldLimits, file: &File, dir: &Path) -> Re
     let (free, _) = disk(dir).map_err(io)?;
     if geometry.bytes() > free {
         let (need, dir) = (geometry.bytes(), dir.display());
-        return Err(Fault::new(Kind::NoSpace, format!("the snapshot needs {need} bytes, and `{dir}` has {free} free")));
+        return Err(Fault::new(
+            Kind::NoSpace,
+            format!("the snapshot needs {need} bytes, and `{dir}` has {free} free"),
+        ));
     }
     let hashes = tempfile::tempfile_in(dir).map_err(io)?;
     let writer = MirrorWriter::new(file.try_clone().map_err(io)?, hashes, geometry);
@@ -46,14 +49,17 @@ pub fn write(source: &Source, limits: HoldLimits, file: &File, dir: &Path) -> Re
     let (found, md5) = read_back(file, geometry).map_err(io)?;
     match found == snapshot {
         true => Ok(OneFile { snapshot, geometry, md5, held }),
-        false => Err(Fault::new(Kind::Unproven, "the file read back is not what was written: the disk may be failing")),
+        false => Err(Fault::new(
+            Kind::Unproven,
+            "the file read back is not what was written: the disk may be failing",
+        )),
     }
 }
 
 fn read_back(file: &File, geometry: Geometry) -> std::io::Result<(SnapshotId, [u8; 16])> {
     let mut id = SnapshotHasher::new(geometry);
     let mut md5 = Md5::new();
-    let mut page = vec![0; geometry.page_size.len()];
+    let mut page = vec![0; geometry.page_size.as_usize()];
     for index in 0..u64::from(geometry.page_count) {
         file.read_exact_at(&mut page, index * u64::from(geometry.page_size.get()))?;
         id.push(PageHash::of(&page));
@@ -63,10 +69,15 @@ fn read_back(file: &File, geometry: Geometry) -> std::io::Result<(SnapshotId, [u
 }
 
 /// `pullback-agent backup DB FILE`: a snapshot in a new file at `target`, proven, durable, or nothing.
-pub fn backup(database: &Path, target: &Path, limits: HoldLimits) -> Result<(OneFile, Verdict, Vec<String>), Fault> {
+pub fn backup(
+    database: &Path,
+    target: &Path,
+    limits: HoldLimits,
+) -> Result<(OneFile, Verdict, Vec<String>), Fault> {
     let shown = target.display();
     if target.symlink_metadata().is_ok() {
-        return Err(Fault::new(Kind::Target, format!("`{shown}` is there already")).hint("name a file that does not exist yet"));
+        return Err(Fault::new(Kind::Target, format!("`{shown}` is there already"))
+            .hint("name a file that does not exist yet"));
     }
     let source = Source::find(database)?;
     let dir = match target.parent() {
@@ -113,7 +124,8 @@ pub fn open_private(path: &Path) -> rusqlite::Result<Connection> {
         }
     }
     uri.push_str("?immutable=1&mode=ro");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri, flags)?;
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     Ok(connection)

@@ -42,7 +42,11 @@ fn builder() -> Server {
 }
 
 /// Serves `config` on `listener` until `stop` is done; then running pulls have a few seconds to end.
-pub async fn serve(config: Config, listener: TcpListener, stop: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+pub async fn serve(
+    config: Config,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
     if let Some(state_dir) = &config.settings.state_dir {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new()
@@ -52,14 +56,18 @@ pub async fn serve(config: Config, listener: TcpListener, stop: impl Future<Outp
             .with_context(|| format!("the state directory `{}`", state_dir.display()))?;
     }
     let (health, health_service) = tonic_health::server::health_reporter();
-    let agent = Agent::new(config.settings, Databases::Named(config.databases), config.pulls_max).into_server();
+    let agent =
+        Agent::new(config.settings, Databases::Named(config.databases), config.pulls_max).into_server();
     health.set_serving::<pullback_shared::pb::pullback_server::PullbackServer<Agent>>().await;
     let reflection = config.reflection.then(|| {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pullback_shared::pb::DESCRIPTOR)
             .build_v1()
     });
-    let router = builder().add_service(agent).add_service(health_service).add_optional_service(reflection.transpose()?);
+    let router = builder()
+        .add_service(agent)
+        .add_service(health_service)
+        .add_optional_service(reflection.transpose()?);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
         stop.await;

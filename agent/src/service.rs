@@ -59,7 +59,10 @@ impl Agent {
             Databases::Named(named) => named.get(database).cloned().ok_or_else(|| {
                 let names: Vec<&str> = named.keys().map(String::as_str).collect();
                 let known = match names.is_empty() {
-                    true => "the agent's configuration names no database: add `[database.NAME]` with its `path`".to_owned(),
+                    true => {
+                        "the agent's configuration names no database: add `[database.NAME]` with its `path`"
+                            .to_owned()
+                    }
                     false => format!("the agent serves: {}", names.join(", ")),
                 };
                 let message = format!("the agent knows no database `{}`", printable(database, 80));
@@ -72,12 +75,15 @@ impl Agent {
     fn info_of(&self, request: &pb::InfoRequest) -> Result<pb::InfoReply, Fault> {
         check_protocol(request.protocol, "the puller")?;
         let wanted: Vec<(String, PathBuf)> = match (&*self.databases, request.database.is_empty()) {
-            (Databases::Named(named), true) => named.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
+            (Databases::Named(named), true) => {
+                named.iter().map(|(name, path)| (name.clone(), path.clone())).collect()
+            }
             (Databases::ByPath, true) => Vec::new(),
             (_, false) => vec![(request.database.clone(), self.path_of(&request.database)?)],
         };
-        let databases =
-            wanted.iter().map(|(name, path)| statistics::of_database(&self.settings, name, path, request.tables));
+        let databases = wanted
+            .iter()
+            .map(|(name, path)| statistics::of_database(&self.settings, name, path, request.tables));
         let databases = databases.collect();
         let state_dir = self.settings.state_dir.as_deref().unwrap_or(Path::new("/"));
         let (state_free, state_total) = crate::room::disk(state_dir).unwrap_or_default();
@@ -104,17 +110,24 @@ impl Pullback for Agent {
     async fn info(&self, request: Request<pb::InfoRequest>) -> Result<Response<pb::InfoReply>, Status> {
         let agent = self.clone();
         let answer = tokio::task::spawn_blocking(move || agent.info_of(request.get_ref())).await;
-        let answer = answer.map_err(|_| Fault::new(Kind::Internal, "asking the database panicked").to_status())?;
+        let answer =
+            answer.map_err(|_| Fault::new(Kind::Internal, "asking the database panicked").to_status())?;
         answer.map(Response::new).map_err(|fault| fault.to_status())
     }
 
-    async fn pull(&self, request: Request<Streaming<pb::PullRequest>>) -> Result<Response<Self::PullStream>, Status> {
+    async fn pull(
+        &self,
+        request: Request<Streaming<pb::PullRequest>>,
+    ) -> Result<Response<Self::PullStream>, Status> {
         let place = Arc::clone(&self.pulls).try_acquire_owned().map_err(|_| {
-            Fault::new(Kind::Busy, "the agent serves as many pulls as it may (`pulls_max`)").hint("try again later").to_status()
+            Fault::new(Kind::Busy, "the agent serves as many pulls as it may (`pulls_max`)")
+                .hint("try again later")
+                .to_status()
         })?;
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(START_WAIT, requests.message()).await;
-        let first = first.map_err(|_| Fault::new(Kind::Lost, "the puller did not say what it wants").to_status())??;
+        let first = first
+            .map_err(|_| Fault::new(Kind::Lost, "the puller did not say what it wants").to_status())??;
         let start = first.ok_or_else(|| Fault::new(Kind::Protocol, "a pull without a word").to_status())?;
         let start = Start::decode(start).map_err(|fault| fault.to_status())?;
         let (events, replies) = tokio::sync::mpsc::channel(EVENTS_IN_FLIGHT);
@@ -134,7 +147,9 @@ impl Pullback for Agent {
             }
         };
         let spawned = std::thread::Builder::new().name("pull".to_owned()).spawn(work);
-        spawned.map_err(|error| Fault::new(Kind::Internal, format!("no thread for a pull: {error}")).to_status())?;
+        spawned.map_err(|error| {
+            Fault::new(Kind::Internal, format!("no thread for a pull: {error}")).to_status()
+        })?;
         Ok(Response::new(ReceiverStream::new(replies)))
     }
 }

@@ -55,8 +55,10 @@ struct Intake {
 
 impl Intake {
     fn write(&mut self, bytes: &[u8], offset: i64) -> Result<(), Fault> {
-        let size = self.geometry.page_size.len();
-        let odd = || Fault::new(Kind::Internal, format!("SQLite wrote {} bytes at {offset} of a backup", bytes.len()));
+        let size = self.geometry.page_size.as_usize();
+        let odd = || {
+            Fault::new(Kind::Internal, format!("SQLite wrote {} bytes at {offset} of a backup", bytes.len()))
+        };
         let offset = u64::try_from(offset).map_err(|_| odd())?;
         if bytes.len() != size || !offset.is_multiple_of(size as u64) {
             return Err(odd());
@@ -102,7 +104,7 @@ impl Feed {
             seen_count: 0,
             header: None,
             len: 0,
-            page: Vec::with_capacity(geometry.page_size.len()),
+            page: Vec::with_capacity(geometry.page_size.as_usize()),
             fault: None,
         }));
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -110,7 +112,8 @@ impl Feed {
         lock(waiting()).insert(name.clone(), Arc::clone(&intake));
         let opened = open_destination(&name);
         lock(waiting()).remove(&name);
-        let connection = opened.map_err(|error| Fault::new(Kind::Internal, format!("the backup's destination: {error}")))?;
+        let connection = opened
+            .map_err(|error| Fault::new(Kind::Internal, format!("the backup's destination: {error}")))?;
         Ok(Self { connection, intake })
     }
 
@@ -140,7 +143,8 @@ impl Feed {
 }
 
 fn open_destination(name: &str) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags_and_vfs(name, flags, VFS_NAME)?;
     connection.execute_batch(
         "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = 8;",
@@ -257,8 +261,10 @@ unsafe extern "C" fn x_open(
         }
         let Ok(name) = CStr::from_ptr(name).to_str() else { return ffi::SQLITE_CANTOPEN };
         let Some(intake) = lock(waiting()).remove(name) else { return ffi::SQLITE_CANTOPEN };
-        file.cast::<SinkFile>()
-            .write(SinkFile { base: ffi::sqlite3_file { pMethods: &raw const METHODS }, intake: Arc::into_raw(intake) });
+        file.cast::<SinkFile>().write(SinkFile {
+            base: ffi::sqlite3_file { pMethods: &raw const METHODS },
+            intake: Arc::into_raw(intake),
+        });
         if !out_flags.is_null() {
             *out_flags = flags;
         }
@@ -289,7 +295,12 @@ unsafe extern "C" fn x_close(file: *mut ffi::sqlite3_file) -> c_int {
     ffi::SQLITE_OK
 }
 
-unsafe extern "C" fn x_write(file: *mut ffi::sqlite3_file, data: *const c_void, len: c_int, offset: i64) -> c_int {
+unsafe extern "C" fn x_write(
+    file: *mut ffi::sqlite3_file,
+    data: *const c_void,
+    len: c_int,
+    offset: i64,
+) -> c_int {
     let Ok(len) = usize::try_from(len) else { return ffi::SQLITE_IOERR_WRITE };
     // SAFETY: SQLite gives `len` readable bytes at `data` for the time of the call, on an open file.
     unsafe {
@@ -304,13 +315,19 @@ unsafe extern "C" fn x_write(file: *mut ffi::sqlite3_file, data: *const c_void, 
     }
 }
 
-unsafe extern "C" fn x_read(file: *mut ffi::sqlite3_file, data: *mut c_void, len: c_int, offset: i64) -> c_int {
+unsafe extern "C" fn x_read(
+    file: *mut ffi::sqlite3_file,
+    data: *mut c_void,
+    len: c_int,
+    offset: i64,
+) -> c_int {
     let Ok(len) = usize::try_from(len) else { return ffi::SQLITE_IOERR_READ };
     // SAFETY: SQLite gives `len` writable bytes at `data` for the time of the call, on an open file.
     unsafe {
         let bytes = std::slice::from_raw_parts_mut(data.cast::<u8>(), len);
         with_intake(file, |intake| {
-            let Some(offset) = usize::try_from(offset).ok().filter(|offset| offset + len <= HEADER_LEN) else {
+            let Some(offset) = usize::try_from(offset).ok().filter(|offset| offset + len <= HEADER_LEN)
+            else {
                 return ffi::SQLITE_IOERR_READ;
             };
             match &intake.header {

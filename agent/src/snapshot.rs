@@ -70,7 +70,9 @@ pub fn pull(
         Ok(mirror) => (mirror, None),
         Err(why) => (None, Some(why)),
     };
-    let known_here = |base: &Base| mirror.as_ref().and_then(Mirror::state).is_some_and(|state| base.snapshot == Some(state.snapshot));
+    let known_here = |base: &Base| {
+        mirror.as_ref().and_then(Mirror::state).is_some_and(|state| base.snapshot == Some(state.snapshot))
+    };
     let base = match start.base {
         None => Have::Nothing,
         Some(base) if known_here(&base) => Have::Mirror,
@@ -103,7 +105,12 @@ enum Have {
     Hashes(Geometry, HashList<File>),
 }
 
-fn receive_hashes(settings: &Settings, base: Base, inbound: &mut Inbound, outbound: &Outbound) -> Result<HashList<File>, Fault> {
+fn receive_hashes(
+    settings: &Settings,
+    base: Base,
+    inbound: &mut Inbound,
+    outbound: &Outbound,
+) -> Result<HashList<File>, Fault> {
     if base.snapshot.is_some() {
         outbound.send(Event::NeedHashes)?;
     }
@@ -146,7 +153,9 @@ impl Pull<'_> {
         let hold = self.source.hold(self.settings.hold)?;
         match mirror.state() {
             None => self.first(mirror, hold, base),
-            Some(state) if state.geometry.page_size == hold.geometry().page_size => self.refresh(mirror, state, hold, base),
+            Some(state) if state.geometry.page_size == hold.geometry().page_size => {
+                self.refresh(mirror, state, hold, base)
+            }
             Some(_) => {
                 // Discarding waits for the disk, which nothing inside a hold may do.
                 drop(hold);
@@ -190,7 +199,9 @@ impl Pull<'_> {
         std::thread::scope(|scope| {
             let settled = scope.spawn(|| mirror.settle());
             let sent = self.send_from_mirror(&mirror, &read, full_because, base);
-            settled.join().unwrap_or_else(|_| Err(Fault::new(Kind::Internal, "making the mirror durable panicked")))?;
+            settled
+                .join()
+                .unwrap_or_else(|_| Err(Fault::new(Kind::Internal, "making the mirror durable panicked")))?;
             sent
         })
         .or_else(|fault| self.discard_rotten(mirror, fault))?;
@@ -198,7 +209,13 @@ impl Pull<'_> {
     }
 
     /// A further snapshot: what differs from the mirror goes into its delta, and then into the mirror.
-    fn refresh(&self, mut mirror: Mirror, state: MirrorState, hold: Hold<'_>, base: &Have) -> Result<Option<String>, Fault> {
+    fn refresh(
+        &self,
+        mut mirror: Mirror,
+        state: MirrorState,
+        hold: Hold<'_>,
+        base: &Have,
+    ) -> Result<Option<String>, Fault> {
         let geometry = hold.geometry();
         let spool = Spool::in_file(mirror.delta()?, self.room());
         let outlet = Outlet::Spool(self.builder(geometry)?, spool);
@@ -207,7 +224,9 @@ impl Pull<'_> {
         let unchanged = collector.pages_new == 0 && geometry == state.geometry;
         read.snapshot = if unchanged { state.snapshot } else { collector.snapshot_id()? };
         let pages_new = collector.pages_new;
-        let Outlet::Spool(_, spool) = collector.outlet else { unreachable!("BUG: the outlet of a refresh changed") };
+        let Outlet::Spool(_, spool) = collector.outlet else {
+            unreachable!("BUG: the outlet of a refresh changed")
+        };
         let grown = geometry.bytes().saturating_sub(state.geometry.bytes());
         if spool.is_full() || self.room().left() < grown {
             let why = "its refresh needs more room than `reserve` and `max_state` leave".to_owned();
@@ -230,9 +249,12 @@ impl Pull<'_> {
                 debug_assert_eq!(delta.pages, pages_new);
                 // The frames are sent from a file that stays readable when the fold removes its name.
                 std::thread::scope(|scope| {
-                    let folded = scope.spawn(|| mirror.fold(next).or_else(|fault| discard_failed(&mut mirror, &fault)));
+                    let folded = scope
+                        .spawn(|| mirror.fold(next).or_else(|fault| discard_failed(&mut mirror, &fault)));
                     let sent = self.send_spooled(&read, None, delta, 0, None);
-                    folded.join().unwrap_or_else(|_| Err(Fault::new(Kind::Internal, "folding the mirror panicked")))?;
+                    folded
+                        .join()
+                        .unwrap_or_else(|_| Err(Fault::new(Kind::Internal, "folding the mirror panicked")))?;
                     sent
                 })
                 .map(|()| None)
@@ -265,7 +287,9 @@ impl Pull<'_> {
             return self.direct(hold, known, full_because);
         }
         let spool = match tempfile::tempfile_in(self.settings.temp_dir()) {
-            Ok(file) if self.room().left() > crate::spool::MEMORY_SPOOL_MAX => Spool::in_file(file, self.room()),
+            Ok(file) if self.room().left() > crate::spool::MEMORY_SPOOL_MAX => {
+                Spool::in_file(file, self.room())
+            }
             _ => Spool::in_memory(),
         };
         let outlet = match self.dry_run {
@@ -291,7 +315,12 @@ impl Pull<'_> {
     }
 
     /// Pages go to the puller in this process while they are read.
-    fn direct(&self, hold: Hold<'_>, known: Option<HashList<File>>, full_because: Option<String>) -> Result<(), Fault> {
+    fn direct(
+        &self,
+        hold: Hold<'_>,
+        known: Option<HashList<File>>,
+        full_because: Option<String>,
+    ) -> Result<(), Fault> {
         let geometry = hold.geometry();
         let outlet = match self.dry_run {
             true => Outlet::Nowhere,
@@ -322,7 +351,12 @@ impl Pull<'_> {
     }
 
     /// The hold: reads the source through a collector.
-    fn read(&self, hold: Hold<'_>, known: Option<HashList<File>>, outlet: Outlet) -> Result<(Read, Collector), Fault> {
+    fn read(
+        &self,
+        hold: Hold<'_>,
+        known: Option<HashList<File>>,
+        outlet: Outlet,
+    ) -> Result<(Read, Collector), Fault> {
         let (geometry, facts) = (hold.geometry(), hold.facts().clone());
         let outbound = Some(self.outbound.clone());
         let collector = Collector::new(geometry, known, outlet, outbound, &self.settings.temp_dir());
@@ -344,7 +378,7 @@ impl Pull<'_> {
         self.outbound.send(self.offer(read, full_because, pages, bytes, no_mirror_because))?;
         if !self.dry_run {
             let mut frames = spooled.into_frames();
-            while let Some(frame) = frames.next()? {
+            while let Some(frame) = frames.next_frame()? {
                 self.outbound.send(Event::Frame(frame))?;
             }
         }
@@ -352,13 +386,21 @@ impl Pull<'_> {
     }
 
     /// Sends, out of the mirror, every page or those that the base lacks.
-    fn send_from_mirror(&self, mirror: &Mirror, read: &Read, full_because: Option<String>, base: &Have) -> Result<(), Fault> {
+    fn send_from_mirror(
+        &self,
+        mirror: &Mirror,
+        read: &Read,
+        full_because: Option<String>,
+        base: &Have,
+    ) -> Result<(), Fault> {
         let lacking = match (&full_because, base) {
             (None, Have::Hashes(_, theirs)) => Some(theirs),
             _ => None,
         };
         let pages = match lacking {
-            Some(theirs) => Lacking::new(mirror, theirs)?.try_fold(0, |sum, run| run.map(|(_, count)| sum + count))?,
+            Some(theirs) => {
+                Lacking::new(mirror, theirs)?.try_fold(0, |sum, run| run.map(|(_, count)| sum + count))?
+            }
             None => read.geometry.page_count,
         };
         let whole = full_because.is_some();
@@ -375,7 +417,9 @@ impl Pull<'_> {
             let pages = mirror.pages()?;
             let reader = scope.spawn(move || read_batches(pages, runs, whole, &batches));
             let sent = self.send_batches(read.geometry, received);
-            let md5 = reader.join().unwrap_or_else(|_| Err(Fault::new(Kind::Internal, "reading the mirror panicked")));
+            let md5 = reader
+                .join()
+                .unwrap_or_else(|_| Err(Fault::new(Kind::Internal, "reading the mirror panicked")));
             sent.and(md5)
         })?;
         self.done(read, md5, 0)
@@ -384,9 +428,13 @@ impl Pull<'_> {
     fn send_batches(&self, geometry: Geometry, batches: Receiver<Batch>) -> Result<(), Fault> {
         let mut builder = self.builder(geometry)?;
         for batch in batches {
-            for (index, (page, hash)) in batch.pages.chunks_exact(geometry.page_size.len()).zip(&batch.hashes).enumerate() {
+            for (index, (page, hash)) in
+                batch.pages.chunks_exact(geometry.page_size.as_usize()).zip(&batch.hashes).enumerate()
+            {
                 let no = PageNo::new(batch.first.get() + index as u32).expect("BUG: page 0");
-                if let Some(frame) = builder.push(no, page, *hash).map_err(|e| Fault::new(Kind::Internal, e.to_string()))? {
+                if let Some(frame) =
+                    builder.push(no, page, *hash).map_err(|e| Fault::new(Kind::Internal, e.to_string()))?
+                {
                     self.outbound.send(Event::Frame(frame))?;
                 }
             }
@@ -397,7 +445,14 @@ impl Pull<'_> {
         }
     }
 
-    fn offer(&self, read: &Read, full_because: Option<String>, pages: u32, bytes: u64, no_mirror_because: Option<String>) -> Event {
+    fn offer(
+        &self,
+        read: &Read,
+        full_because: Option<String>,
+        pages: u32,
+        bytes: u64,
+        no_mirror_because: Option<String>,
+    ) -> Event {
         Event::Offer(Box::new(Offer {
             snapshot: Some(read.snapshot),
             geometry: read.geometry,
@@ -501,7 +556,7 @@ fn read_batches(
     whole: bool,
     batches: &SyncSender<Batch>,
 ) -> Result<Option<[u8; 16]>, Fault> {
-    let size = pages.geometry().page_size.len();
+    let size = pages.geometry().page_size.as_usize();
     let batch_pages = (FRAME_BYTES_MAX / size) as u32;
     let mut md5 = Md5::new();
     for run in runs {

@@ -57,8 +57,11 @@ impl Source {
         let shown = shown(path);
         let path = path.canonicalize().map_err(|error| not_found(path, &error))?;
         if path.as_os_str().len() > PATH_BYTES_MAX {
-            return Err(Fault::new(Kind::Unusable, format!("{shown}: its path is longer than SQLite takes ({PATH_BYTES_MAX} bytes)"))
-                .hint("name it by a shorter path, for example through a link"));
+            return Err(Fault::new(
+                Kind::Unusable,
+                format!("{shown}: its path is longer than SQLite takes ({PATH_BYTES_MAX} bytes)"),
+            )
+            .hint("name it by a shorter path, for example through a link"));
         }
         let metadata = path.metadata().map_err(|error| not_found(&path, &error))?;
         let kind = metadata.file_type();
@@ -121,7 +124,8 @@ impl Source {
             if now != seen {
                 (seen, moved) = (now, Instant::now());
             }
-            if began.elapsed() >= limits.lock_wait || moved.elapsed() >= IDLE_LOCK_WAIT.min(limits.lock_wait) {
+            if began.elapsed() >= limits.lock_wait || moved.elapsed() >= IDLE_LOCK_WAIT.min(limits.lock_wait)
+            {
                 return Err(self.busy(began.elapsed()));
             }
             std::thread::sleep(LOCK_RETRY);
@@ -150,7 +154,11 @@ impl Source {
 
     fn busy(&self, waited: Duration) -> Fault {
         let shown = shown(&self.path);
-        Fault::new(Kind::Busy, format!("{shown} is locked: no read lock within {:.1} s", waited.as_secs_f64())).hint(
+        Fault::new(
+            Kind::Busy,
+            format!("{shown} is locked: no read lock within {:.1} s", waited.as_secs_f64()),
+        )
+        .hint(
             "an application that holds the lock all the time has `PRAGMA locking_mode=EXCLUSIVE`, or a write \
              transaction that is left open: end it, or give it `journal_mode=WAL` and `locking_mode=NORMAL`; \
              `lock_wait` in the agent's configuration waits longer",
@@ -247,7 +255,7 @@ impl<'source> Hold<'source> {
         let deadline = self.limits.max_hold.map(|max| (self.began + max, max));
         let mut sink = Canonical { sink, geometry: self.geometry, deadline, until_clock: 0 };
         if let Some(lock_page) = self.geometry.lock_page() {
-            sink.page(lock_page, &mut vec![0; self.geometry.page_size.len()])?;
+            sink.page(lock_page, &mut vec![0; self.geometry.page_size.as_usize()])?;
         }
         if self.geometry.page_count > 0 {
             let mut feed = Feed::open(self.geometry, Box::new(sink))?;
@@ -284,7 +292,8 @@ fn geometry_of(connection: &Connection) -> rusqlite::Result<Geometry> {
     let backup = Backup::new(connection, &mut nowhere)?;
     backup.step(0)?;
     let page_count = u32::try_from(backup.progress().pagecount).unwrap_or(0);
-    Geometry::new(page_size, page_count).ok_or(rusqlite::Error::IntegralValueOutOfRange(0, i64::from(page_size)))
+    Geometry::new(page_size, page_count)
+        .ok_or(rusqlite::Error::IntegralValueOutOfRange(0, i64::from(page_size)))
 }
 
 /// Makes page 1 canonical and watches the time, then hands on.
@@ -333,8 +342,10 @@ fn not_found(path: &Path, error: &std::io::Error) -> Fault {
         }
         std::io::ErrorKind::NotFound => Fault::new(Kind::Missing, format!("{shown}: there is no such file"))
             .hint("check the path; `ls -l` on its directory shows what is there"),
-        std::io::ErrorKind::PermissionDenied => Fault::new(Kind::Refused, format!("{shown}: permission denied"))
-            .hint("run as the user that owns the database"),
+        std::io::ErrorKind::PermissionDenied => {
+            Fault::new(Kind::Refused, format!("{shown}: permission denied"))
+                .hint("run as the user that owns the database")
+        }
         _ => Fault::new(Kind::Unusable, format!("{shown}: {error}")),
     }
 }
@@ -351,7 +362,9 @@ fn shown_raw(path: &Path) -> String {
 fn codes(error: &rusqlite::Error) -> (c_int, c_int) {
     match error {
         rusqlite::Error::SqliteFailure(error, _) => (error.extended_code & 0xff, error.extended_code),
-        rusqlite::Error::InvalidPath(_) | rusqlite::Error::NulError(_) => (ffi::SQLITE_CANTOPEN, ffi::SQLITE_CANTOPEN),
+        rusqlite::Error::InvalidPath(_) | rusqlite::Error::NulError(_) => {
+            (ffi::SQLITE_CANTOPEN, ffi::SQLITE_CANTOPEN)
+        }
         _ => (ffi::SQLITE_ERROR, ffi::SQLITE_ERROR),
     }
 }

@@ -36,7 +36,11 @@ impl Spool {
     pub fn in_file(file: File, room: Room) -> Self {
         let bytes_max = room.left();
         Self {
-            place: Place::File { file: BufWriter::with_capacity(256 * 1024, file), room, until_check: ROOM_CHECK_EVERY },
+            place: Place::File {
+                file: BufWriter::with_capacity(256 * 1024, file),
+                room,
+                until_check: ROOM_CHECK_EVERY,
+            },
             bytes: 0,
             bytes_max,
             pages: 0,
@@ -46,7 +50,13 @@ impl Spool {
 
     /// A spool of [`MEMORY_SPOOL_MAX`] bytes.
     pub fn in_memory() -> Self {
-        Self { place: Place::Memory(Vec::new()), bytes: 0, bytes_max: MEMORY_SPOOL_MAX, pages: 0, full: false }
+        Self {
+            place: Place::Memory(Vec::new()),
+            bytes: 0,
+            bytes_max: MEMORY_SPOOL_MAX,
+            pages: 0,
+            full: false,
+        }
     }
 
     /// Whether a frame was turned away; then all further ones are.
@@ -157,8 +167,9 @@ impl FrameReader {
     }
 
     /// The next frame, checked but for its pages; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<Frame>, Fault> {
-        let rot = || Fault::new(Kind::Lost, "the agent's spool of changed pages is damaged").hint("try again");
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, Fault> {
+        let rot =
+            || Fault::new(Kind::Lost, "the agent's spool of changed pages is damaged").hint("try again");
         let io = |error: std::io::Error| Fault::io("the spool of changed pages", &error);
         let mut len = 0u64;
         for shift in 0.. {
@@ -202,12 +213,14 @@ mod tests {
     fn frames_come_back_as_they_went_in() {
         let dir = tempfile::tempdir().unwrap();
         let room = Room::new(dir.path(), RoomLimits { reserve: Some(0), max_state: None });
-        for mut spool in [Spool::in_memory(), Spool::in_file(tempfile::tempfile_in(dir.path()).unwrap(), room)] {
+        for mut spool in
+            [Spool::in_memory(), Spool::in_file(tempfile::tempfile_in(dir.path()).unwrap(), room)]
+        {
             (1..100).for_each(|n| spool.push(frame(n)).unwrap());
             assert!(!spool.is_full());
             let mut frames = spool.finish().unwrap().into_frames();
-            (1..100).for_each(|n| assert_eq!(frames.next().unwrap(), Some(frame(n))));
-            assert_eq!(frames.next().unwrap(), None);
+            (1..100).for_each(|n| assert_eq!(frames.next_frame().unwrap(), Some(frame(n))));
+            assert_eq!(frames.next_frame().unwrap(), None);
         }
     }
 
@@ -219,6 +232,6 @@ mod tests {
         (1..100).for_each(|n| spool.push(frame(n)).unwrap());
         assert!(spool.is_full());
         assert_eq!(spool.pages(), 2);
-        assert_eq!(spool.finish().unwrap().into_frames().next().unwrap(), Some(frame(1)));
+        assert_eq!(spool.finish().unwrap().into_frames().next_frame().unwrap(), Some(frame(1)));
     }
 }

@@ -14,7 +14,11 @@ const TABLES_MAX: usize = 10_000;
 
 /// About the database at `path`, called `name`. What is wrong with it is part of the answer.
 pub fn of_database(settings: &Settings, name: &str, path: &Path, tables: bool) -> pb::DatabaseInfo {
-    let mut info = pb::DatabaseInfo { name: name.to_owned(), path: path.to_string_lossy().into_owned(), ..Default::default() };
+    let mut info = pb::DatabaseInfo {
+        name: name.to_owned(),
+        path: path.to_string_lossy().into_owned(),
+        ..Default::default()
+    };
     if let Err(fault) = ask(settings, path, tables, &mut info) {
         info.problem = Some(fault.encode());
     }
@@ -50,7 +54,8 @@ fn ask(settings: &Settings, path: &Path, tables: bool, info: &mut pb::DatabaseIn
 
 fn tables_of(settings: &Settings, source: &Source) -> Result<Vec<pb::TableInfo>, Fault> {
     let dir = settings.state_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let scratch = one_file::scratch(&dir).map_err(|error| Fault::io(format!("`{}`", dir.display()), &error))?;
+    let scratch =
+        one_file::scratch(&dir).map_err(|error| Fault::io(format!("`{}`", dir.display()), &error))?;
     one_file::write(source, settings.hold, scratch.as_file(), &dir)?;
     count_rows(scratch.path())
 }

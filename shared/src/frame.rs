@@ -46,7 +46,7 @@ impl Frame {
         mut each: impl FnMut(PageNo, &[u8], PageHash) -> Result<(), E>,
     ) -> Result<(), E> {
         let numbers = self.numbers(geometry)?;
-        let size = geometry.page_size.len();
+        let size = geometry.page_size.as_usize();
         self.decompress(numbers.len() * size, pages)?;
         let hashes: Vec<PageHash> = pages.chunks_exact(size).map(PageHash::of).collect();
         if check_of(&hashes) != self.check {
@@ -59,7 +59,7 @@ impl Frame {
     }
 
     fn numbers(&self, geometry: Geometry) -> Result<Vec<PageNo>, FrameError> {
-        let pages_max = (FRAME_BYTES_MAX / geometry.page_size.len()) as u64;
+        let pages_max = (FRAME_BYTES_MAX / geometry.page_size.as_usize()) as u64;
         let count = self.page_count();
         if count == 0 || count > pages_max {
             return Err(FrameError::PageCount { count, pages_max });
@@ -122,7 +122,10 @@ impl FrameBuilder {
             Compression::Gzip => Compressor::Gzip,
             Compression::Zstd(level) => Compressor::Zstd(
                 level,
-                Box::new(zstd::bulk::Compressor::new(level).map_err(|_| FrameError::Compression { name: "zstd" })?),
+                Box::new(
+                    zstd::bulk::Compressor::new(level)
+                        .map_err(|_| FrameError::Compression { name: "zstd" })?,
+                ),
             ),
         };
         Ok(Self {
@@ -136,14 +139,14 @@ impl FrameBuilder {
 
     /// Adds `page`; gives the frame when that made it full.
     pub fn push(&mut self, no: PageNo, page: &[u8], hash: PageHash) -> Result<Option<Frame>, FrameError> {
-        assert_eq!(page.len(), self.page_size.len(), "BUG: a page of another size in a frame");
+        assert_eq!(page.len(), self.page_size.as_usize(), "BUG: a page of another size in a frame");
         match self.runs.last_mut() {
             Some((first, count)) if first.get() + *count == no.get() => *count += 1,
             _ => self.runs.push((no, 1)),
         }
         self.pages.extend_from_slice(page);
         self.hashes.push(hash);
-        match self.pages.len() + self.page_size.len() > FRAME_BYTES_MAX {
+        match self.pages.len() + self.page_size.as_usize() > FRAME_BYTES_MAX {
             true => self.finish(),
             false => Ok(None),
         }
@@ -176,7 +179,11 @@ impl FrameBuilder {
             }
         };
         let payload = payload.map_err(|_| FrameError::Compression { name: "frame" })?;
-        Ok(if payload.len() < self.pages.len() { (compression, payload) } else { (Compression::None, self.pages.clone()) })
+        Ok(if payload.len() < self.pages.len() {
+            (compression, payload)
+        } else {
+            (Compression::None, self.pages.clone())
+        })
     }
 }
 
@@ -300,12 +307,27 @@ mod tests {
             check: 0,
         };
         let wrong = |frame: Frame| read(&frame, 10).unwrap_err();
-        assert_eq!(wrong(frame(vec![(1, 1)], Compression::Zstd(1), &bomb)), FrameError::Compression { name: "zstd" });
+        assert_eq!(
+            wrong(frame(vec![(1, 1)], Compression::Zstd(1), &bomb)),
+            FrameError::Compression { name: "zstd" }
+        );
         assert!(matches!(wrong(frame(vec![], Compression::None, &[])), FrameError::PageCount { .. }));
-        assert!(matches!(wrong(frame(vec![(1, 5000)], Compression::None, &[])), FrameError::PageCount { .. }));
-        assert!(matches!(wrong(frame(vec![(11, 1)], Compression::None, &[0; 512])), FrameError::PageNo { .. }));
-        assert!(matches!(wrong(frame(vec![(u32::MAX, 2)], Compression::None, &[])), FrameError::PageNo { .. }));
-        assert!(matches!(wrong(frame(vec![(1, 1)], Compression::None, &[0; 511])), FrameError::Length { .. }));
+        assert!(matches!(
+            wrong(frame(vec![(1, 5000)], Compression::None, &[])),
+            FrameError::PageCount { .. }
+        ));
+        assert!(matches!(
+            wrong(frame(vec![(11, 1)], Compression::None, &[0; 512])),
+            FrameError::PageNo { .. }
+        ));
+        assert!(matches!(
+            wrong(frame(vec![(u32::MAX, 2)], Compression::None, &[])),
+            FrameError::PageNo { .. }
+        ));
+        assert!(matches!(
+            wrong(frame(vec![(1, 1)], Compression::None, &[0; 511])),
+            FrameError::Length { .. }
+        ));
         assert_eq!(wrong(frame(vec![(1, 1)], Compression::None, &[0; 512])), FrameError::Check);
     }
 }

@@ -98,7 +98,8 @@ impl<F: Read + Write + Seek> HashList<F> {
     /// Brings the hash of page `no` into the buffer and says where in it.
     fn load(&mut self, no: PageNo) -> io::Result<usize> {
         let offset = no.index() * PageHash::LEN as u64;
-        let inside = !self.buffer.is_empty() && offset >= self.start && offset < self.start + self.buffer.len() as u64;
+        let inside =
+            !self.buffer.is_empty() && offset >= self.start && offset < self.start + self.buffer.len() as u64;
         if !inside {
             self.flush()?;
             self.start = offset / BUFFER_LEN as u64 * BUFFER_LEN as u64;

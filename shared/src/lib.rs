@@ -13,7 +13,13 @@ pub mod wire;
 pub mod text;
 
 /// The generated protocol types. They stop at [`wire`], where they become checked values.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from proto/, which is documented")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated from proto/, which is documented"
+)]
 pub mod pb {
     tonic::include_proto!("pullback.v1");
 

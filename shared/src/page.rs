@@ -26,7 +26,7 @@ impl PageSize {
     }
 
     /// In bytes, for slices.
-    pub fn len(self) -> usize {
+    pub fn as_usize(self) -> usize {
         self.0 as usize
     }
 }

@@ -165,7 +165,10 @@ mod tests {
         check(&["non-INTEGER value in t.a", "NULL value in t.b"], Verdict::Violations);
         check(&["non-unique entry in index i", "row 3 missing from index i"], Verdict::Damaged);
         check(&["wrong # of entries in index i"], Verdict::Damaged);
-        check(&["*** in database main ***\nTree 2 page 2: btreeInitPage() returns error code 11"], Verdict::Damaged);
+        check(
+            &["*** in database main ***\nTree 2 page 2: btreeInitPage() returns error code 11"],
+            Verdict::Damaged,
+        );
         check(&["something SQLite says in ten years"], Verdict::Damaged);
         check(&["no such collation sequence: KOREAN"], Verdict::Uncheckable);
     }

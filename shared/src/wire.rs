@@ -129,13 +129,17 @@ pub fn check_protocol(theirs: u32, who: &str) -> Result<(), Fault> {
         return Ok(());
     }
     let older = if theirs < PROTOCOL { who } else { "this side" };
-    Err(Fault::new(Kind::Protocol, format!("{who} speaks protocol version {theirs}, this side speaks {PROTOCOL}"))
-        .hint(format!("update {older} to the newer release of the two")))
+    Err(Fault::new(
+        Kind::Protocol,
+        format!("{who} speaks protocol version {theirs}, this side speaks {PROTOCOL}"),
+    )
+    .hint(format!("update {older} to the newer release of the two")))
 }
 
 fn broken(what: impl Into<String>) -> Fault {
-    Fault::new(Kind::Protocol, format!("the peer broke the protocol: {}", what.into()))
-        .hint("update both programs to the same release; if that does not help, this is a bug worth reporting")
+    Fault::new(Kind::Protocol, format!("the peer broke the protocol: {}", what.into())).hint(
+        "update both programs to the same release; if that does not help, this is a bug worth reporting",
+    )
 }
 
 fn geometry(page_size: u32, page_count: u32) -> Result<Geometry, Fault> {
@@ -176,7 +180,8 @@ impl Start {
         };
         check_protocol(start.protocol, "the puller")?;
         let base = start.base.map(|base| {
-            let snapshot = (!base.snapshot_id.is_empty()).then(|| snapshot_id(&base.snapshot_id)).transpose()?;
+            let snapshot =
+                (!base.snapshot_id.is_empty()).then(|| snapshot_id(&base.snapshot_id)).transpose()?;
             Ok(Base { geometry: geometry(base.page_size, base.page_count)?, snapshot })
         });
         Ok(Self { database: start.database, base: base.transpose()?, dry_run: start.dry_run })
@@ -238,7 +243,9 @@ impl Event {
         pb::PullReply {
             is: Some(match self {
                 Self::NeedHashes => Is::NeedHashes(pb::NeedHashes {}),
-                Self::Reading { pages_read, page_count } => Is::Reading(pb::Reading { pages_read, page_count }),
+                Self::Reading { pages_read, page_count } => {
+                    Is::Reading(pb::Reading { pages_read, page_count })
+                }
                 Self::Offer(offer) => Is::Offer(offer.encode()),
                 Self::Frame(frame) => Is::Frame(encode_frame(frame)),
                 Self::Done(done) => Is::Done(pb::Done {
@@ -256,14 +263,18 @@ impl Event {
         use pb::pull_reply::Is;
         Ok(match message.is.ok_or_else(|| broken("an empty message"))? {
             Is::NeedHashes(_) => Self::NeedHashes,
-            Is::Reading(reading) => Self::Reading { pages_read: reading.pages_read, page_count: reading.page_count },
+            Is::Reading(reading) => {
+                Self::Reading { pages_read: reading.pages_read, page_count: reading.page_count }
+            }
             Is::Offer(offer) => Self::Offer(Box::new(Offer::decode(offer)?)),
             Is::Frame(frame) => Self::Frame(decode_frame(frame)?),
             Is::Done(done) => Self::Done(Done {
                 snapshot: snapshot_id(&done.snapshot_id)?,
                 md5: match done.md5.len() {
                     0 => None,
-                    _ => Some(done.md5.as_ref().try_into().map_err(|_| broken("an MD5 that is not 16 bytes"))?),
+                    _ => Some(
+                        done.md5.as_ref().try_into().map_err(|_| broken("an MD5 that is not 16 bytes"))?,
+                    ),
                 },
                 held_micros: done.held_micros,
                 pages_missing: done.pages_missing,
@@ -310,7 +321,9 @@ impl Offer {
             geometry: geometry(offer.page_size, offer.page_count)?,
             full_because: match offer.delta {
                 true => None,
-                false => Some(some_text(&offer.full_because).unwrap_or_else(|| "the agent did not say".to_owned())),
+                false => {
+                    Some(some_text(&offer.full_because).unwrap_or_else(|| "the agent did not say".to_owned()))
+                }
             },
             pages: offer.pages,
             bytes: offer.bytes,
@@ -345,7 +358,9 @@ impl Fault {
             Kind::Missing | Kind::Unknown => Code::NotFound,
             Kind::Busy | Kind::Locked => Code::Unavailable,
             Kind::NoSpace => Code::ResourceExhausted,
-            Kind::NotADatabase | Kind::HotJournal | Kind::Unreadable | Kind::Unusable => Code::FailedPrecondition,
+            Kind::NotADatabase | Kind::HotJournal | Kind::Unreadable | Kind::Unusable => {
+                Code::FailedPrecondition
+            }
             _ => Code::Internal,
         };
         let details = pb::Fault {
@@ -367,7 +382,9 @@ impl Fault {
         let said = printable(status.message(), TEXT_CHARS_MAX);
         match status.code() {
             Code::Unimplemented => broken(format!("it does not know this call ({said})")),
-            Code::PermissionDenied | Code::Unauthenticated => Self::new(Kind::Refused, format!("the agent refused: {said}")),
+            Code::PermissionDenied | Code::Unauthenticated => {
+                Self::new(Kind::Refused, format!("the agent refused: {said}"))
+            }
             Code::OutOfRange | Code::ResourceExhausted | Code::InvalidArgument => broken(said),
             _ => Self::new(Kind::Lost, format!("the connection to the agent was lost: {said}"))
                 .hint("try again; what arrived so far does no harm"),
@@ -385,7 +402,11 @@ impl Fault {
 
     /// As a message.
     pub fn encode(&self) -> pb::Fault {
-        pb::Fault { code: self.kind.word().to_owned(), message: self.message.clone(), hint: self.hint.clone() }
+        pb::Fault {
+            code: self.kind.word().to_owned(),
+            message: self.message.clone(),
+            hint: self.hint.clone(),
+        }
     }
 }
 

@@ -33,17 +33,28 @@ fn examine(cli: &Cli) -> Vec<Finding> {
         Ok(config) => config,
         Err(fault) => return vec![finding("fail", fault.message, &fault.hint)],
     };
-    let mut findings = vec![finding("ok", format!("configuration `{}`", super::config_path(cli).display()), "")];
+    let mut findings =
+        vec![finding("ok", format!("configuration `{}`", super::config_path(cli).display()), "")];
     if config.databases.is_empty() {
-        findings.push(finding("fail", "no database is configured".to_owned(), "add `[database.NAME]` with its `path`"));
+        findings.push(finding(
+            "fail",
+            "no database is configured".to_owned(),
+            "add `[database.NAME]` with its `path`",
+        ));
     }
     for (name, path) in &config.databases {
-        let held = Source::find(path).and_then(|source| source.hold(config.settings.hold).map(|hold| hold.facts().clone()));
+        let held = Source::find(path)
+            .and_then(|source| source.hold(config.settings.hold).map(|hold| hold.facts().clone()));
         findings.push(match held {
-            Ok(facts) if facts.journal == "wal" => finding("ok", format!("`{name}`: journal wal, writers go on during a hold"), ""),
+            Ok(facts) if facts.journal == "wal" => {
+                finding("ok", format!("`{name}`: journal wal, writers go on during a hold"), "")
+            }
             Ok(facts) => finding(
                 "warn",
-                format!("`{name}`: rollback journal: commits wait while its {} bytes are read", facts.file_bytes),
+                format!(
+                    "`{name}`: rollback journal: commits wait while its {} bytes are read",
+                    facts.file_bytes
+                ),
                 "`PRAGMA journal_mode=WAL` lets writers go on",
             ),
             Err(fault) => finding("fail", format!("`{name}`: {fault}"), &fault.hint),
@@ -53,11 +64,18 @@ fn examine(cli: &Cli) -> Vec<Finding> {
     match (disk(&state_dir), Room::new(&state_dir, config.settings.room).left()) {
         (Ok((free, _)), 0) => findings.push(finding(
             "warn",
-            format!("`{}`: {free} bytes free, none of which may be used: pulls work without a mirror", state_dir.display()),
+            format!(
+                "`{}`: {free} bytes free, none of which may be used: pulls work without a mirror",
+                state_dir.display()
+            ),
             "free some room, or lower `reserve`",
         )),
         (Ok((free, _)), left) => {
-            findings.push(finding("ok", format!("`{}`: {free} bytes free, {left} may be used", state_dir.display()), ""));
+            findings.push(finding(
+                "ok",
+                format!("`{}`: {free} bytes free, {left} may be used", state_dir.display()),
+                "",
+            ));
         }
         (Err(error), _) => findings.push(finding(
             "warn",

@@ -11,7 +11,9 @@ use std::path::Path;
 
 pub(crate) fn run(cli: &Cli, database: Option<&Path>, tables: bool) -> Result<u8, Fault> {
     let infos: Vec<DatabaseInfo> = match database {
-        Some(path) => vec![statistics::of_database(&Settings::local(), &path.to_string_lossy(), path, tables)],
+        Some(path) => {
+            vec![statistics::of_database(&Settings::local(), &path.to_string_lossy(), path, tables)]
+        }
         None => {
             let config = super::config(cli)?;
             let of = |(name, path): (&String, &std::path::PathBuf)| {
@@ -54,12 +56,21 @@ fn print(info: &DatabaseInfo) {
     };
     row("database", info.name.clone());
     row("path", info.path.clone());
-    row("file", format!("{} bytes, -wal {}, -shm {}, -journal {}", info.file_bytes, info.wal_bytes, info.shm_bytes, info.journal_bytes));
+    row(
+        "file",
+        format!(
+            "{} bytes, -wal {}, -shm {}, -journal {}",
+            info.file_bytes, info.wal_bytes, info.shm_bytes, info.journal_bytes
+        ),
+    );
     match info.problem.clone().map(Fault::decode) {
         Some(problem) => row("problem", problem.message),
         None => {
             row("journal", info.journal.clone());
-            row("pages", format!("{} of {} bytes, {} free", info.page_count, info.page_size, info.free_pages));
+            row(
+                "pages",
+                format!("{} of {} bytes, {} free", info.page_count, info.page_size, info.free_pages),
+            );
             row("encoding", info.encoding.clone());
             row("auto_vacuum", info.auto_vacuum.clone());
             row("disk", format!("{} bytes free of {}", info.disk_free, info.disk_total));

@@ -1,0 +1,237 @@
+//! The command line of `puller`, as typed.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use puller::judge::Verify;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Pulls verified copies of live SQLite databases, keeps them, and puts them back.
+#[derive(Parser)]
+#[command(name = "puller", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Args)]
+pub(crate) struct Common {
+    /// The configuration file [default: ~/.config/pullback/puller.toml]
+    #[arg(long, global = true, env = "PULLER_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where copies are kept [default: ~/.local/share/pullback]
+    #[arg(long, global = true, env = "PULLER_STORE", value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Print one JSON object a line
+    #[arg(long, global = true, env = "PULLER_JSON")]
+    pub(crate) json: bool,
+    /// Print nothing when all is well
+    #[arg(short, long, global = true, env = "PULLER_QUIET")]
+    pub(crate) quiet: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Colours in what is said
+    #[arg(long, global = true, env = "PULLER_COLOR", value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Keep {
+    /// Keep the newest N good copies
+    #[arg(long, env = "PULLER_KEEP_LAST", value_name = "N")]
+    pub(crate) keep_last: Option<u32>,
+    /// Keep good copies up to N days older than the newest good one
+    #[arg(long, env = "PULLER_KEEP_DAYS", value_name = "N")]
+    pub(crate) keep_days: Option<u32>,
+}
+
+#[derive(Args)]
+pub(crate) struct Pull {
+    /// A database file, HOST:PORT/NAME behind an agent, or a source that the store knows
+    #[arg(required = true, value_name = "SOURCE")]
+    pub(crate) sources: Vec<String>,
+    /// Call the source N in the store
+    #[arg(long, value_name = "N")]
+    pub(crate) name: Option<String>,
+    /// How closely to look at the copy [default: auto]
+    #[arg(long, env = "PULLER_VERIFY", value_name = "HOW")]
+    pub(crate) verify: Option<Verify>,
+    /// Transfer every page, building on nothing
+    #[arg(long)]
+    pub(crate) full: bool,
+    #[command(flatten)]
+    pub(crate) keep: Keep,
+    /// Remove nothing afterwards
+    #[arg(long)]
+    pub(crate) no_rotate: bool,
+    /// How long an agent may give no sign of life, such as 20s or 2m
+    #[arg(long, env = "PULLER_TIMEOUT", value_name = "DUR", default_value = "20s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Try again so many times when the agent cannot be reached or is lost
+    #[arg(long, env = "PULLER_RETRIES", value_name = "N", default_value_t = 0)]
+    pub(crate) retries: u32,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Pull a proven copy of each source into the store
+    Pull(Pull),
+    /// Say what is there now: sizes, journal, pages, tables, disk
+    Info {
+        /// A source; none: what the store holds
+        source: Option<String>,
+        /// List the tables with their rows, counted in the newest copy or in a snapshot
+        #[arg(long)]
+        tables: bool,
+    },
+    /// List the copies
+    #[command(alias = "snapshots")]
+    List {
+        /// A source; none: all
+        source: Option<String>,
+        /// With snapshot, checks and path
+        #[arg(long)]
+        long: bool,
+    },
+    /// Show all that is known of a copy
+    Show {
+        /// The source
+        source: String,
+        /// A copy
+        #[arg(default_value = "latest")]
+        copy: String,
+        /// Print MD5, SHA-256 and BLAKE3 of the file, as `md5sum` and its like do
+        #[arg(long)]
+        checksums: bool,
+    },
+    /// Show the runs of a source
+    History {
+        /// The source
+        source: String,
+        /// Only those that failed
+        #[arg(long)]
+        failed: bool,
+    },
+    /// Prove that stored copies, or any database file, are what they should be
+    #[command(alias = "check")]
+    Verify {
+        /// A source, or a database file
+        #[arg(required_unless_present = "all")]
+        source: Option<String>,
+        /// A copy; none: every copy of the source
+        copy: Option<String>,
+        /// Every copy of every source
+        #[arg(long, conflicts_with = "source")]
+        all: bool,
+        /// With SQLite's full check and a foreign-key check
+        #[arg(long)]
+        full: bool,
+    },
+    /// Write a copy to a new file, as a database again
+    Restore {
+        /// The source
+        source: String,
+        /// A copy
+        #[arg(default_value = "latest")]
+        copy: String,
+        /// The file to write; it must not exist
+        #[arg(long, value_name = "TARGET")]
+        to: PathBuf,
+        /// Only prove the copy and say what would be done
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+    /// Remove copies that no rule keeps
+    #[command(alias = "forget")]
+    Rotate {
+        /// A source
+        #[arg(required_unless_present = "all")]
+        source: Option<String>,
+        /// All sources
+        #[arg(long, conflicts_with = "source")]
+        all: bool,
+        #[command(flatten)]
+        keep: Keep,
+        /// Show each copy with the reason it stays or goes, and remove nothing
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+    /// Call a suspect copy good
+    Accept {
+        /// The source
+        source: String,
+        /// The copy
+        copy: String,
+    },
+    /// Ask about the configuration
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+    /// Show what this is for: a live database, a plain `cp`, and a proven copy side by side
+    Demo {
+        /// Where to work and leave the copies [default: a new directory in the system's one for temporary files]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    #[command(hide = true, name = "demo-writer")]
+    DemoWriter { database: PathBuf },
+    #[command(hide = true, name = "demo-agent")]
+    DemoAgent { agent_config: PathBuf },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print where the configuration, the store and the list of known stores are
+    Path,
+    /// Check the configuration file
+    Check,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let spoken: jiff::SignedDuration = match text.parse::<u32>() {
+        Ok(seconds) => jiff::SignedDuration::from_secs(seconds.into()),
+        Err(_) => text.parse().map_err(|error| format!("{error}; write it as 20s, 500ms or 2m"))?,
+    };
+    let duration = Duration::try_from(spoken).map_err(|error| error.to_string())?;
+    match duration >= Duration::from_millis(100) {
+        true => Ok(duration),
+        false => Err("at least 100ms".to_owned()),
+    }
+}
+
+impl Cli {
+    /// Logs go to stderr, so that stdout is data.
+    pub(crate) fn start_logging(&self) {
+        let level = match self.common.verbose {
+            0 => "error",
+            1 => "warn,puller=info,pullback_agent=info",
+            2 => "info,puller=debug,pullback_agent=debug",
+            _ => "debug",
+        };
+        let filter = tracing_subscriber::EnvFilter::try_from_env("PULLER_LOG")
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+        let colored = match self.common.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+            }
+        };
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(colored)
+            .init();
+    }
+}

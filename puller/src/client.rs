@@ -1,0 +1,307 @@
+//! The gRPC edge of the puller: a door is opened, a pull is an iterator of events. The puller's only async.
+
+use crate::address::Address;
+use hyper_util::rt::TokioIo;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::hashes::HashList;
+use pullback_shared::page::{PageHash, PageNo};
+use pullback_shared::pb::pullback_client::PullbackClient;
+use pullback_shared::wire::{Event, HASH_LIST_BYTES_MAX, MESSAGE_BYTES_MAX, Start, encode_hashes};
+use pullback_shared::{PROTOCOL, pb};
+use std::fs::File;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::Sender;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+
+/// How long an agent is waited for to take a connection and to answer for the first time.
+const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(4);
+
+/// How long an agent that answers pings may say nothing within a call: it may be reading a large database from a slow card.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// Bytes of the pipe of the local door.
+const PIPE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A connection to an agent, behind whichever door.
+pub struct Client {
+    runtime: Runtime,
+    grpc: PullbackClient<Channel>,
+    received: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
+    database: String,
+}
+
+impl Client {
+    /// Opens the door to the agent of `address`. An agent that does not answer pings for `timeout` is lost.
+    pub fn open(address: &Address, timeout: Duration) -> Result<Self, Fault> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.map_err(|error| Fault::new(Kind::Internal, format!("no runtime: {error}")))?;
+        let (received, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let counts = (Arc::clone(&received), Arc::clone(&sent));
+        let endpoint = Endpoint::from_static("http://pullback.invalid")
+            .initial_stream_window_size(pullback_agent::serve::STREAM_WINDOW)
+            .initial_connection_window_size(pullback_agent::serve::CONNECTION_WINDOW)
+            .http2_keep_alive_interval(timeout / 2)
+            .keep_alive_timeout(timeout / 2);
+        let (channel, database) = match address {
+            Address::Local(path) => {
+                let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+                runtime.spawn(pullback_agent::serve::serve_local(theirs));
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                let database = path.to_str().map(str::to_owned).ok_or_else(|| {
+                    Fault::new(
+                        Kind::Usage,
+                        format!("`{}`: a path that is not UTF-8 cannot be pulled", path.display()),
+                    )
+                })?;
+                (connect(&runtime, endpoint, async { Ok(ours) }, counts)?, database)
+            }
+            Address::Service { host, port, database } => {
+                let stream = runtime.block_on(dial(host, *port))?;
+                (connect(&runtime, endpoint, async { Ok(stream) }, counts)?, database.clone())
+            }
+        };
+        let grpc = PullbackClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Ok(Self { runtime, grpc, received, sent, database })
+    }
+
+    /// Bytes received over the connection so far, everything counted.
+    pub fn bytes_received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes sent over the connection so far, everything counted.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// The database's name or path at the agent.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Asks what is there now.
+    pub fn info(&mut self, tables: bool) -> Result<pb::InfoReply, Fault> {
+        let request = pb::InfoRequest { protocol: PROTOCOL, database: self.database.clone(), tables };
+        let wait = if tables { SILENCE_MAX } else { Duration::from_secs(30) };
+        let grpc = &mut self.grpc;
+        let answer = self.runtime.block_on(async { tokio::time::timeout(wait, grpc.info(request)).await });
+        match answer {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => Err(Fault::from_status(&status)),
+            Err(_) => Err(silent(wait)),
+        }
+    }
+
+    /// Begins a pull. The base's hashes, if they are asked for or the base has no name, are read from `hashes`.
+    pub fn pull(&mut self, start: &Start, hashes: Option<File>) -> Result<Events<'_>, Fault> {
+        let (requests, outgoing) = tokio::sync::mpsc::channel(4);
+        let first = start.encode();
+        let grpc = &mut self.grpc;
+        let answer = self.runtime.block_on(async {
+            requests
+                .send(first)
+                .await
+                .map_err(|_| Status::internal("BUG: a call that ended before it began"))?;
+            match tokio::time::timeout(FIRST_ANSWER_WAIT, grpc.pull(ReceiverStream::new(outgoing))).await {
+                Ok(answer) => answer.map(tonic::Response::into_inner),
+                Err(_) => Err(Fault::new(
+                    Kind::Unreachable,
+                    format!(
+                        "the agent took the connection and said nothing for {} s",
+                        FIRST_ANSWER_WAIT.as_secs()
+                    ),
+                )
+                .hint("look at its log; is it stopped, or is that port another program's?")
+                .to_status()),
+            }
+        });
+        let replies = answer.map_err(|status| Fault::from_status(&status))?;
+        let pages = start.base.map_or(0, |base| base.geometry.page_count);
+        let named = start.base.is_some_and(|base| base.snapshot.is_some());
+        let mut events = Events {
+            runtime: &self.runtime,
+            replies,
+            requests,
+            hashes: hashes.map(|file| HashList::new(file, pages)),
+        };
+        if start.base.is_some() && !named {
+            events.send_hashes()?;
+        }
+        Ok(events)
+    }
+}
+
+async fn dial(host: &str, port: u16) -> Result<TcpStream, Fault> {
+    let unreachable = |why: String| {
+        Fault::new(Kind::Unreachable, format!("the agent at {host}:{port} cannot be reached: {why}"))
+            .hint("is `pullback-agent serve` running there, and is this its address?")
+    };
+    let addresses: Vec<_> = tokio::net::lookup_host((host, port))
+        .await
+        .map_err(|error| unreachable(error.to_string()))?
+        .collect();
+    if let Some(open) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+        return Err(Fault::new(
+            Kind::Refused,
+            format!("{host} is {}, another machine, and there is no mutual TLS yet", open.ip()),
+        )
+        .hint(
+            "use an ssh tunnel: `ssh -L 7420:127.0.0.1:7420 HOST`, then `puller pull 127.0.0.1:7420/NAME`",
+        ));
+    }
+    match tokio::time::timeout(FIRST_ANSWER_WAIT, TcpStream::connect(addresses.as_slice())).await {
+        Ok(Ok(stream)) => {
+            stream.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+            Ok(stream)
+        }
+        Ok(Err(error)) => Err(unreachable(error.to_string())),
+        Err(_) => Err(unreachable(format!("no answer within {} s", FIRST_ANSWER_WAIT.as_secs()))),
+    }
+}
+
+/// One HTTP/2 connection over `io`. There is never a second one: the connector gives its stream once.
+fn connect<I>(
+    runtime: &Runtime,
+    endpoint: Endpoint,
+    io: impl Future<Output = std::io::Result<I>>,
+    (received, sent): (Arc<AtomicU64>, Arc<AtomicU64>),
+) -> Result<Channel, Fault>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    runtime.block_on(async {
+        let io = io.await.map_err(|error| Fault::new(Kind::Unreachable, error.to_string()))?;
+        let mut once = Some(Counted { io, received, sent });
+        let connector = tower::service_fn(move |_| {
+            let io =
+                once.take().map(TokioIo::new).ok_or_else(|| std::io::Error::other("the connection is gone"));
+            async move { io }
+        });
+        let connecting =
+            tokio::time::timeout(FIRST_ANSWER_WAIT, endpoint.connect_with_connector(connector)).await;
+        let unreachable =
+            |why: String| Fault::new(Kind::Unreachable, format!("the agent cannot be talked to: {why}"));
+        connecting
+            .map_err(|_| unreachable("no answer".to_owned()))?
+            .map_err(|error| unreachable(error.to_string()))
+    })
+}
+
+/// The events of one pull, one after the other.
+pub struct Events<'client> {
+    runtime: &'client Runtime,
+    replies: Streaming<pb::PullReply>,
+    requests: Sender<pb::PullRequest>,
+    hashes: Option<HashList<File>>,
+}
+
+impl Events<'_> {
+    /// The next event. `NeedHashes` is answered here and not seen outside.
+    pub fn next_event(&mut self) -> Result<Event, Fault> {
+        loop {
+            let message = self
+                .runtime
+                .block_on(async { tokio::time::timeout(SILENCE_MAX, self.replies.message()).await });
+            let message =
+                message.map_err(|_| silent(SILENCE_MAX))?.map_err(|status| Fault::from_status(&status))?;
+            let message = message
+                .ok_or_else(|| Fault::new(Kind::Lost, "the agent ended the pull before it was done"))?;
+            match Event::decode(message)? {
+                Event::NeedHashes => self.send_hashes()?,
+                event => return Ok(event),
+            }
+        }
+    }
+
+    /// Sends the base's hashes. An agent that fails meanwhile says why in its next message.
+    fn send_hashes(&mut self) -> Result<(), Fault> {
+        let Some(mut list) = self.hashes.take() else {
+            return Err(Fault::new(
+                Kind::Protocol,
+                "the agent asked for hashes that it has or that there are none of",
+            ));
+        };
+        let io = |error: std::io::Error| Fault::io("the page hashes of the copy to build upon", &error);
+        let mut part = Vec::with_capacity(HASH_LIST_BYTES_MAX);
+        for number in 1..=list.page_count() {
+            let no = PageNo::new(number).expect("BUG: page 0");
+            part.extend_from_slice(&list.get(no).map_err(io)?.0);
+            if part.len() + PageHash::LEN > HASH_LIST_BYTES_MAX {
+                let sent = self.send(encode_hashes(std::mem::take(&mut part), number == list.page_count()));
+                if number == list.page_count() || !sent? {
+                    return Ok(());
+                }
+            }
+        }
+        self.send(encode_hashes(part, true)).map(|_| ())
+    }
+
+    /// Whether the agent still listens.
+    fn send(&mut self, request: pb::PullRequest) -> Result<bool, Fault> {
+        let wait = Duration::from_secs(60);
+        match self.runtime.block_on(async { self.requests.send_timeout(request, wait).await }) {
+            Ok(()) => Ok(true),
+            Err(tokio::sync::mpsc::error::SendTimeoutError::Closed(_)) => Ok(false),
+            Err(tokio::sync::mpsc::error::SendTimeoutError::Timeout(_)) => Err(silent(wait)),
+        }
+    }
+}
+
+fn silent(wait: Duration) -> Fault {
+    Fault::new(Kind::Lost, format!("the agent said nothing for {} s", wait.as_secs()))
+        .hint("look at its log, then try again")
+}
+
+/// Counts what goes through a connection, both ways.
+struct Counted<I> {
+    io: I,
+    received: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        if let Poll::Ready(Ok(written)) = &polled {
+            self.sent.fetch_add(*written as u64, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

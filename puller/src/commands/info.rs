@@ -1,0 +1,178 @@
+//! `puller info`: what is there now, asked of the agent; without a source, what the store holds.
+
+use super::text;
+use crate::cli::Cli;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::pb;
+use pullback_shared::text::{printable, to_hex};
+use puller::address::Address;
+use puller::client::Client;
+use puller::proof;
+use puller::store::{SourceDir, Store, StoredCopy};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+/// How long an agent may give no sign of life while it is asked.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool) -> Result<u8, Fault> {
+    let Some(typed) = typed else { return of_store(cli) };
+    let store = super::open_store(cli).ok();
+    let (address, source) = resolve(store.as_ref(), typed)?;
+    let newest =
+        source.as_ref().and_then(|source| source.copies().ok()?.into_iter().rfind(StoredCopy::is_good));
+    let counted_in_copy = tables && newest.is_some();
+    let reply = Client::open(&address, TIMEOUT)?.info(tables && !counted_in_copy)?;
+    let database = reply.databases.first().cloned();
+    let mut database =
+        database.ok_or_else(|| Fault::new(Kind::Protocol, "the agent said nothing of the database"))?;
+    let mut counted_in = (tables && !counted_in_copy).then(|| "a snapshot taken for this".to_owned());
+    if let (true, Some(copy), Some(source)) = (counted_in_copy, &newest, &source) {
+        counted_in = Some(format!("copy {}", copy.id));
+        let rows = proof::count_rows(&source.file(&copy.id, "db"))?;
+        database.tables = rows.into_iter().map(|(name, rows)| pb::TableInfo { name, rows }).collect();
+    }
+    let problem = database.problem.clone().map(Fault::decode);
+    match cli.common.json {
+        true => println!(
+            "{}",
+            as_json(&address, &reply, &database, counted_in.as_deref(), newest.as_ref(), problem.as_ref())
+        ),
+        false => print(&address, &reply, &database, counted_in.as_deref(), newest.as_ref())?,
+    }
+    match problem {
+        Some(problem) => Err(problem),
+        None => Ok(0),
+    }
+}
+
+fn resolve(store: Option<&Store>, typed: &str) -> Result<(Address, Option<SourceDir>), Fault> {
+    let address = match Address::parse(typed)? {
+        Some(address) => address,
+        None => match store.map(|store| store.named(typed)) {
+            Some(Ok(source)) => return Ok((source.address()?, Some(source))),
+            _ if Path::new(typed).symlink_metadata().is_ok() => Address::Local(typed.into()),
+            Some(Err(fault)) => return Err(fault),
+            None => {
+                return Err(Fault::new(
+                    Kind::Unknown,
+                    format!(
+                        "`{}` is no file here, and there is no store that could know it",
+                        printable(typed, 200)
+                    ),
+                )
+                .hint("name a database file, or HOST:PORT/NAME of an agent's database"));
+            }
+        },
+    };
+    let source = store.and_then(|store| store.find(Some(&address), None).ok().flatten());
+    Ok((address, source))
+}
+
+fn as_json(
+    address: &Address,
+    reply: &pb::InfoReply,
+    database: &pb::DatabaseInfo,
+    counted_in: Option<&str>,
+    newest: Option<&StoredCopy>,
+    problem: Option<&Fault>,
+) -> Value {
+    let rows =
+        |table: &pb::TableInfo| json!({"name": table.name, "rows": (table.rows >= 0).then_some(table.rows)});
+    json!({
+        "v": 1, "source": address.to_string(), "path": database.path, "agent_version": reply.agent_version,
+        "sqlite_version": reply.sqlite_version, "bytes": database.file_bytes, "wal_bytes": database.wal_bytes,
+        "shm_bytes": database.shm_bytes, "journal_bytes": database.journal_bytes, "journal": database.journal,
+        "page_size": database.page_size, "page_count": database.page_count, "free_pages": database.free_pages,
+        "encoding": database.encoding, "auto_vacuum": database.auto_vacuum, "user_version": database.user_version,
+        "application_id": database.application_id, "modified_at": modified_at(database).map(puller::clock::rfc3339),
+        "disk_free": database.disk_free, "disk_total": database.disk_total,
+        "tables": database.tables.iter().map(rows).collect::<Vec<_>>(), "counted_in": counted_in,
+        "newest_copy": newest.map(|copy| &copy.id),
+        "error": problem.map(|p| json!({"code": p.kind.word(), "message": p.message, "hint": p.hint, "exit": p.kind.exit()})),
+    })
+}
+
+fn modified_at(database: &pb::DatabaseInfo) -> Option<jiff::Timestamp> {
+    jiff::Timestamp::from_second(database.modified_at).ok().filter(|_| database.modified_at != 0)
+}
+
+fn print(
+    address: &Address,
+    reply: &pb::InfoReply,
+    database: &pb::DatabaseInfo,
+    counted_in: Option<&str>,
+    newest: Option<&StoredCopy>,
+) -> Result<(), Fault> {
+    let now = puller::clock::now()?;
+    let mut table = text::table(&[]);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), printable(&value, 400)]);
+    };
+    row("source", address.to_string());
+    row("path", database.path.clone());
+    row("agent", format!("{}, SQLite {}", reply.agent_version, reply.sqlite_version));
+    if database.problem.is_none() {
+        let size = text::bytes(database.file_bytes);
+        row(
+            "size",
+            format!(
+                "{size}: {} pages of {}, {} free",
+                database.page_count, database.page_size, database.free_pages
+            ),
+        );
+        row("journal", database.journal.clone());
+        row("-wal", text::bytes(database.wal_bytes));
+        row("-shm", text::bytes(database.shm_bytes));
+        row("encoding", database.encoding.clone());
+        row("auto_vacuum", database.auto_vacuum.clone());
+        row("changed", modified_at(database).map(|at| text::when(at, now)).unwrap_or_default());
+        row(
+            "disk",
+            format!("{} free of {}", text::bytes(database.disk_free), text::bytes(database.disk_total)),
+        );
+    }
+    if let Some(manifest) = newest.and_then(|copy| copy.manifest.as_ref().ok()) {
+        row("newest good copy", format!("{}, {}", manifest.copy, text::when(manifest.taken_at, now)));
+    }
+    if let Some(counted_in) = counted_in {
+        row("rows, counted in", counted_in.to_owned());
+    }
+    for of in &database.tables {
+        row(
+            &format!("  {}", printable(&of.name, 60)),
+            if of.rows < 0 { "cannot be counted".to_owned() } else { of.rows.to_string() },
+        );
+    }
+    if !database.mirror_snapshot.is_empty() {
+        row("mirror", to_hex(&database.mirror_snapshot));
+    }
+    println!("{}", table.trim_fmt());
+    Ok(())
+}
+
+fn of_store(cli: &Cli) -> Result<u8, Fault> {
+    let store = super::open_store(cli)?;
+    let now = puller::clock::now()?;
+    let mut table = text::table(&["SOURCE", "COPIES", "NEWEST GOOD", "SIZE", "FROM"]);
+    for source in store.sources()? {
+        let copies = source.copies()?;
+        let newest = copies.iter().rfind(|copy| copy.is_good()).and_then(|copy| copy.manifest.as_ref().ok());
+        let from = source.address().map(|address| address.to_string()).unwrap_or_default();
+        if cli.common.json {
+            let line = json!({
+                "v": 1, "source": source.shown(), "copies": copies.len(), "from": from, "newest_copy": newest.map(|m| &m.copy),
+                "taken_at": newest.map(|m| puller::clock::rfc3339(m.taken_at)), "bytes": newest.map(|m| m.bytes),
+            });
+            println!("{line}");
+        }
+        let taken = newest.map_or("none".to_owned(), |manifest| text::when(manifest.taken_at, now));
+        let size = newest.map(|manifest| text::bytes(manifest.bytes)).unwrap_or_default();
+        table.add_row([source.shown(), copies.len().to_string(), taken, size, from]);
+    }
+    if !cli.common.json {
+        println!("store {}\n{}", store.root().display(), table.trim_fmt());
+    }
+    Ok(0)
+}

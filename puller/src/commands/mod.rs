@@ -1,0 +1,77 @@
+//! What each command does, and how it is said; nothing imports this but `main`.
+
+mod accept;
+mod config;
+mod demo;
+mod history;
+mod info;
+mod list;
+mod progress;
+mod pull;
+mod restore;
+mod rotate;
+mod show;
+mod text;
+mod verify;
+
+use crate::cli::{Cli, Command};
+use pullback_shared::fault::Fault;
+use puller::config::{Config, default_store, known_stores};
+use puller::store::{KnownStores, Store};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+/// Runs what was asked; gives the exit code.
+pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
+    match &cli.command {
+        Command::Pull(asked) => pull::run(cli, asked),
+        Command::Info { source, tables } => info::run(cli, source.as_deref(), *tables),
+        Command::List { source, long } => list::run(cli, source.as_deref(), *long),
+        Command::Show { source, copy, checksums } => show::run(cli, source, copy, *checksums),
+        Command::History { source, failed } => history::run(cli, source, *failed),
+        Command::Verify { source, copy, all: _, full } => {
+            verify::run(cli, source.as_deref(), copy.as_deref(), *full)
+        }
+        Command::Restore { source, copy, to, dry_run } => restore::run(cli, source, copy, to, *dry_run),
+        Command::Rotate { source, all: _, keep, dry_run } => {
+            rotate::run(cli, source.as_deref(), *keep, *dry_run)
+        }
+        Command::Accept { source, copy } => accept::run(cli, source, copy),
+        Command::Config { what } => config::run(cli, what),
+        Command::Demo { dir } => demo::run(cli, dir.as_deref()),
+        Command::DemoWriter { database } => demo::write_for_ever(database),
+        Command::DemoAgent { agent_config } => demo::serve(agent_config),
+    }
+}
+
+/// Says on stderr what went wrong and what to do.
+pub(crate) fn say_fault(fault: &Fault) {
+    eprintln!("error: {fault} [{}]", fault.kind.code());
+    if !fault.hint.is_empty() {
+        eprintln!("\nhint: {}", fault.hint);
+    }
+}
+
+fn read_config(cli: &Cli) -> Result<Config, Fault> {
+    Config::read(cli.common.config.as_deref())
+}
+
+fn store_path(cli: &Cli, config: &Config) -> PathBuf {
+    cli.common.store.clone().or_else(|| config.store.clone()).unwrap_or_else(default_store)
+}
+
+fn open_store(cli: &Cli) -> Result<Store, Fault> {
+    Store::open(&store_path(cli, &read_config(cli)?))
+}
+
+fn open_or_create_store(cli: &Cli, config: &Config) -> Result<Store, Fault> {
+    let at_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    Store::open_or_create(&store_path(cli, config), &KnownStores::in_file(known_stores()), at_terminal)
+}
+
+fn policy(keep: crate::cli::Keep, config: &Config) -> puller::rotation::Policy {
+    puller::rotation::Policy {
+        keep_last: keep.keep_last.or(config.keep_last),
+        keep_days: keep.keep_days.or(config.keep_days),
+    }
+}

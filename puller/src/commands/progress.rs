@@ -1,0 +1,59 @@
+//! The progress bar: on a terminal, and only there.
+
+use crate::cli::Cli;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use puller::pull::Watch;
+use std::io::IsTerminal;
+
+/// A bar for one run.
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    /// A bar for `source`; hidden when nobody would see it.
+    pub(crate) fn new(cli: &Cli, source: &str) -> Self {
+        let hidden = cli.common.quiet || cli.common.json || !std::io::stderr().is_terminal();
+        let bar = ProgressBar::with_draw_target(
+            None,
+            match hidden {
+                true => ProgressDrawTarget::hidden(),
+                false => ProgressDrawTarget::stderr(),
+            },
+        );
+        let style = "{prefix} {msg:>10} [{bar:24}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+        bar.set_style(
+            ProgressStyle::with_template(style).expect("BUG: a bar without a shape").progress_chars("=> "),
+        );
+        bar.set_prefix(source.to_owned());
+        Self(bar)
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+
+    fn show(&self, what: &'static str, now: u64, of: u64) {
+        if self.0.message() != what {
+            self.0.set_message(what);
+            self.0.reset_eta();
+        }
+        if of > 0 {
+            self.0.set_length(of);
+        }
+        self.0.set_position(now);
+    }
+}
+
+impl Watch for Bar {
+    fn reading(&self, pages: u32, of: u32) {
+        self.show("reading", pages.into(), of.into());
+    }
+
+    fn receiving(&self, bytes: u64, of: u64) {
+        self.show("receiving", bytes, of);
+    }
+
+    fn proving(&self, bytes: u64, of: u64) {
+        self.show("proving", bytes, of);
+    }
+}

@@ -1,0 +1,25 @@
+//! `puller restore … --to FILE`.
+
+use super::text;
+use crate::cli::Cli;
+use pullback_shared::fault::Fault;
+use puller::restore;
+use std::path::Path;
+
+pub(crate) fn run(cli: &Cli, source: &str, copy: &str, to: &Path, dry_run: bool) -> Result<u8, Fault> {
+    let source = super::open_store(cli)?.named(source)?;
+    let copy = source.copy(copy)?;
+    let restored = restore::to_new_file(&source, &copy, to, dry_run)?;
+    if cli.common.json {
+        let line = serde_json::json!({
+            "v": 1, "source": source.shown(), "copy": restored.copy, "outcome": if dry_run { "planned" } else { "restored" },
+            "target": restored.target, "bytes": restored.bytes, "journal": restored.journal,
+        });
+        println!("{line}");
+    } else if !cli.common.quiet {
+        let done = if dry_run { "would be restored" } else { "restored and proven" };
+        let (target, size) = (restored.target.display(), text::bytes(restored.bytes));
+        println!("{} {done}: `{target}`, {size}, journal {}", restored.copy, restored.journal);
+    }
+    Ok(0)
+}

@@ -1,0 +1,58 @@
+//! `puller rotate`: which copies go, and why the others stay.
+
+use super::text;
+use crate::cli::{Cli, Keep};
+use pullback_shared::fault::{Fault, Kind};
+use puller::rotation::{self, Facts};
+use puller::store::SourceDir;
+use serde_json::json;
+
+pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) -> Result<u8, Fault> {
+    let config = super::read_config(cli)?;
+    let policy = super::policy(keep, &config);
+    if policy.is_empty() {
+        return Err(Fault::new(Kind::Usage, "no policy is stated, and without one nothing is removed").hint(
+            "say what to keep, such as `--keep-last 30` or `--keep-days 7`, or put it into the configuration",
+        ));
+    }
+    let store = super::open_store(cli)?;
+    let sources = match source {
+        Some(source) => vec![store.named(source)?],
+        None => store.sources()?,
+    };
+    for source in &sources {
+        one(cli, source, policy, dry_run)?;
+    }
+    Ok(0)
+}
+
+fn one(cli: &Cli, source: &SourceDir, policy: rotation::Policy, dry_run: bool) -> Result<(), Fault> {
+    let lock = source.lock()?;
+    let facts: Vec<Facts> = source.copies()?.iter().map(Facts::of).collect();
+    let decisions = rotation::plan(&facts, policy);
+    if !dry_run {
+        rotation::carry_out(source, &decisions, puller::clock::now()?, &lock)?;
+    }
+    let mut table = text::table(&["COPY", "VERDICT", "", "BECAUSE"]);
+    for (fact, decision) in facts.iter().zip(&decisions) {
+        let word = match (decision.stays(), dry_run) {
+            (true, _) => "stays",
+            (false, true) => "goes",
+            (false, false) => "gone",
+        };
+        let because =
+            if decision.stays() { decision.kept_because.join(", ") } else { "no rule keeps it".to_owned() };
+        if cli.common.json {
+            let line = json!({
+                "v": 1, "source": source.shown(), "copy": decision.id, "kept": decision.stays(), "dry_run": dry_run,
+                "kept_because": decision.kept_because, "verdict": fact.verdict.word(),
+            });
+            println!("{line}");
+        }
+        table.add_row([decision.id.as_str(), fact.verdict.word(), word, because.as_str()]);
+    }
+    if !cli.common.json && !cli.common.quiet {
+        println!("{}\n{}\n", source.shown(), table.trim_fmt());
+    }
+    Ok(())
+}

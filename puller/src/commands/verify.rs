@@ -1,0 +1,93 @@
+//! `puller verify`: a copy, a source, everything, or any database file.
+
+use crate::cli::Cli;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::verdict::Verdict;
+use puller::history;
+use puller::store::{SourceDir, StoredCopy};
+use puller::verify::{self, Verified};
+use serde_json::json;
+use std::path::Path;
+
+pub(crate) fn run(cli: &Cli, typed: Option<&str>, copy: Option<&str>, full: bool) -> Result<u8, Fault> {
+    let Some(typed) = typed else {
+        let mut worst = 0;
+        for source in super::open_store(cli)?.sources()? {
+            worst = worst.max(of_source(cli, &source, None, full)?);
+        }
+        return Ok(worst);
+    };
+    let known = super::open_store(cli).and_then(|store| store.named(typed));
+    let path = Path::new(typed);
+    let is_file = copy.is_none() && path.symlink_metadata().is_ok();
+    match known {
+        Ok(source) if !is_file || source.about.name.as_deref() == Some(typed) => {
+            of_source(cli, &source, copy, full)
+        }
+        _ if is_file => {
+            let found = verify::file(path)?;
+            say(cli, "file", typed, &found);
+            Ok(found.result.exit())
+        }
+        Ok(source) => of_source(cli, &source, copy, full),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn of_source(cli: &Cli, source: &SourceDir, copy: Option<&str>, full: bool) -> Result<u8, Fault> {
+    let lock = source.lock()?;
+    let now = puller::clock::now()?;
+    let copies = match copy {
+        Some(copy) => vec![source.copy(copy)?],
+        None => source.copies()?,
+    };
+    let mut worst = 0;
+    for copy in &copies {
+        let bar = super::progress::Bar::new(cli, &copy.id);
+        let bytes = copy.manifest.as_ref().map_or(0, |manifest| manifest.bytes);
+        let progress = |read| puller::pull::Watch::proving(&bar, read, bytes);
+        let found = verify::copy(source, copy, full, now, &lock, &progress)?;
+        bar.clear();
+        remember(source, copy, &found)?;
+        say(cli, &source.shown(), &copy.id, &found);
+        worst = worst.max(found.result.exit());
+    }
+    if copy.is_none() {
+        for missing in source.missing_copies()? {
+            let found = Verified { result: Verdict::Rotten, detail: vec!["its manifest is gone".to_owned()] };
+            say(cli, &source.shown(), &missing, &found);
+            worst = worst.max(found.result.exit());
+        }
+    }
+    source.link_latest(&lock)?;
+    Ok(worst)
+}
+
+/// Only a change of what is thought of a copy is worth a line in the history.
+fn remember(source: &SourceDir, copy: &StoredCopy, found: &Verified) -> Result<(), Fault> {
+    if copy.verdict() == found.result {
+        return Ok(());
+    }
+    let line = json!({
+        "v": 1, "at": puller::clock::rfc3339(jiff::Timestamp::now()), "run": "verify", "source": source.shown(),
+        "outcome": "verified", "copy": copy.id, "verdict": found.result.word(), "findings": found.detail,
+    });
+    history::add(source, &line)
+}
+
+fn say(cli: &Cli, source: &str, copy: &str, found: &Verified) {
+    if cli.common.json {
+        let line = json!({"v": 1, "source": source, "copy": copy, "result": found.result.word(), "detail": found.detail});
+        println!("{line}");
+        return;
+    }
+    let bad = found.result.exit() != 0;
+    if bad {
+        let kind = if found.result == Verdict::Rotten { Kind::Rotten } else { Kind::Damaged };
+        eprintln!("error: {copy}: {} [{}]", found.result, kind.code());
+        found.detail.iter().for_each(|line| eprintln!("  {line}"));
+    } else if !cli.common.quiet {
+        println!("{copy}: {}", found.result);
+        found.detail.iter().for_each(|line| println!("  {line}"));
+    }
+}

@@ -1,0 +1,231 @@
+//! A draft: a copy that is being received. It becomes a copy by [`Draft::commit`], or is nothing when dropped.
+
+use crate::durable;
+use crate::manifest::Manifest;
+use crate::store::{Lock, SourceDir, StoredCopy};
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::frame::{Frame, FrameError};
+use pullback_shared::hashes::HashList;
+use pullback_shared::page::{Geometry, PageHash};
+use pullback_shared::wire::Base;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Space left free on the store's disk beside what a draft needs.
+const ROOM_MARGIN: u64 = 4 * 1024 * 1024;
+
+/// A database file and its page hashes, unfinished.
+pub struct Draft {
+    db_path: PathBuf,
+    pages_path: PathBuf,
+    db: File,
+    hashes: HashList<File>,
+    geometry: Geometry,
+    buffer: Vec<u8>,
+    /// Pages applied since it was made.
+    pub pages_applied: u64,
+    kept: bool,
+}
+
+impl Draft {
+    /// Begins a draft of `geometry` in `source`: a clone of `base` where there is one with the same page size, else empty.
+    pub fn create(source: &SourceDir, geometry: Geometry, base: Option<&StoredCopy>) -> Result<Self, Fault> {
+        let dir = source.copies_dir();
+        let (db_path, pages_path) = (dir.join("draft-new.db"), dir.join("draft-new.pages"));
+        check_room(&dir, geometry)?;
+        let made = (|| {
+            durable::remove(&db_path)?;
+            durable::remove(&pages_path)?;
+            if let Some(base) = base {
+                clone(&source.file(&base.id, "db"), &db_path)?;
+                clone(&source.file(&base.id, "pages"), &pages_path)?;
+            }
+            let db = open(&db_path)?;
+            db.set_len(geometry.bytes())?;
+            let pages = open(&pages_path)?;
+            pages.set_len(u64::from(geometry.page_count) * PageHash::LEN as u64)?;
+            Ok((db, pages))
+        })();
+        let (db, pages) = made.map_err(|error: io::Error| no_room(&dir, geometry, &error))?;
+        let hashes = HashList::new(pages, geometry.page_count);
+        Ok(Self {
+            db_path,
+            pages_path,
+            db,
+            hashes,
+            geometry,
+            buffer: Vec::new(),
+            pages_applied: 0,
+            kept: false,
+        })
+    }
+
+    /// Its shape.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.db_path
+    }
+
+    /// The draft as a base for a further pull: it has no name, only hashes.
+    pub fn as_base(&self) -> Base {
+        Base { geometry: self.geometry, snapshot: None }
+    }
+
+    /// Changes its shape for a newer snapshot with the same page size.
+    pub fn resize(&mut self, geometry: Geometry) -> Result<(), Fault> {
+        assert_eq!(geometry.page_size, self.geometry.page_size, "BUG: a draft with two page sizes");
+        let resized = self.hashes.flush().and_then(|()| {
+            self.hashes.set_page_count(geometry.page_count);
+            self.hashes.file().set_len(u64::from(geometry.page_count) * PageHash::LEN as u64)?;
+            self.db.set_len(geometry.bytes())
+        });
+        self.geometry = geometry;
+        // The list's buffer may hold hashes of pages that are cut off; it is read anew.
+        resized.and_then(|()| self.reopen_hashes()).map_err(|error| self.io(&error))
+    }
+
+    fn reopen_hashes(&mut self) -> io::Result<()> {
+        self.hashes = HashList::new(open(&self.pages_path)?, self.geometry.page_count);
+        Ok(())
+    }
+
+    /// Writes the pages of `frame`.
+    pub fn apply(&mut self, frame: &Frame) -> Result<(), Fault> {
+        let Self { db, hashes, geometry, buffer, .. } = self;
+        let geometry = *geometry;
+        let mut run: (u64, Vec<u8>) = (0, Vec::new());
+        let applied = frame.open(geometry, buffer, |no, page, hash| {
+            let offset = geometry.offset(no);
+            if run.0 + run.1.len() as u64 != offset {
+                db.write_all_at(&run.1, run.0).map_err(Failed::Io)?;
+                run = (offset, Vec::with_capacity(page.len()));
+            }
+            run.1.extend_from_slice(page);
+            hashes.set(no, hash).map_err(Failed::Io)
+        });
+        let applied = applied.and_then(|()| db.write_all_at(&run.1, run.0).map_err(Failed::Io));
+        self.pages_applied += frame.page_count();
+        applied.map_err(|failed| match failed {
+            Failed::Io(error) => self.io(&error),
+            Failed::Frame(error) => {
+                Fault::new(Kind::Lost, format!("what arrived is not what was sent: {error}"))
+                    .hint("pull again; if it happens again, update both programs to the same release")
+            }
+        })
+    }
+
+    /// Makes what was written durable, before it is read back.
+    pub fn sync(&mut self) -> Result<(), Fault> {
+        let synced = self
+            .hashes
+            .flush()
+            .and_then(|()| self.db.sync_all())
+            .and_then(|()| self.hashes.file().sync_all());
+        synced.map_err(|error| self.io(&error))
+    }
+
+    /// The page hashes, for reading.
+    pub fn hashes_file(&mut self) -> Result<File, Fault> {
+        self.hashes.flush().and_then(|()| File::open(&self.pages_path)).map_err(|error| self.io(&error))
+    }
+
+    /// Takes the hashes from the pages that are really there, after they were found to be others than those applied.
+    pub fn rehash(&mut self) -> Result<(), Fault> {
+        let rehashed = (|| {
+            let mut page = vec![0; self.geometry.page_size.as_usize()];
+            for number in 1..=self.geometry.page_count {
+                let no = pullback_shared::page::PageNo::new(number).expect("BUG: page 0");
+                self.db.read_exact_at(&mut page, self.geometry.offset(no))?;
+                self.hashes.set(no, PageHash::of(&page))?;
+            }
+            self.hashes.flush()
+        })();
+        rehashed.map_err(|error: io::Error| self.io(&error))
+    }
+
+    /// Puts the draft in place under the id in `manifest`. In this order: the database, its hashes, their directory, and
+    /// last the manifest, which makes it a copy. Nothing that is there is replaced.
+    pub fn commit(mut self, source: &SourceDir, manifest: &Manifest, lock: &Lock) -> Result<(), Fault> {
+        let placed = (|| {
+            self.db.set_permissions(fs::Permissions::from_mode(0o400))?;
+            self.hashes.file().set_permissions(fs::Permissions::from_mode(0o400))?;
+            self.db.sync_all()?;
+            self.hashes.file().sync_all()?;
+            durable::rename_new(&self.db_path, &source.file(&manifest.copy, "db"))?;
+            durable::rename_new(&self.pages_path, &source.file(&manifest.copy, "pages"))?;
+            durable::sync_dir(&source.copies_dir())
+        })();
+        placed.map_err(|error: io::Error| self.io(&error))?;
+        self.kept = true;
+        source.write_manifest(manifest, lock)
+    }
+
+    fn io(&self, error: &io::Error) -> Fault {
+        no_room(self.db_path.parent().unwrap_or(Path::new(".")), self.geometry, error)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.kept {
+            for path in [&self.db_path, &self.pages_path] {
+                if let Err(error) = durable::remove(path) {
+                    tracing::debug!(%error, "a draft is left for the next run to clear");
+                }
+            }
+        }
+    }
+}
+
+enum Failed {
+    Io(io::Error),
+    Frame(FrameError),
+}
+
+impl From<FrameError> for Failed {
+    fn from(error: FrameError) -> Self {
+        Self::Frame(error)
+    }
+}
+
+/// A clone that shares its blocks where the file system can, else a copy; for its owner to write.
+fn clone(from: &Path, to: &Path) -> io::Result<()> {
+    reflink_copy::reflink_or_copy(from, to)?;
+    fs::set_permissions(to, fs::Permissions::from_mode(0o600))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn check_room(dir: &Path, geometry: Geometry) -> Result<(), Fault> {
+    let Ok(stat) = rustix::fs::statvfs(dir) else { return Ok(()) };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let hashes = u64::from(geometry.page_count) * PageHash::LEN as u64;
+    let needed = geometry.bytes() + hashes + ROOM_MARGIN;
+    match needed <= free {
+        true => Ok(()),
+        false => Err(full(dir, needed, free)),
+    }
+}
+
+fn full(dir: &Path, needed: u64, free: u64) -> Fault {
+    Fault::new(Kind::NoSpace, format!("`{}`: the copy needs {needed} bytes, and {free} are free", dir.display()))
+        .hint("free some room, or keep fewer copies: `puller rotate --dry-run --keep-last N` shows what would go; no copy was touched")
+}
+
+fn no_room(dir: &Path, geometry: Geometry, error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::StorageFull => {
+            let free = rustix::fs::statvfs(dir).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+            full(dir, geometry.bytes(), free)
+        }
+        _ => Fault::io(format!("the draft in `{}`", dir.display()), error),
+    }
+}

@@ -1,0 +1,43 @@
+//! The history of a source: one JSON line for each run that stored, found nothing new, failed, or removed copies.
+
+use crate::durable;
+use crate::store::SourceDir;
+use pullback_shared::fault::Fault;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+
+/// Adds `line` to the history of `source`.
+pub fn add(source: &SourceDir, line: &Value) -> Result<(), Fault> {
+    let file = source.history_file();
+    durable::append_line(&file, &line.to_string())
+        .map_err(|error| Fault::io(format!("`{}`", file.display()), &error))
+}
+
+/// The lines of the history, oldest first. A line that a crash cut short is left out.
+pub fn lines(source: &SourceDir) -> Result<Vec<Value>, Fault> {
+    let file = source.history_file();
+    let text = match fs::read(&file) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(Fault::io(format!("`{}`", file.display()), &error)),
+    };
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// The ids of copies that were stored and not removed since, as far as history knows.
+pub fn stored_copies(source: &SourceDir) -> Result<BTreeSet<String>, Fault> {
+    let mut stored = BTreeSet::new();
+    for line in lines(source)? {
+        let copy = line["copy"].as_str().map(str::to_owned);
+        match line["outcome"].as_str() {
+            Some("stored") => stored.extend(copy),
+            Some("removed") => copy.iter().for_each(|copy| {
+                stored.remove(copy);
+            }),
+            _ => {}
+        }
+    }
+    Ok(stored)
+}

@@ -1,0 +1,20 @@
+//! The Pullback puller: proven copies of live SQLite databases, pulled, kept and put back.
+//!
+//! One pull, read top to bottom: [`address`] says where, [`pull`] leads, [`client`] talks to the agent, [`draft`] takes the
+//! pages, [`proof`] reads them back, [`judge`] gives the verdict, [`store`] keeps the copy, [`rotation`] decides what stays.
+
+pub mod address;
+pub mod pull;
+pub mod client;
+pub mod draft;
+pub mod proof;
+pub mod judge;
+pub mod store;
+pub mod manifest;
+pub mod history;
+pub mod rotation;
+pub mod verify;
+pub mod restore;
+pub mod config;
+pub mod clock;
+pub mod durable;

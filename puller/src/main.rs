@@ -1,0 +1,19 @@
+//! `puller`: what was asked, and the exit code.
+
+mod cli;
+mod commands;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    cli.start_logging();
+    match commands::run(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(fault) => {
+            commands::say_fault(&fault);
+            ExitCode::from(fault.kind.exit())
+        }
+    }
+}

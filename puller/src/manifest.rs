@@ -1,0 +1,217 @@
+//! The manifest: what is known of one copy, in a JSON file beside it that carries its own check value.
+//!
+//! The first line after `{` holds the BLAKE3 of everything that follows that line, so that a manifest that rotted is
+//! known for it. `doc/format.md` lists the fields.
+
+use jiff::Timestamp;
+use pullback_shared::page::Geometry;
+use pullback_shared::snapshot::SnapshotId;
+use pullback_shared::verdict::Verdict;
+use pullback_shared::wire::SourceFacts;
+use serde::{Deserialize, Serialize};
+
+/// The version of the manifest's fields.
+const VERSION: u32 = 1;
+
+/// What is known of a copy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Of these fields: 1.
+    pub v: u32,
+    /// The copy's id, which its files are named by.
+    pub copy: String,
+    /// Its place in the order of copies; never used twice for a source.
+    pub sequence: u64,
+    /// The snapshot's name, 64 hex digits.
+    pub snapshot: String,
+    /// Bytes of a page.
+    pub page_size: u32,
+    /// Pages.
+    pub page_count: u32,
+    /// Bytes of the database file.
+    pub bytes: u64,
+    /// MD5 of the database file in hex, once it was read for it.
+    pub md5: Option<String>,
+    /// When the snapshot was offered, by the puller's clock.
+    pub taken_at: Timestamp,
+    /// About the source, as the agent told.
+    pub source: SourceFacts,
+    /// How it came.
+    pub transfer: Transfer,
+    /// What is in it, for telling an emptied source.
+    pub contents: Contents,
+    /// The newest check of each kind.
+    pub checks: Vec<Check>,
+    /// What the checks say together.
+    pub verdict: Verdict,
+    /// A suspect copy that a person called good.
+    #[serde(default)]
+    pub accepted: bool,
+}
+
+/// How a copy came.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Transfer {
+    /// `full` or `delta`.
+    pub kind: String,
+    /// The snapshot of the copy it was built upon.
+    pub base: Option<String>,
+    /// Why every page was sent.
+    pub full_because: Option<String>,
+    /// Pages received.
+    pub changed_pages: u64,
+    /// Bytes received over the connection.
+    pub bytes_received: u64,
+    /// Bytes sent over it.
+    pub bytes_sent: u64,
+    /// How long the source was held.
+    pub held_seconds: f64,
+}
+
+/// What is in a copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// Tables that are not SQLite's own; absent where SQLite cannot read the schema or was not asked.
+    pub tables: Option<u64>,
+    /// Pages less those on the free list.
+    pub used_pages: u32,
+}
+
+/// How closely a copy was looked at, from least to most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Read back and compared with the snapshot's hashes.
+    Hash,
+    /// And `PRAGMA quick_check`.
+    Quick,
+    /// And `PRAGMA integrity_check` and `PRAGMA foreign_key_check`.
+    Full,
+}
+
+impl Level {
+    /// The word in tables and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::Quick => "quick",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// One look at a copy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// How closely.
+    pub level: Level,
+    /// When, by the puller's clock.
+    pub at: Timestamp,
+    /// What it said.
+    pub result: Verdict,
+    /// What SQLite found, its first rows.
+    pub findings: Vec<String>,
+}
+
+impl Manifest {
+    /// The version that this release writes.
+    pub const VERSION: u32 = VERSION;
+
+    /// The snapshot's name, as a value.
+    pub fn snapshot_id(&self) -> Option<SnapshotId> {
+        SnapshotId::from_hex(&self.snapshot)
+    }
+
+    /// The copy's shape.
+    pub fn geometry(&self) -> Option<Geometry> {
+        Geometry::new(self.page_size, self.page_count).filter(|geometry| geometry.bytes() == self.bytes)
+    }
+
+    /// The closest look so far.
+    pub fn checked(&self) -> Level {
+        self.checks.iter().map(|check| check.level).max().unwrap_or(Level::Hash)
+    }
+
+    /// The newest check of `level`.
+    pub fn check(&self, level: Level) -> Option<&Check> {
+        self.checks.iter().find(|check| check.level == level)
+    }
+
+    /// Records a check in place of an older one of its level.
+    pub fn record(&mut self, check: Check) {
+        self.checks.retain(|older| older.level != check.level);
+        self.checks.push(check);
+    }
+
+    /// As the bytes of its file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let json = serde_json::to_string_pretty(self).expect("BUG: a manifest that is no JSON");
+        let rest = json.strip_prefix("{\n").expect("BUG: a manifest that is no object");
+        let check = blake3::hash(rest.as_bytes()).to_hex();
+        format!("{{\n  \"blake3\": \"{check}\",\n{rest}").into_bytes()
+    }
+
+    /// From the bytes of its file; the error says what is wrong with them.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "the manifest is no text".to_owned())?;
+        let after = text
+            .strip_prefix("{\n  \"blake3\": \"")
+            .ok_or("the manifest does not begin with its check value")?;
+        let (check, rest) = after.split_once("\",\n").ok_or("the manifest's check value has no end")?;
+        if check != blake3::hash(rest.as_bytes()).to_hex().as_str() {
+            return Err("the manifest fails its check value".to_owned());
+        }
+        let manifest: Self =
+            serde_json::from_str(&format!("{{\n{rest}")).map_err(|error| format!("the manifest: {error}"))?;
+        match manifest.v {
+            VERSION => Ok(manifest),
+            newer => Err(format!("the manifest is of version {newer}; this release knows version {VERSION}")),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn manifest(sequence: u64) -> Manifest {
+        Manifest {
+            v: VERSION,
+            copy: format!("gym-{sequence:06}-20261121T090000Z"),
+            sequence,
+            snapshot: "0".repeat(64),
+            page_size: 4096,
+            page_count: 1,
+            bytes: 4096,
+            md5: None,
+            taken_at: "2026-11-21T09:00:00Z".parse().unwrap(),
+            source: SourceFacts::default(),
+            transfer: Transfer {
+                kind: "full".into(),
+                base: None,
+                full_because: None,
+                changed_pages: 1,
+                bytes_received: 1,
+                bytes_sent: 1,
+                held_seconds: 0.1,
+            },
+            contents: Contents::default(),
+            checks: Vec::new(),
+            verdict: Verdict::Ok,
+            accepted: false,
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_manifest_is_noticed() {
+        let bytes = manifest(1).to_bytes();
+        assert_eq!(Manifest::from_bytes(&bytes).unwrap(), manifest(1));
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut rotten = bytes.clone();
+                rotten[at] ^= 1u8 << bit;
+                assert!(Manifest::from_bytes(&rotten).is_err(), "bit {bit} of byte {at}");
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Proving a file: read back whole against page hashes, and judged by SQLite. The only file here that opens databases.
+
+use crate::manifest::{Contents, Level};
+use md5::{Digest, Md5};
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::hashes::HashList;
+use pullback_shared::page::{Geometry, PageHash, PageNo};
+use pullback_shared::snapshot::{SnapshotHasher, SnapshotId};
+use pullback_shared::verdict::Findings;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+
+/// Bytes read at once.
+const CHUNK: usize = 1024 * 1024;
+
+/// Chunks between the thread that reads and hashes pages and the one that computes the MD5.
+const CHUNKS_IN_FLIGHT: usize = 2;
+
+/// Rows of one check that are looked at.
+const ROWS_MAX: u32 = 100_000;
+
+/// What reading a file back found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadBack {
+    /// The name of the content that is there.
+    pub snapshot: SnapshotId,
+    /// MD5 of the file, if it was asked for.
+    pub md5: Option<[u8; 16]>,
+    /// The first page that is not as its hash in the list says.
+    pub first_wrong: Option<PageNo>,
+}
+
+/// Reads the file at `path` whole and compares each page with `hashes`; a file of another length is an error. Tells
+/// `progress` the bytes read.
+pub fn read_back(
+    path: &Path,
+    geometry: Geometry,
+    hashes: File,
+    want_md5: bool,
+    progress: &(dyn Fn(u64) + Sync),
+) -> io::Result<ReadBack> {
+    let mut file = File::open(path)?;
+    let len = file.metadata()?.len();
+    if len != geometry.bytes() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it has {len} bytes instead of {}", geometry.bytes()),
+        ));
+    }
+    let mut hashes = HashList::new(hashes, geometry.page_count);
+    std::thread::scope(|scope| {
+        let (chunks, to_sum) = sync_channel::<Vec<u8>>(CHUNKS_IN_FLIGHT);
+        let summing = want_md5.then(|| {
+            scope.spawn(move || {
+                let mut md5 = Md5::new();
+                to_sum.iter().for_each(|chunk| md5.update(&chunk));
+                <[u8; 16]>::from(md5.finalize())
+            })
+        });
+        let mut id = SnapshotHasher::new(geometry);
+        let mut first_wrong = None;
+        let mut number = 0;
+        let mut left = len;
+        while left > 0 {
+            let mut chunk = vec![0; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
+            file.read_exact(&mut chunk)?;
+            left -= chunk.len() as u64;
+            for page in chunk.chunks_exact(geometry.page_size.as_usize()) {
+                number += 1;
+                let no = PageNo::new(number).expect("BUG: page 0");
+                let hash = PageHash::of(page);
+                if first_wrong.is_none() && hashes.get(no)? != hash {
+                    first_wrong = Some(no);
+                }
+                id.push(hash);
+            }
+            progress(len - left);
+            if want_md5 && chunks.send(chunk).is_err() {
+                return Err(io::Error::other("BUG: the MD5's thread ended early"));
+            }
+        }
+        drop(chunks);
+        let md5 = summing
+            .map(|thread| thread.join().map_err(|_| io::Error::other("BUG: the MD5's thread panicked")));
+        Ok(ReadBack { snapshot: id.finish(), md5: md5.transpose()?, first_wrong })
+    })
+}
+
+/// What SQLite says of a copy.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// Of the check.
+    pub findings: Findings,
+    /// What is in it.
+    pub contents: Contents,
+}
+
+/// Asks SQLite about the private file at `path`: `quick_check`, or `integrity_check` and `foreign_key_check`.
+pub fn ask_sqlite(path: &Path, level: Level, geometry: Geometry) -> Result<Judged, Fault> {
+    let mut judged = Judged::default();
+    judged.contents.used_pages = geometry.page_count;
+    if geometry.page_count == 0 {
+        judged.contents.tables = Some(0);
+        return Ok(judged);
+    }
+    let writable = Writable::make(path)?;
+    let asked = open_for_check(path).map(|connection| {
+        judged.contents = contents(&connection, geometry);
+        if level != Level::Hash {
+            check(&connection, level, &mut judged.findings);
+        }
+    });
+    drop(writable);
+    if let Err(error) = asked {
+        judged.findings.add_error(&error.to_string());
+    }
+    Ok(judged)
+}
+
+/// SQLite leaves CHECK constraints out of `integrity_check` on a read-only connection (its schema parser skips them), so a
+/// copy, which is kept read-only, is its owner's to write for as long as it is checked. `query_only` keeps it as it is.
+struct Writable<'a> {
+    path: &'a Path,
+    before: Option<std::fs::Permissions>,
+}
+
+impl<'a> Writable<'a> {
+    fn make(path: &'a Path) -> Result<Self, Fault> {
+        let io = |error: io::Error| Fault::io(format!("`{}`", path.display()), &error);
+        let before = std::fs::metadata(path).map_err(io)?.permissions();
+        if before.mode() & 0o200 != 0 {
+            return Ok(Self { path, before: None });
+        }
+        let mode = std::fs::Permissions::from_mode(before.mode() | 0o200);
+        // A file of another owner stays as it is: then CHECK constraints are not looked at.
+        let changed = std::fs::set_permissions(path, mode).is_ok();
+        Ok(Self { path, before: changed.then_some(before) })
+    }
+}
+
+impl Drop for Writable<'_> {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take()
+            && let Err(error) = std::fs::set_permissions(self.path, before)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "the copy could not be made read-only again");
+        }
+    }
+}
+
+fn open_for_check(path: &Path) -> rusqlite::Result<Connection> {
+    let writing = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let reading = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection =
+        Connection::open_with_flags(path, writing).or_else(|_| Connection::open_with_flags(path, reading))?;
+    harden(&connection)?;
+    Ok(connection)
+}
+
+/// Opens the file at `path`, which nobody writes, for reading, without a trace beside it.
+pub fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => uri.push(*byte as char),
+            byte => uri.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    uri.push_str("?immutable=1&mode=ro");
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(uri, flags)?;
+    harden(&connection)?;
+    Ok(connection)
+}
+
+/// A copied schema is somebody else's: it runs no functions with side effects, and nothing is written.
+fn harden(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.execute_batch("PRAGMA query_only = ON; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON")
+}
+
+fn contents(connection: &Connection, geometry: Geometry) -> Contents {
+    let sql =
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+    let tables =
+        connection.query_row(sql, [], |row| row.get::<_, i64>(0)).ok().and_then(|n| u64::try_from(n).ok());
+    let free = connection.query_row("PRAGMA freelist_count", [], |row| row.get::<_, u32>(0)).unwrap_or(0);
+    Contents { tables, used_pages: geometry.page_count.saturating_sub(free) }
+}
+
+fn check(connection: &Connection, level: Level, findings: &mut Findings) {
+    let pragma = if level == Level::Full { "integrity_check" } else { "quick_check" };
+    if let Err(error) = check_rows(connection, &format!("PRAGMA {pragma}({ROWS_MAX})"), findings) {
+        findings.add_error(&error.to_string());
+        if findings.lacks_code() {
+            // One table that cannot be checked must not hide damage in the others.
+            check_tables(connection, pragma, findings);
+        }
+    }
+    check_modules(connection, findings);
+    if level == Level::Full
+        && let Err(error) = check_foreign_keys(connection, findings)
+    {
+        match error.to_string() {
+            said if said.contains("foreign key mismatch") => {
+                findings.add_foreign_key(&said, "anything unique")
+            }
+            said => findings.add_error(&said),
+        }
+    }
+}
+
+fn check_rows(connection: &Connection, sql: &str, findings: &mut Findings) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        findings.add_check_row(&String::from_utf8_lossy(row.get_ref(0)?.as_bytes().unwrap_or_default()));
+    }
+    Ok(())
+}
+
+fn names(connection: &Connection, condition: &str) -> rusqlite::Result<Vec<String>> {
+    let sql = format!("SELECT name FROM sqlite_schema WHERE type = 'table' AND {condition}");
+    let mut statement = connection.prepare(&sql)?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    names.collect()
+}
+
+fn check_tables(connection: &Connection, pragma: &str, findings: &mut Findings) {
+    for name in names(connection, "rootpage > 0").unwrap_or_default() {
+        let quoted = name.replace('\'', "''");
+        if let Err(error) = check_rows(connection, &format!("PRAGMA {pragma}('{quoted}')"), findings) {
+            findings.add_error(&error.to_string());
+        }
+    }
+}
+
+/// The checks pass over virtual tables whose module SQLite does not know.
+fn check_modules(connection: &Connection, findings: &mut Findings) {
+    for name in names(connection, "rootpage = 0").unwrap_or_default() {
+        let quoted = name.replace('"', "\"\"");
+        if let Err(error) = connection.prepare(&format!("SELECT 1 FROM \"{quoted}\" LIMIT 0"))
+            && error.to_string().contains("no such module")
+        {
+            findings.add_error(&error.to_string());
+        }
+    }
+}
+
+fn check_foreign_keys(connection: &Connection, findings: &mut Findings) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare("PRAGMA foreign_key_check")?;
+    let mut rows = statement.query([])?;
+    let mut count = 0;
+    while let Some(row) = rows.next()? {
+        findings.add_foreign_key(&row.get::<_, String>(0)?, &row.get::<_, String>(2)?);
+        count += 1;
+        if count == ROWS_MAX {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Tables of the file at `path` with their rows; -1 where SQLite cannot count them.
+pub fn count_rows(path: &Path) -> Result<Vec<(String, i64)>, Fault> {
+    let sqlite = |error: rusqlite::Error| Fault::new(Kind::Damaged, format!("`{}`: {error}", path.display()));
+    let connection = open_immutable(path).map_err(sqlite)?;
+    let mut names = names(&connection, "name NOT LIKE 'sqlite\\_%' ESCAPE '\\'").map_err(sqlite)?;
+    names.sort();
+    let count = |name: String| {
+        let sql = format!("SELECT count(*) FROM \"{}\"", name.replace('"', "\"\""));
+        let rows = connection.query_row(&sql, [], |row| row.get(0)).unwrap_or(-1);
+        (name, rows)
+    };
+    Ok(names.into_iter().map(count).collect())
+}
+
+/// SQLite's full check of the file at `path`, whoever's it is: read-only, without a trace beside it. CHECK constraints are not
+/// looked at, as SQLite leaves them out there.
+pub fn ask_file(path: &Path) -> Result<Findings, Fault> {
+    let mut findings = Findings::default();
+    match open_immutable(path) {
+        Ok(connection) => check(&connection, Level::Full, &mut findings),
+        Err(error) => findings.add_error(&error.to_string()),
+    }
+    Ok(findings)
+}

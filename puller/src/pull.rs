@@ -1,0 +1,513 @@
+//! One pull at the puller: from an address to a proven copy in the store, or a fault and nothing changed.
+
+use crate::address::Address;
+use crate::client::Client;
+use crate::draft::Draft;
+use crate::judge::{self, Verify};
+use crate::manifest::{Level, Manifest, Transfer};
+use crate::proof;
+use crate::rotation::{self, Facts, Policy};
+use crate::store::{Lock, SourceDir, StoredCopy};
+use jiff::Timestamp;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::page::Geometry;
+use pullback_shared::snapshot::SnapshotId;
+use pullback_shared::text::to_hex;
+use pullback_shared::verdict::Verdict;
+use pullback_shared::wire::{Base, Done, Event, Offer, Start};
+use std::fs::File;
+use std::time::Duration;
+
+/// Proofs that may fail in one run: the second failure leads to a full transfer, a third ends the run.
+const PROOFS_MAX: u32 = 3;
+
+/// Rounds of a pull from a device without room that may pass without getting closer to the end.
+const ROUNDS_WITHOUT_PROGRESS_MAX: u32 = 8;
+
+/// How a run is to pull.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How closely to look at the copy.
+    pub verify: Verify,
+    /// Build upon nothing.
+    pub full: bool,
+    /// What to keep afterwards; `None`: do not rotate.
+    pub policy: Option<Policy>,
+    /// How long an agent may be silent.
+    pub timeout: Duration,
+}
+
+/// What a run tells while it goes on.
+pub trait Watch: Sync {
+    /// The agent read so many pages of the source, of so many.
+    fn reading(&self, pages: u32, of: u32);
+    /// So many bytes of pages arrived, of so many (0: not known before).
+    fn receiving(&self, bytes: u64, of: u64);
+    /// So many bytes of the copy were read back, of so many.
+    fn proving(&self, bytes: u64, of: u64);
+}
+
+/// What a run that did not fail did.
+#[derive(Debug)]
+pub struct Pulled {
+    /// Whether a copy was stored; else the source is as it was in the newest one.
+    pub stored: bool,
+    /// The copy stored, or the one the source is still equal to.
+    pub manifest: Manifest,
+    /// The level of the check in this run.
+    pub checked: Level,
+    /// What SQLite found, or why the copy is suspect.
+    pub findings: Vec<String>,
+    /// `full`, `delta` or `none`.
+    pub transfer: &'static str,
+    /// Pages received.
+    pub changed_pages: u64,
+    /// How long the source was held, all rounds together.
+    pub held: Duration,
+    /// What the user should know besides.
+    pub notes: Vec<String>,
+    /// Copies that were removed.
+    pub removed: Vec<String>,
+    /// Bytes over the connection.
+    pub bytes_received: u64,
+    /// Bytes over the connection.
+    pub bytes_sent: u64,
+}
+
+/// What the transfer part of a run yields.
+enum Arrived {
+    Unchanged(Box<StoredCopy>),
+    Draft {
+        draft: Box<Draft>,
+        offer: Box<Offer>,
+        done: Done,
+        base: Option<SnapshotId>,
+        md5: Option<[u8; 16]>,
+    },
+}
+
+/// A run of `puller pull` on one source that the store has a folder for, whose lock is held.
+pub struct Run<'a> {
+    /// Its folder.
+    pub source: &'a mut SourceDir,
+    /// The lock on it.
+    pub lock: &'a Lock,
+    /// How.
+    pub options: &'a Options,
+    /// When it began.
+    pub now: Timestamp,
+    /// Whom to tell.
+    pub watch: &'a dyn Watch,
+}
+
+/// Sums over all rounds of a run.
+#[derive(Default)]
+struct Sums {
+    pages: u64,
+    held: Duration,
+    full_because: Option<String>,
+    notes: Vec<String>,
+}
+
+impl Run<'_> {
+    /// Pulls from `address`.
+    pub fn pull(&mut self, address: &Address) -> Result<Pulled, Fault> {
+        self.source.clear_drafts(self.lock)?;
+        let mut client = Client::open(address, self.options.timeout)?;
+        let mut sums = Sums::default();
+        let arrived = self.transfer(&mut client, &mut sums)?;
+        let counts = (client.bytes_received(), client.bytes_sent());
+        drop(client);
+        let mut pulled = match arrived {
+            Arrived::Unchanged(copy) => self.unchanged(*copy, sums)?,
+            Arrived::Draft { draft, offer, done, base, md5 } => {
+                self.store(*draft, *offer, done, base, md5, sums, counts)?
+            }
+        };
+        (pulled.bytes_received, pulled.bytes_sent) = counts;
+        self.source.link_latest(self.lock)?;
+        if pulled.manifest.verdict == Verdict::Damaged && pulled.checked == Level::Full {
+            let damaged = judge::reprove(self.source, pulled.manifest.sequence, self.now, self.lock)?;
+            if !damaged.is_empty() {
+                pulled
+                    .notes
+                    .push(format!("earlier copies turned out to be damaged as well: {}", damaged.join(", ")));
+                self.source.link_latest(self.lock)?;
+            }
+        }
+        pulled.removed = self.rotate(pulled.manifest.verdict)?;
+        Ok(pulled)
+    }
+
+    /// Brings a proven draft, in as many rounds and tries as it takes.
+    fn transfer(&mut self, client: &mut Client, sums: &mut Sums) -> Result<Arrived, Fault> {
+        let copies = self.source.copies()?;
+        let mut base = copies.into_iter().rfind(|copy| !self.options.full && self.can_be_base(copy));
+        let mut draft: Option<Draft> = None;
+        let (mut proofs_failed, mut rounds_without_progress, mut fewest_missing) = (0, 0, u32::MAX);
+        loop {
+            let round = self.round(client, base.as_ref(), draft.take(), sums);
+            let (now_draft, offer, done) = match round {
+                Ok(round) => round,
+                // The agent found its mirror rotten and discarded it: the next try works.
+                Err(fault) if fault.kind == Kind::Unproven && proofs_failed + 1 < PROOFS_MAX => {
+                    sums.notes.push(fault.message);
+                    proofs_failed += 1;
+                    continue;
+                }
+                Err(fault) => return Err(fault),
+            };
+            let Some(mut now_draft) = now_draft else {
+                // No page came and the shape is the same: the source is what the base is, if the names agree.
+                match &base {
+                    Some(copy) if self.is_snapshot(copy, done.snapshot) => {
+                        let copy = copy.clone();
+                        if self.still_whole(&copy)? {
+                            return Ok(Arrived::Unchanged(Box::new(copy)));
+                        }
+                        sums.notes.push(format!("copy {} has rotted on this disk", copy.id));
+                        base = self.source.copies()?.into_iter().rfind(|copy| self.can_be_base(copy));
+                        continue;
+                    }
+                    _ => {
+                        return Err(Fault::new(
+                            Kind::Protocol,
+                            "the agent sent no page and named another snapshot",
+                        ));
+                    }
+                }
+            };
+            if done.pages_missing > 0 {
+                rounds_without_progress =
+                    if done.pages_missing < fewest_missing { 0 } else { rounds_without_progress + 1 };
+                fewest_missing = fewest_missing.min(done.pages_missing);
+                if rounds_without_progress > ROUNDS_WITHOUT_PROGRESS_MAX {
+                    return Err(Fault::new(
+                        Kind::NoSpace,
+                        "the device has no room to set changed pages aside, and they change faster than they travel",
+                    )
+                    .hint("free some room on the device, or lower `reserve` in its agent's configuration"));
+                }
+                draft = Some(now_draft);
+                continue;
+            }
+            let proof = self.read_back(&mut now_draft, done)?;
+            if proof.snapshot == done.snapshot && done.md5.is_none_or(|md5| proof.md5 == Some(md5)) {
+                let base = base.as_ref().and_then(|copy| copy.manifest.as_ref().ok()?.snapshot_id());
+                return Ok(Arrived::Draft {
+                    draft: Box::new(now_draft),
+                    offer: Box::new(offer),
+                    done,
+                    base,
+                    md5: proof.md5,
+                });
+            }
+            proofs_failed += 1;
+            sums.notes.push(format!(
+                "proof {proofs_failed} failed: what was read back is not {}",
+                done.snapshot.short()
+            ));
+            match proofs_failed {
+                1 => {
+                    now_draft.rehash()?;
+                    draft = Some(now_draft);
+                }
+                2 => {
+                    drop(now_draft);
+                    base = None;
+                    sums.full_because = Some("two proofs failed".to_owned());
+                }
+                _ => {
+                    return Err(Fault::new(Kind::Unproven, format!("{PROOFS_MAX} proofs failed in a row: this disk does not give back what is written to it"))
+                        .hint("look at the system's log; no copy was touched"));
+                }
+            }
+        }
+    }
+
+    /// One call: what leads from the base, or from the draft of an earlier round, to the newest snapshot. No draft comes back
+    /// if no page came and none had to go.
+    fn round(
+        &self,
+        client: &mut Client,
+        base: Option<&StoredCopy>,
+        mut draft: Option<Draft>,
+        sums: &mut Sums,
+    ) -> Result<(Option<Draft>, Offer, Done), Fault> {
+        let (base_said, hashes) = match (&mut draft, base) {
+            (Some(draft), _) => (Some(draft.as_base()), Some(draft.hashes_file()?)),
+            (None, Some(copy)) => {
+                let (geometry, snapshot) = self.shape(copy)?;
+                let pages = self.source.file(&copy.id, "pages");
+                let hashes = File::open(&pages)
+                    .map_err(|error| Fault::io(format!("`{}`", pages.display()), &error))?;
+                (Some(Base { geometry, snapshot: Some(snapshot) }), Some(hashes))
+            }
+            (None, None) => (None, None),
+        };
+        let start = Start { database: client.database().to_owned(), base: base_said, dry_run: false };
+        let mut events = client.pull(&start, hashes)?;
+        let mut offer: Option<Offer> = None;
+        let mut pages = 0u64;
+        loop {
+            match events.next_event()? {
+                Event::NeedHashes => {
+                    return Err(Fault::new(Kind::Internal, "a request for hashes that nobody answered"));
+                }
+                Event::Reading { pages_read, page_count } => self.watch.reading(pages_read, page_count),
+                Event::Offer(_) if offer.is_some() => {
+                    return Err(Fault::new(Kind::Protocol, "the agent made two offers"));
+                }
+                Event::Offer(offered) => {
+                    draft = self.prepare(draft, base, &offered)?;
+                    if let Some(why) = &offered.no_mirror_because {
+                        let note = format!("the agent worked without its mirror: {why}");
+                        if !sums.notes.contains(&note) {
+                            sums.notes.push(note);
+                        }
+                    }
+                    if sums.full_because.is_none() {
+                        sums.full_because = offered.full_because.clone();
+                    }
+                    offer = Some(*offered);
+                }
+                Event::Frame(frame) => {
+                    let Some(offer) = &offer else {
+                        return Err(Fault::new(Kind::Protocol, "pages before an offer"));
+                    };
+                    pages += frame.page_count();
+                    sums.pages += frame.page_count();
+                    if pages > u64::from(offer.geometry.page_count) {
+                        return Err(Fault::new(
+                            Kind::Protocol,
+                            "the agent sent more pages than the database has",
+                        ));
+                    }
+                    let delta = offer.full_because.is_none();
+                    let draft = match &mut draft {
+                        Some(draft) => draft,
+                        None => {
+                            draft.insert(Draft::create(self.source, offer.geometry, base.filter(|_| delta))?)
+                        }
+                    };
+                    draft.apply(&frame)?;
+                    let size = u64::from(offer.geometry.page_size.get());
+                    let of = if offer.pages > 0 {
+                        u64::from(offer.pages)
+                    } else {
+                        u64::from(offer.geometry.page_count)
+                    };
+                    self.watch.receiving(pages * size, if delta && offer.pages == 0 { 0 } else { of * size });
+                }
+                Event::Done(done) => {
+                    let offer = offer.ok_or_else(|| Fault::new(Kind::Protocol, "an end before an offer"))?;
+                    if offer.snapshot.is_some_and(|offered| offered != done.snapshot) {
+                        return Err(Fault::new(
+                            Kind::Protocol,
+                            "the agent offered one snapshot and ended with another",
+                        ));
+                    }
+                    sums.held += Duration::from_micros(done.held_micros);
+                    return Ok((draft, offer, done));
+                }
+            }
+        }
+    }
+
+    /// The draft that the frames of `offer` go to; `None` while it may turn out that nothing changed.
+    fn prepare(
+        &self,
+        draft: Option<Draft>,
+        base: Option<&StoredCopy>,
+        offer: &Offer,
+    ) -> Result<Option<Draft>, Fault> {
+        let delta = offer.full_because.is_none();
+        match (draft, base) {
+            (Some(mut draft), _) if delta => {
+                draft.resize(offer.geometry)?;
+                Ok(Some(draft))
+            }
+            (None, Some(copy)) if delta => {
+                let (geometry, snapshot) = self.shape(copy)?;
+                if geometry.page_size != offer.geometry.page_size {
+                    return Err(Fault::new(
+                        Kind::Protocol,
+                        "the agent offered a delta between two page sizes",
+                    ));
+                }
+                // Where the offer has no name yet, only the shape can tell.
+                let same =
+                    offer.snapshot.is_none_or(|offered| offered == snapshot) && geometry == offer.geometry;
+                match same {
+                    true => Ok(None),
+                    false => Draft::create(self.source, offer.geometry, Some(copy)).map(Some),
+                }
+            }
+            (None, None) if delta => Err(Fault::new(Kind::Protocol, "the agent offered a delta to nothing")),
+            (draft, _) => {
+                drop(draft);
+                Draft::create(self.source, offer.geometry, None).map(Some)
+            }
+        }
+    }
+
+    fn can_be_base(&self, copy: &StoredCopy) -> bool {
+        let exact = copy
+            .manifest
+            .as_ref()
+            .is_ok_and(|manifest| manifest.verdict.is_exact() && manifest.geometry().is_some());
+        exact && ["db", "pages"].iter().all(|suffix| self.source.file(&copy.id, suffix).exists())
+    }
+
+    fn shape(&self, copy: &StoredCopy) -> Result<(Geometry, SnapshotId), Fault> {
+        let manifest = copy.manifest.as_ref().ok();
+        let shape = manifest.and_then(|manifest| Some((manifest.geometry()?, manifest.snapshot_id()?)));
+        shape.ok_or_else(|| Fault::new(Kind::Rotten, format!("the manifest of {} makes no sense", copy.id)))
+    }
+
+    fn is_snapshot(&self, copy: &StoredCopy, snapshot: SnapshotId) -> bool {
+        copy.manifest.as_ref().ok().and_then(Manifest::snapshot_id) == Some(snapshot)
+    }
+
+    fn read_back(&self, draft: &mut Draft, done: Done) -> Result<proof::ReadBack, Fault> {
+        draft.sync()?;
+        let (geometry, of) = (draft.geometry(), draft.geometry().bytes());
+        let hashes = draft.hashes_file()?;
+        let read = proof::read_back(draft.path(), geometry, hashes, done.md5.is_some(), &|bytes| {
+            self.watch.proving(bytes, of)
+        });
+        read.map_err(|error| Fault::io("the draft cannot be read back", &error))
+    }
+
+    /// Reads `copy` against its hashes; one that rotted is marked so.
+    fn still_whole(&self, copy: &StoredCopy) -> Result<bool, Fault> {
+        match crate::verify::read(self.source, copy, false, &|bytes| self.watch.proving(bytes, 0)) {
+            Ok(_) => Ok(true),
+            Err(why) => {
+                if let Ok(manifest) = &copy.manifest {
+                    let mut manifest = manifest.clone();
+                    manifest.verdict = Verdict::Rotten;
+                    tracing::warn!(copy = %copy.id, why, "a copy has rotted");
+                    self.source.write_manifest(&manifest, self.lock)?;
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// The source is what the newest copy is; the check that is due is run on that.
+    fn unchanged(&mut self, copy: StoredCopy, sums: Sums) -> Result<Pulled, Fault> {
+        let copies = self.source.copies()?;
+        let mut manifest = copy.manifest.map_err(|why| Fault::new(Kind::Rotten, why))?;
+        let geometry =
+            manifest.geometry().ok_or_else(|| Fault::new(Kind::Rotten, "a manifest that makes no sense"))?;
+        let level = judge::level(self.options.verify, manifest.bytes, &copies, self.now);
+        let known = manifest.check(level).filter(|check| check.result == Verdict::Ok);
+        let findings = if level == Level::Hash || known.is_some() {
+            Vec::new()
+        } else {
+            let look = judge::look(&self.source.file(&manifest.copy, "db"), geometry, level, self.now)?;
+            let findings = look.check.findings.clone();
+            manifest.contents = look.contents;
+            manifest.record(look.check);
+            findings
+        };
+        let good = newest_good_before(&copies, manifest.sequence);
+        let (verdict, why) = judge::verdict(&manifest.checks, manifest.contents, manifest.accepted, good);
+        manifest.verdict = verdict;
+        self.source.write_manifest(&manifest, self.lock)?;
+        Ok(Pulled {
+            stored: false,
+            checked: level,
+            findings: findings.into_iter().chain(why).collect(),
+            transfer: "none",
+            changed_pages: 0,
+            held: sums.held,
+            notes: sums.notes,
+            removed: Vec::new(),
+            bytes_received: 0,
+            bytes_sent: 0,
+            manifest,
+        })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one arrival, used up here")]
+    fn store(
+        &mut self,
+        draft: Draft,
+        offer: Offer,
+        done: Done,
+        base: Option<SnapshotId>,
+        md5: Option<[u8; 16]>,
+        sums: Sums,
+        counts: (u64, u64),
+    ) -> Result<Pulled, Fault> {
+        let copies = self.source.copies()?;
+        let geometry = draft.geometry();
+        let level = judge::level(self.options.verify, geometry.bytes(), &copies, self.now);
+        let look = judge::look(draft.path(), geometry, level, self.now)?;
+        let findings = look.check.findings.clone();
+        let (copy, sequence) = self.source.next_copy(self.now)?;
+        let kind = if sums.full_because.is_some() { "full" } else { "delta" };
+        let good = newest_good_before(&copies, sequence);
+        let (verdict, why) = judge::verdict(std::slice::from_ref(&look.check), look.contents, false, good);
+        let manifest = Manifest {
+            v: Manifest::VERSION,
+            copy,
+            sequence,
+            snapshot: done.snapshot.to_string(),
+            page_size: geometry.page_size.get(),
+            page_count: geometry.page_count,
+            bytes: geometry.bytes(),
+            md5: md5.map(|md5| to_hex(&md5)),
+            taken_at: self.now,
+            source: offer.source,
+            transfer: Transfer {
+                kind: kind.to_owned(),
+                base: base.filter(|_| kind == "delta").map(|id| id.to_string()),
+                full_because: sums.full_because,
+                changed_pages: sums.pages,
+                bytes_received: counts.0,
+                bytes_sent: counts.1,
+                held_seconds: sums.held.as_secs_f64(),
+            },
+            contents: look.contents,
+            checks: vec![look.check],
+            verdict,
+            accepted: false,
+        };
+        draft.commit(self.source, &manifest, self.lock)?;
+        Ok(Pulled {
+            stored: true,
+            checked: level,
+            findings: findings.into_iter().chain(why).collect(),
+            transfer: if kind == "full" { "full" } else { "delta" },
+            changed_pages: sums.pages,
+            held: sums.held,
+            notes: sums.notes,
+            removed: Vec::new(),
+            bytes_received: 0,
+            bytes_sent: 0,
+            manifest,
+        })
+    }
+
+    /// After a good copy: the policy. After a finding: only what keeps a sick source from filling the disk.
+    fn rotate(&self, verdict: Verdict) -> Result<Vec<String>, Fault> {
+        let copies: Vec<Facts> = self.source.copies()?.iter().map(Facts::of).collect();
+        let decisions = match (verdict, self.options.policy) {
+            (Verdict::Damaged | Verdict::Suspect, _) => rotation::plan_findings(&copies),
+            (verdict, Some(policy)) if verdict.is_good() && !policy.is_empty() => {
+                rotation::plan(&copies, policy)
+            }
+            _ => return Ok(Vec::new()),
+        };
+        rotation::carry_out(self.source, &decisions, self.now, self.lock)
+    }
+}
+
+/// The newest good copy older than `sequence`.
+pub fn newest_good_before(copies: &[StoredCopy], sequence: u64) -> Option<&Manifest> {
+    let older = copies.iter().rev().filter(|copy| copy.sequence < sequence && copy.is_good());
+    older.filter_map(|copy| copy.manifest.as_ref().ok()).next()
+}

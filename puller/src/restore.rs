@@ -1,0 +1,127 @@
+//! Restore: a proven copy becomes a database again, in a file that does not exist yet.
+
+use crate::durable;
+use crate::proof;
+use crate::store::{SourceDir, StoredCopy};
+use crate::verify;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::header::{HEADER_LEN, Journal, set_journal};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+/// What was restored.
+#[derive(Debug)]
+pub struct Restored {
+    /// The copy.
+    pub copy: String,
+    /// The file.
+    pub target: PathBuf,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The journal mode it has.
+    pub journal: &'static str,
+}
+
+/// Proves `copy`, writes it beside `target`, proves what was written, and gives it the name. With `dry_run`, only proves.
+pub fn to_new_file(
+    source: &SourceDir,
+    copy: &StoredCopy,
+    target: &Path,
+    dry_run: bool,
+) -> Result<Restored, Fault> {
+    let shown = target.display();
+    let io = |error: io::Error| Fault::io(format!("`{shown}`"), &error);
+    if let Ok(there) = target.symlink_metadata() {
+        let what = if there.is_dir() { "is a directory" } else { "is there already" };
+        return Err(Fault::new(Kind::Target, format!("`{shown}` {what}; this release restores to new files only"))
+            .hint("name a file that does not exist; then stop the application and move it in the place of the old database, its -wal, -shm and -journal moved away together"));
+    }
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let mut beside = target.as_os_str().to_owned();
+        beside.push(suffix);
+        if Path::new(&beside).symlink_metadata().is_ok() {
+            return Err(Fault::new(
+                Kind::Target,
+                format!(
+                    "`{}` of an older database is there: SQLite would replay it into the copy",
+                    Path::new(&beside).display()
+                ),
+            )
+            .hint("move it away, or restore under another name"));
+        }
+    }
+    let found = verify::read(source, copy, true, &|_| {}).map_err(|why| {
+        Fault::new(Kind::Rotten, format!("copy {} is rotten: {why}", copy.id))
+            .hint("restore another: `puller list` shows them")
+    })?;
+    let manifest = copy.manifest.as_ref().map_err(|why| Fault::new(Kind::Rotten, why.clone()))?;
+    let geometry =
+        manifest.geometry().ok_or_else(|| Fault::new(Kind::Rotten, "a manifest that makes no sense"))?;
+    let journal = Journal::from_word(&manifest.source.journal).unwrap_or(Journal::Rollback);
+    let restored = Restored {
+        copy: copy.id.clone(),
+        target: target.to_owned(),
+        bytes: manifest.bytes,
+        journal: journal.word(),
+    };
+    let dir = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let stat = rustix::fs::statvfs(dir).map_err(|error| io(error.into()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < manifest.bytes {
+        let needed = manifest.bytes;
+        return Err(Fault::new(
+            Kind::NoSpace,
+            format!("`{}`: {needed} bytes are needed, and {free} are free", dir.display()),
+        ));
+    }
+    if dry_run {
+        return Ok(restored);
+    }
+    let aside = tempfile::Builder::new().prefix(".pullback-restore-").tempfile_in(dir).map_err(io)?;
+    let aside_path = aside.path().to_owned();
+    durable::remove(&aside_path).map_err(io)?;
+    reflink_copy::reflink_or_copy(source.file(&copy.id, "db"), &aside_path).map_err(io)?;
+    fs::set_permissions(&aside_path, fs::Permissions::from_mode(0o600)).map_err(io)?;
+    let hashes = File::open(source.file(&copy.id, "pages")).map_err(io)?;
+    let written = proof::read_back(&aside_path, geometry, hashes, false, &|_| {}).map_err(io)?;
+    if written.snapshot != found.snapshot {
+        return Err(Fault::new(
+            Kind::Unproven,
+            format!("what was written beside `{shown}` is not the copy: this disk may be failing"),
+        ));
+    }
+    finish(&aside_path, journal, manifest, dir).map_err(io)?;
+    durable::rename_new(&aside_path, target).and_then(|()| durable::sync_dir(dir)).map_err(|error| {
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Fault::new(Kind::Target, format!("`{shown}` came into being meanwhile; it is left as it is"))
+            }
+            _ => io(error),
+        }
+    })?;
+    Ok(restored)
+}
+
+/// Journal mode, owner and mode as the source had them, as far as this user may; then durable.
+fn finish(path: &Path, journal: Journal, manifest: &crate::manifest::Manifest, dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    if manifest.page_count > 0 && journal == Journal::Wal {
+        let mut header = [0; HEADER_LEN];
+        file.read_exact_at(&mut header, 0)?;
+        set_journal(&mut header, journal);
+        file.write_all_at(&header, 0)?;
+    }
+    let parent = fs::metadata(dir)?;
+    if rustix::process::geteuid().is_root() {
+        chown(path, Some(parent.uid()), Some(parent.gid()))?;
+    }
+    let mode = if manifest.source.mode == 0 { 0o600 } else { manifest.source.mode & 0o666 };
+    file.set_permissions(fs::Permissions::from_mode(mode | 0o600))?;
+    file.sync_all()
+}

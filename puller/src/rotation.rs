@@ -1,0 +1,260 @@
+//! Rotation: which copies stay, and why. A plan is made first; it can be shown, tested, and then carried out.
+//!
+//! Nothing evicts a good copy but newer good copies under the stated policy, and the newest good copy always stays.
+
+use crate::history;
+use crate::store::{Lock, SourceDir, StoredCopy};
+use jiff::{SignedDuration, Timestamp};
+use pullback_shared::fault::Fault;
+use pullback_shared::verdict::Verdict;
+
+/// Of damaged and of suspect copies, no more than this many are kept.
+const FINDINGS_KEPT_MAX: usize = 3;
+
+/// What to keep. Rules are OR-ed: a copy stays if any of them keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// The newest so many good copies.
+    pub keep_last: Option<u32>,
+    /// Good copies up to so many days older than the newest good one.
+    pub keep_days: Option<u32>,
+}
+
+impl Policy {
+    /// Whether nothing is stated: then nothing is ever removed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What rotation needs to know of a copy.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its id.
+    pub id: String,
+    /// When it was taken, by the clock of that time.
+    pub taken_at: Option<Timestamp>,
+    /// What is thought of it.
+    pub verdict: Verdict,
+}
+
+impl Facts {
+    /// Of `copy`.
+    pub fn of(copy: &StoredCopy) -> Self {
+        let taken_at = copy.manifest.as_ref().ok().map(|manifest| manifest.taken_at);
+        Self { id: copy.id.clone(), taken_at, verdict: copy.verdict() }
+    }
+}
+
+/// What becomes of a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The copy.
+    pub id: String,
+    /// Why it stays; empty: no reason keeps it, and it goes.
+    pub kept_because: Vec<String>,
+}
+
+impl Decision {
+    /// Whether the copy stays.
+    pub fn stays(&self) -> bool {
+        !self.kept_because.is_empty()
+    }
+}
+
+/// Decides for `copies`, which are in the order of their sequence, oldest first.
+pub fn plan(copies: &[Facts], policy: Policy) -> Vec<Decision> {
+    let newest_good = copies.iter().rposition(|copy| copy.verdict.is_good());
+    let mut decisions: Vec<Decision> =
+        copies.iter().map(|copy| Decision { id: copy.id.clone(), kept_because: Vec::new() }).collect();
+    let mut keep = |index: usize, why: &str| decisions[index].kept_because.push(why.to_owned());
+    let Some(newest_good) = newest_good else {
+        (0..copies.len()).for_each(|index| keep(index, "there is no good copy yet"));
+        return decisions;
+    };
+    keep(newest_good, "newest good copy");
+    if policy.is_empty() {
+        (0..copies.len()).for_each(|index| keep(index, "no policy"));
+        return decisions;
+    }
+    let good: Vec<usize> = (0..copies.len()).filter(|index| copies[*index].verdict.is_good()).collect();
+    for index in good.iter().rev().take(policy.keep_last.unwrap_or(0) as usize) {
+        keep(*index, "keep-last");
+    }
+    if let Some(days) = policy.keep_days {
+        within_days(copies, &good, days).into_iter().for_each(|(index, why)| keep(index, why));
+    }
+    let oldest_kept = good.iter().copied().find(|index| decisions[*index].stays()).unwrap_or(newest_good);
+    for (index, copy) in copies.iter().enumerate() {
+        let why = match copy.verdict {
+            Verdict::Rotten => "rotten copies are never removed",
+            Verdict::Unchecked if index > oldest_kept => "not yet checked",
+            _ => continue,
+        };
+        decisions[index].kept_because.push(why.to_owned());
+    }
+    keep_findings(copies, &mut decisions);
+    decisions
+}
+
+/// The good copies that `keep-days` keeps. Ages count from the newest good copy, so backups that stopped do not age away.
+/// A clock that jumped must not remove anything either: a copy from a later time than the newest stays, and where the newest
+/// good copy is alone in its window, the gap before it may be the clock's, so all stay until it has company.
+fn within_days(copies: &[Facts], good: &[usize], days: u32) -> Vec<(usize, &'static str)> {
+    let newest = good.last().and_then(|index| copies[*index].taken_at);
+    let window = SignedDuration::from_hours(i64::from(days) * 24);
+    let age = |index: usize| Some(newest?.duration_since(copies[index].taken_at?));
+    let inside: Vec<usize> =
+        good.iter().copied().filter(|index| age(*index).is_none_or(|age| age <= window)).collect();
+    let recent =
+        inside.iter().filter(|index| age(**index).is_some_and(|age| age >= SignedDuration::ZERO)).count();
+    let alone = recent <= 1 && good.len() > 1 && days > 0;
+    if alone {
+        return good
+            .iter()
+            .map(|index| (*index, "keep-days (the newest good copy is alone in its days)"))
+            .collect();
+    }
+    inside.into_iter().map(|index| (index, "keep-days")).collect()
+}
+
+/// Of damaged and suspect copies, the first and the newest of each run stay, and at most three of each kind.
+fn keep_findings(copies: &[Facts], decisions: &mut [Decision]) {
+    for verdict in [Verdict::Damaged, Verdict::Suspect] {
+        let is_it = |index: usize| copies.get(index).is_some_and(|copy| copy.verdict == verdict);
+        let edges = (0..copies.len())
+            .filter(|index| is_it(*index) && (*index == 0 || !is_it(*index - 1) || !is_it(*index + 1)));
+        let edges: Vec<usize> = edges.collect();
+        for index in edges.iter().rev().take(FINDINGS_KEPT_MAX) {
+            decisions[*index].kept_because.push(format!("first or newest {verdict} of its run"));
+        }
+    }
+}
+
+/// Which damaged and suspect copies go so that a sick source cannot fill the disk; good ones are not looked at.
+pub fn plan_findings(copies: &[Facts]) -> Vec<Decision> {
+    let mut decisions: Vec<Decision> =
+        copies.iter().map(|copy| Decision { id: copy.id.clone(), kept_because: Vec::new() }).collect();
+    keep_findings(copies, &mut decisions);
+    for (copy, decision) in copies.iter().zip(&mut decisions) {
+        if !matches!(copy.verdict, Verdict::Damaged | Verdict::Suspect) {
+            decision.kept_because.push("neither damaged nor suspect".to_owned());
+        }
+    }
+    decisions
+}
+
+/// Carries `decisions` out: removes the copies that no reason keeps. Returns their ids.
+pub fn carry_out(
+    source: &SourceDir,
+    decisions: &[Decision],
+    now: Timestamp,
+    lock: &Lock,
+) -> Result<Vec<String>, Fault> {
+    let mut removed = Vec::new();
+    source.link_latest(lock)?;
+    for decision in decisions.iter().filter(|decision| !decision.stays()) {
+        source.remove(&decision.id, lock)?;
+        let line = serde_json::json!({
+            "v": 1, "at": crate::clock::rfc3339(now), "run": "rotate", "outcome": "removed", "copy": decision.id,
+        });
+        history::add(source, &line)?;
+        removed.push(decision.id.clone());
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DAY: i64 = 86_400;
+
+    /// `o` ok, `d` damaged, `s` suspect, `u` unchecked, `r` rotten; one copy a day.
+    fn copies(verdicts: &str) -> Vec<Facts> {
+        let of = |(day, letter): (usize, char)| Facts {
+            id: format!("{day}"),
+            taken_at: Some(Timestamp::from_second(1_700_000_000 + day as i64 * DAY).unwrap()),
+            verdict: match letter {
+                'o' => Verdict::Ok,
+                'd' => Verdict::Damaged,
+                's' => Verdict::Suspect,
+                'u' => Verdict::Unchecked,
+                _ => Verdict::Rotten,
+            },
+        };
+        verdicts.chars().enumerate().map(of).collect()
+    }
+
+    fn kept(copies: &[Facts], keep_last: Option<u32>, keep_days: Option<u32>) -> String {
+        let decisions = plan(copies, Policy { keep_last, keep_days });
+        decisions.iter().map(|decision| if decision.stays() { '+' } else { '-' }).collect()
+    }
+
+    #[track_caller]
+    fn check(verdicts: &str, keep_last: Option<u32>, keep_days: Option<u32>, expected: &str) {
+        assert_eq!(kept(&copies(verdicts), keep_last, keep_days), expected);
+    }
+
+    #[test]
+    fn rules_keep_the_newest_good_copies() {
+        check("oooooo", Some(2), None, "----++");
+        check("oooooo", None, Some(2), "---+++");
+        check("oooooo", Some(1), Some(3), "--++++");
+        check("oooooo", None, None, "++++++");
+    }
+
+    #[test]
+    fn the_newest_good_copy_stays_whatever_the_policy() {
+        check("ooo", Some(0), Some(0), "--+");
+        check("oodd", Some(0), None, "-+++");
+        check("ddd", Some(0), None, "+++");
+    }
+
+    #[test]
+    fn copies_that_are_not_good_evict_nothing() {
+        check("ooddu", Some(2), None, "+++++");
+        check("oous", Some(1), None, "-+++");
+        check("uooo", Some(1), None, "---+");
+        check("rooo", Some(1), None, "+--+");
+    }
+
+    #[test]
+    fn a_sick_source_cannot_fill_the_disk() {
+        check("oddddddd", Some(9), None, "++-----+");
+        check("oddoddod", Some(9), None, "+--+++++");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_removes_nothing() {
+        let mut jumped = copies("oooo");
+        jumped[3].taken_at = Some(Timestamp::from_second(1_700_000_000 + 400 * DAY).unwrap());
+        assert_eq!(kept(&jumped, None, Some(2)), "++++");
+        let mut back = copies("oooo");
+        back[3].taken_at = Some(Timestamp::from_second(0).unwrap());
+        assert_eq!(kept(&back, None, Some(2)), "++++");
+    }
+
+    proptest! {
+        #[test]
+        fn no_policy_and_no_clock_removes_the_newest_good_copy(
+            verdicts in "[odsur]{1,30}",
+            times in prop::collection::vec(-1_000_000_000i64..4_000_000_000, 30),
+            keep_last in prop::option::of(0u32..5),
+            keep_days in prop::option::of(0u32..5),
+        ) {
+            let mut copies = copies(&verdicts);
+            for (copy, time) in copies.iter_mut().zip(times) {
+                copy.taken_at = Some(Timestamp::from_second(time).unwrap());
+            }
+            let decisions = plan(&copies, Policy { keep_last, keep_days });
+            let good = copies.iter().filter(|copy| copy.verdict.is_good()).count();
+            let stay = copies.iter().zip(&decisions).filter(|(copy, d)| copy.verdict.is_good() && d.stays()).count();
+            prop_assert!(stay >= good.min(keep_last.unwrap_or(1).max(1) as usize));
+            if let Some(newest) = copies.iter().rposition(|copy| copy.verdict.is_good()) {
+                prop_assert!(decisions[newest].stays());
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `verify`: whether a stored copy, or any database file, is still what it was.
+
+use crate::judge::{self, Verify};
+use crate::manifest::Level;
+use crate::proof;
+use crate::pull::newest_good_before;
+use crate::store::{Lock, SourceDir, StoredCopy};
+use jiff::Timestamp;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::header::{Header, Journal};
+use pullback_shared::page::Geometry;
+use pullback_shared::text::to_hex;
+use pullback_shared::verdict::Verdict;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// What was found.
+#[derive(Debug)]
+pub struct Verified {
+    /// The result.
+    pub result: Verdict,
+    /// Details, one a line.
+    pub detail: Vec<String>,
+}
+
+/// Reads `copy` whole against its page hashes, its snapshot's name and its MD5; the error says what is wrong.
+pub fn read(
+    source: &SourceDir,
+    copy: &StoredCopy,
+    want_md5: bool,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<proof::ReadBack, String> {
+    let manifest = copy.manifest.as_ref().map_err(Clone::clone)?;
+    let geometry = manifest.geometry().ok_or("the manifest's sizes make no sense")?;
+    let pages = source.file(&copy.id, "pages");
+    let hashes = File::open(&pages).map_err(|error| format!("the page hashes cannot be read: {error}"))?;
+    let len = hashes.metadata().map_err(|error| format!("the page hashes cannot be read: {error}"))?.len();
+    if len != u64::from(geometry.page_count) * 16 {
+        return Err(format!("the list of page hashes has {len} bytes, for {} pages", geometry.page_count));
+    }
+    let md5 = want_md5 && manifest.md5.is_some();
+    let found = proof::read_back(&source.file(&copy.id, "db"), geometry, hashes, md5, progress)
+        .map_err(|error| format!("the copy cannot be read: {error}"))?;
+    let same = Some(found.snapshot) == manifest.snapshot_id();
+    match found.first_wrong {
+        Some(no) if same => {
+            Err(format!("the list of page hashes has rotted at page {}; the copy itself is whole", no.get()))
+        }
+        Some(no) => Err(format!("page {} of the copy is not what it was", no.get())),
+        None if !same => Err("the copy and its page hashes are those of another snapshot".to_owned()),
+        None if md5 && found.md5.map(|md5| to_hex(&md5)) != manifest.md5 => {
+            Err("the MD5 in the manifest is not that of the copy".to_owned())
+        }
+        None => Ok(found),
+    }
+}
+
+/// Verifies a stored copy and records what was found.
+pub fn copy(
+    source: &SourceDir,
+    copy: &StoredCopy,
+    full: bool,
+    now: Timestamp,
+    lock: &Lock,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Verified, Fault> {
+    let mut manifest = match &copy.manifest {
+        Ok(manifest) => manifest.clone(),
+        Err(why) => return Ok(Verified { result: Verdict::Rotten, detail: vec![why.clone()] }),
+    };
+    if let Err(why) = read(source, copy, true, progress) {
+        if manifest.verdict != Verdict::Rotten {
+            manifest.verdict = Verdict::Rotten;
+            source.write_manifest(&manifest, lock)?;
+        }
+        return Ok(Verified { result: Verdict::Rotten, detail: vec![why] });
+    }
+    let geometry =
+        manifest.geometry().ok_or_else(|| Fault::new(Kind::Rotten, "a manifest that makes no sense"))?;
+    let copies = source.copies()?;
+    let others: Vec<StoredCopy> =
+        copies.iter().filter(|other| other.sequence <= copy.sequence).cloned().collect();
+    let wanted = if full { Verify::Full } else { Verify::Auto };
+    // The level that found something before, or that was asked for before, is not gone below.
+    let level = judge::level(wanted, manifest.bytes, &others, now).max(manifest.checked());
+    let look = judge::look(&source.file(&copy.id, "db"), geometry, level.max(Level::Quick), now)?;
+    let mut detail = look.check.findings.clone();
+    manifest.contents = look.contents;
+    manifest.record(look.check);
+    let good = newest_good_before(&copies, manifest.sequence);
+    let (verdict, why) = judge::verdict(&manifest.checks, manifest.contents, manifest.accepted, good);
+    detail.extend(why);
+    manifest.verdict = verdict;
+    source.write_manifest(&manifest, lock)?;
+    Ok(Verified { result: verdict, detail })
+}
+
+/// Verifies any database file. Nothing is written to it or beside it.
+pub fn file(path: &Path) -> Result<Verified, Fault> {
+    let shown = path.display();
+    let io = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Fault::new(Kind::Missing, format!("`{shown}`: there is no such file"))
+        }
+        _ => Fault::io(format!("`{shown}`"), &error),
+    };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() {
+        return Err(Fault::new(Kind::Unusable, format!("`{shown}` is no file")));
+    }
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let mut head = Vec::new();
+    File::open(path).and_then(|file| file.take(100).read_to_end(&mut head)).map_err(io)?;
+    if head.is_empty() {
+        return Ok(Verified {
+            result: Verdict::Ok,
+            detail: vec!["an empty file: a database without tables".to_owned()],
+        });
+    }
+    let Some(header) = Header::read(&head) else {
+        return Err(Fault::new(
+            Kind::NotADatabase,
+            format!("`{shown}` is not an SQLite database, or it is encrypted"),
+        ));
+    };
+    let mut detail = Vec::new();
+    let wal = std::fs::metadata(beside("-wal")).map(|metadata| metadata.len()).ok();
+    if std::fs::metadata(beside("-journal")).is_ok_and(|metadata| metadata.len() > 0) {
+        detail.push(
+            "a -journal lies beside it: its last writer died within a transaction, or is still writing"
+                .to_owned(),
+        );
+    }
+    match (header.journal, wal) {
+        (Journal::Wal, None) => detail.push(
+            "this looks like a hand copy: its -wal is missing, and with it the newest rows, if there were any in it".to_owned(),
+        ),
+        (Journal::Wal, Some(0)) => detail.push("its -wal is empty: if this is a hand copy, the newest rows may be missing".to_owned()),
+        (Journal::Wal, Some(bytes)) => detail.push(format!(
+            "{bytes} bytes lie in its -wal; the file alone is checked, without the rows that are only there"
+        )),
+        (Journal::Rollback, _) => {}
+    }
+    let size = u32::from(u16::from_be_bytes([head[16], head[17]]));
+    let size = if size == 1 { 65536 } else { size };
+    let pages = u32::try_from(metadata.len() / u64::from(size.max(1))).unwrap_or(u32::MAX);
+    let Some(geometry) = Geometry::new(size, pages) else {
+        return Err(Fault::new(Kind::NotADatabase, format!("`{shown}` names a page size of {size} bytes")));
+    };
+    if geometry.bytes() != metadata.len() {
+        detail.push(format!("its length is no whole number of pages of {size} bytes: it was cut short"));
+    }
+    let findings = proof::ask_file(path)?;
+    let result = match geometry.bytes() == metadata.len() {
+        true => findings.verdict(),
+        false => Verdict::Damaged,
+    };
+    detail.extend(findings.into_lines());
+    Ok(Verified { result, detail })
+}

@@ -1,0 +1,15 @@
+//! What the black-box tests share: the two real programs as processes, databases to pull, and ways to judge a copy.
+//!
+//! Nothing here links the agent or the puller: tests see what a user sees, which is command lines, JSON and files.
+//! Everything panics with a sentence when it cannot do its work, since its only callers are tests.
+
+pub mod catalogue;
+pub mod contents;
+pub mod databases;
+pub mod dice;
+pub mod ledger;
+pub mod programs;
+pub mod rows;
+pub mod sandbox;
+pub mod served;
+pub mod writer;

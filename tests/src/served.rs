@@ -1,0 +1,130 @@
+//! An agent process that serves databases over TCP on loopback.
+
+use crate::programs;
+use crate::sandbox::{self, Sandbox};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// A running `pullback-agent serve`, killed when the value goes. One per sandbox: it owns the agent's state there.
+#[derive(Debug)]
+pub struct Served<'a> {
+    sandbox: &'a Sandbox,
+    settings: String,
+    address: String,
+    child: Child,
+}
+
+/// How long the agent may take to listen, and to end when asked.
+const LIMIT: Duration = Duration::from_secs(20);
+
+impl<'a> Served<'a> {
+    /// Serves each `(name, path)`.
+    #[track_caller]
+    pub fn start(sandbox: &'a Sandbox, databases: &[(&str, &Path)]) -> Self {
+        Self::start_with(sandbox, databases, "")
+    }
+
+    /// The same with more lines of configuration, such as `mirror = "discard"`.
+    #[track_caller]
+    pub fn start_with(sandbox: &'a Sandbox, databases: &[(&str, &Path)], lines: &str) -> Self {
+        let mut settings =
+            format!("state_dir = {}\ntls = \"off\"\nreserve = \"0\"\n{lines}\n", toml(&sandbox.state()));
+        for (name, path) in databases {
+            settings += &format!("\n[database.{name}]\npath = {}\n", toml(path));
+        }
+        let (child, address) = launch(sandbox, "127.0.0.1:0", &settings);
+        Self { sandbox, settings, address, child }
+    }
+
+    /// How puller spells the database called `name`: `127.0.0.1:PORT/NAME`.
+    pub fn source(&self, name: &str) -> String {
+        format!("{}/{name}", self.address)
+    }
+
+    /// The address it listens on, `127.0.0.1:PORT`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The process, to look at or to signal.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All it has logged, over all its starts.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(log_file(self.sandbox)).expect("the log can be read");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Kills it as `kill -9` does, and waits until it is gone. [`Self::restart`] brings it back.
+    pub fn kill9(&mut self) {
+        self.child.kill().expect("a child can be killed");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Asks it to end, as an init system does (SIGTERM), and says how it ended.
+    #[track_caller]
+    pub fn terminate(&mut self) -> ExitStatus {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a child can be signalled");
+        sandbox::wait(&mut self.child, LIMIT).expect("the agent ends soon after SIGTERM")
+    }
+
+    /// Starts it again on the same address, killing it first where it still runs.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.kill9();
+        (self.child, self.address) = launch(self.sandbox, &self.address, &self.settings);
+    }
+}
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.kill9();
+        if std::thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+    }
+}
+
+#[track_caller]
+fn launch(sandbox: &Sandbox, listen: &str, settings: &str) -> (Child, String) {
+    let config = sandbox.file("agent.toml");
+    fs::write(&config, format!("listen = \"{listen}\"\n{settings}")).expect("a configuration can be written");
+    let log = File::options().create(true).append(true).open(log_file(sandbox)).expect("a log can be opened");
+    let mut command = sandbox.command(programs::agent());
+    command.arg("serve").arg("--config").arg(&config).stdout(Stdio::piped()).stderr(log);
+    let mut child = command.spawn().expect("the agent can be started");
+    let stdout = child.stdout.take().expect("the agent's stdout is a pipe");
+    let (send, receive) = mpsc::channel();
+    // Reads on to the end, so that the agent never waits for a reader of its output.
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Some(address) = line.trim().strip_prefix("listening on ") {
+                let _ = send.send(address.to_owned());
+            }
+        }
+    });
+    match receive.recv_timeout(LIMIT) {
+        Ok(address) => (child, address),
+        Err(_) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            let log = fs::read_to_string(log_file(sandbox)).unwrap_or_default();
+            panic!("the agent does not say where it listens; its log:\n{log}")
+        }
+    }
+}
+
+fn log_file(sandbox: &Sandbox) -> PathBuf {
+    sandbox.file("agent.log")
+}
+
+fn toml(path: &Path) -> String {
+    toml::Value::from(path.to_str().expect("paths of tests are UTF-8")).to_string()
+}
