@@ -71,7 +71,7 @@ fn a_database_above_one_gib_comes_without_its_lock_byte_page() {
     contents::assert_equal(&source, &local.path);
     assert_eq!(local.verdict, "ok", "{}", local.ran);
     // Two gigabytes at a time are enough.
-    fs::remove_dir_all(sandbox.store()).expect("a store can be removed");
+    fs::remove_dir_all(sandbox.store().join("local")).expect("a folder can be removed");
     let service = sandbox.pull(&[served.source("huge")]).succeeds("stored");
     contents::assert_equal(&source, &service.path);
     assert_eq!((&service.verdict, &service.snapshot), (&local.verdict, &local.snapshot), "{}", service.ran);
