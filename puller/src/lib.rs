@@ -18,3 +18,4 @@ pub mod restore;
 pub mod config;
 pub mod clock;
 pub mod durable;
+pub mod demo_database;

@@ -1,4 +1,4 @@
-//! Proving a file: read back whole against page hashes, and judged by SQLite. The only file here that opens databases.
+//! Proving a file: read back whole against page hashes, and judged by SQLite. Databases are opened here, and in [`crate::demo_database`].
 
 use crate::manifest::{Contents, Level};
 use md5::{Digest, Md5};
