@@ -111,7 +111,8 @@ impl Collector {
                 writer.finish(&mut self.fresh).map_err(|error| Fault::io("the new mirror", &error))
             }
             Outlet::Spool(builder, spool) => {
-                builder.finish().map_err(internal)?.map_or(Ok(()), |frame| spool.push(frame))
+                builder.finish().map_err(internal)?.map_or(Ok(()), |frame| spool.push(frame))?;
+                spool.flush()
             }
             Outlet::Direct(builder) => builder
                 .finish()

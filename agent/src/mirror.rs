@@ -96,11 +96,10 @@ impl Mirror {
         self.file("pages")
     }
 
-    /// Where the frames of a refresh go.
-    pub fn delta(&self) -> Result<File, Fault> {
-        open(&self.file("delta"), true)
-            .and_then(|file| file.set_len(0).map(|()| file))
-            .map_err(|error| self.io(&error))
+    /// Makes the file that the frames of a refresh go to.
+    pub fn delta(&self) -> impl FnOnce() -> io::Result<File> + Send + 'static {
+        let path = self.file("delta");
+        move || open(&path, true).and_then(|file| file.set_len(0).map(|()| file))
     }
 
     /// Begins a mirror that holds nothing: files for pages and hashes of the first snapshot.
@@ -135,7 +134,8 @@ impl Mirror {
 
     fn fold_io(&mut self, next: MirrorState) -> Result<(), Fault> {
         let io = |error: io::Error| Fault::io(format!("the mirror in `{}`", self.dir.display()), &error);
-        open(&self.file("delta"), false).and_then(|delta| delta.sync_all()).map_err(io)?;
+        // A refresh that only cut pages off made no delta; an empty one leads there.
+        open(&self.file("delta"), true).and_then(|delta| delta.sync_all()).map_err(io)?;
         self.write_state("fold.json", next).map_err(io)?;
         self.apply(next)?;
         self.state = Some(next);

@@ -8,7 +8,7 @@ use crate::collector::{Collector, MirrorWriter, Outlet};
 use crate::mirror::{Mirror, MirrorPages, MirrorState};
 use crate::room::{Room, RoomLimits};
 use crate::source::{Hold, HoldLimits, Source};
-use crate::spool::{Spool, Spooled};
+use crate::spool::{MEMORY_SPOOL_MAX, Spool, Spooled};
 use md5::{Digest, Md5};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame::{Compression, FRAME_BYTES_MAX, FrameBuilder};
@@ -52,8 +52,10 @@ impl Settings {
         }
     }
 
-    fn temp_dir(&self) -> PathBuf {
-        self.state_dir.clone().unwrap_or_else(std::env::temp_dir)
+    /// Where unnamed files go: into the state directory, or, where that cannot be written, to the system's place for such.
+    pub fn temp_dir(&self) -> PathBuf {
+        let usable = |dir: &PathBuf| rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok();
+        self.state_dir.clone().filter(usable).unwrap_or_else(std::env::temp_dir)
     }
 }
 
@@ -79,10 +81,11 @@ pub fn pull(
         Some(base) => Have::Hashes(base.geometry, receive_hashes(settings, base, inbound, outbound)?),
     };
     let pull = Pull { settings, source: &source, dry_run: start.dry_run, outbound };
+    let mut base = base;
     if let Some(mirror) = mirror {
-        match pull.with_mirror(mirror, &base)? {
+        match pull.with_mirror(mirror, base)? {
             None => return Ok(()),
-            Some(why) => no_mirror_because = Some(why),
+            Some(instead) => (base, no_mirror_because) = (instead.base, Some(instead.why)),
         }
     }
     pull.without_mirror(base, no_mirror_because)
@@ -139,6 +142,12 @@ struct Pull<'a> {
     outbound: &'a Outbound,
 }
 
+/// A pull that cannot be done with the mirror, which is discarded: what to build upon without it, and why.
+struct Instead {
+    base: Have,
+    why: String,
+}
+
 /// What is the same in every offer of one hold.
 struct Read {
     snapshot: SnapshotId,
@@ -148,8 +157,8 @@ struct Read {
 }
 
 impl Pull<'_> {
-    /// A pull with the mirror. Gives a sentence if it cannot be done with one; then nothing was sent.
-    fn with_mirror(&self, mut mirror: Mirror, base: &Have) -> Result<Option<String>, Fault> {
+    /// A pull with the mirror, or how to do it without; then nothing was sent.
+    fn with_mirror(&self, mut mirror: Mirror, base: Have) -> Result<Option<Instead>, Fault> {
         let hold = self.source.hold(self.settings.hold)?;
         match mirror.state() {
             None => self.first(mirror, hold, base),
@@ -167,13 +176,13 @@ impl Pull<'_> {
     }
 
     /// The first snapshot goes straight into a new mirror.
-    fn first(&self, mut mirror: Mirror, hold: Hold<'_>, base: &Have) -> Result<Option<String>, Fault> {
+    fn first(&self, mut mirror: Mirror, hold: Hold<'_>, base: Have) -> Result<Option<Instead>, Fault> {
         let geometry = hold.geometry();
         let (pages, hashes) = mirror.begin()?;
         let bytes = geometry.bytes() + u64::from(geometry.page_count) * PageHash::LEN as u64;
         if let Err(fault) = self.room().check(bytes) {
             mirror.discard().map_err(|error| Fault::io("the mirror", &error))?;
-            return Ok(Some(fault.message));
+            return Ok(Some(Instead { base, why: fault.message }));
         }
         let outlet = Outlet::Mirror(MirrorWriter::new(pages, hashes, geometry));
         let (mut read, mut collector) = match self.read(hold, None, outlet) {
@@ -181,7 +190,7 @@ impl Pull<'_> {
             Err(fault) => {
                 mirror.discard().map_err(|error| Fault::io("the mirror", &error))?;
                 return match fault.kind {
-                    Kind::NoSpace => Ok(Some(fault.message)),
+                    Kind::NoSpace => Ok(Some(Instead { base, why: fault.message })),
                     _ => Err(fault),
                 };
             }
@@ -191,14 +200,10 @@ impl Pull<'_> {
         drop(collector);
         let snapshot = MirrorState { snapshot: read.snapshot, geometry };
         mirror.adopt(snapshot);
-        let full_because = match base {
-            Have::Hashes(base, _) if base.page_size == geometry.page_size => None,
-            Have::Hashes(..) | Have::Mirror => Some("the page size changed".to_owned()),
-            Have::Nothing => Some(NOTHING_TO_BUILD_ON.to_owned()),
-        };
+        let full_because = full_unless_hashes(&base, geometry);
         std::thread::scope(|scope| {
             let settled = scope.spawn(|| mirror.settle());
-            let sent = self.send_from_mirror(&mirror, &read, full_because, base);
+            let sent = self.send_from_mirror(&mirror, &read, full_because, &base);
             settled
                 .join()
                 .unwrap_or_else(|_| Err(Fault::new(Kind::Internal, "making the mirror durable panicked")))?;
@@ -214,10 +219,10 @@ impl Pull<'_> {
         mut mirror: Mirror,
         state: MirrorState,
         hold: Hold<'_>,
-        base: &Have,
-    ) -> Result<Option<String>, Fault> {
+        base: Have,
+    ) -> Result<Option<Instead>, Fault> {
         let geometry = hold.geometry();
-        let spool = Spool::in_file(mirror.delta()?, self.room());
+        let spool = Spool::in_file(self.room(), mirror.delta());
         let outlet = Outlet::Spool(self.builder(geometry)?, spool);
         let (mut read, mut collector) = self.read(hold, Some(mirror.hashes()?), outlet)?;
         collector.finish()?;
@@ -231,15 +236,20 @@ impl Pull<'_> {
         if spool.is_full() || self.room().left() < grown {
             let why = "its refresh needs more room than `reserve` and `max_state` leave".to_owned();
             drop(spool);
+            // The list stays readable when the mirror's files have lost their names.
+            let base = match base {
+                Have::Mirror => Have::Hashes(state.geometry, mirror.hashes()?),
+                base => base,
+            };
             mirror.discard().map_err(|error| Fault::io("the mirror", &error))?;
-            return Ok(Some(why));
+            return Ok(Some(Instead { base, why }));
         }
         let delta = spool.finish()?;
         if unchanged {
             mirror.drop_delta();
             let sent = match base {
                 Have::Mirror => self.send_spooled(&read, None, delta, 0, None),
-                _ => self.send_from_mirror(&mirror, &read, full_unless_hashes(base, geometry), base),
+                _ => self.send_from_mirror(&mirror, &read, full_unless_hashes(&base, geometry), &base),
             };
             return sent.or_else(|fault| self.discard_rotten(mirror, fault)).map(|()| None);
         }
@@ -263,10 +273,10 @@ impl Pull<'_> {
                 drop(delta);
                 if let Err(fault) = mirror.fold(next) {
                     discard_failed(&mut mirror, &fault)?;
-                    return Ok(Some(fault.message));
+                    return Ok(Some(Instead { base, why: fault.message }));
                 }
-                let full_because = full_unless_hashes(base, geometry);
-                self.send_from_mirror(&mirror, &read, full_because, base)
+                let full_because = full_unless_hashes(&base, geometry);
+                self.send_from_mirror(&mirror, &read, full_because, &base)
                     .or_else(|fault| self.discard_rotten(mirror, fault))
                     .map(|()| None)
             }
@@ -286,11 +296,13 @@ impl Pull<'_> {
         if self.settings.state_dir.is_none() {
             return self.direct(hold, known, full_because);
         }
-        let spool = match tempfile::tempfile_in(self.settings.temp_dir()) {
-            Ok(file) if self.room().left() > crate::spool::MEMORY_SPOOL_MAX => {
-                Spool::in_file(file, self.room())
+        let room = self.room();
+        let spool = match room.left() > MEMORY_SPOOL_MAX {
+            true => {
+                let dir = self.settings.temp_dir();
+                Spool::in_file(room, move || tempfile::tempfile_in(dir))
             }
-            _ => Spool::in_memory(),
+            false => Spool::in_memory(),
         };
         let outlet = match self.dry_run {
             true => Outlet::Nowhere,

@@ -18,9 +18,17 @@ pub const MEMORY_SPOOL_MAX: u64 = 8 * 1024 * 1024;
 const ROOM_CHECK_EVERY: u64 = 8 * 1024 * 1024;
 
 enum Place {
-    File { file: BufWriter<File>, room: Room, until_check: u64 },
+    /// Made when the first frame comes: a source that did not change costs the device not a single write.
+    File {
+        make: Option<MakeFile>,
+        file: Option<BufWriter<File>>,
+        room: Room,
+        until_check: u64,
+    },
     Memory(Vec<u8>),
 }
+
+type MakeFile = Box<dyn FnOnce() -> std::io::Result<File> + Send>;
 
 /// Takes frames until it is full.
 pub struct Spool {
@@ -32,20 +40,12 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// A spool in `file`, as far as there is `room`.
-    pub fn in_file(file: File, room: Room) -> Self {
+    /// A spool in the empty file that `make` makes, as far as there is `room`.
+    pub fn in_file(room: Room, make: impl FnOnce() -> std::io::Result<File> + Send + 'static) -> Self {
         let bytes_max = room.left();
-        Self {
-            place: Place::File {
-                file: BufWriter::with_capacity(256 * 1024, file),
-                room,
-                until_check: ROOM_CHECK_EVERY,
-            },
-            bytes: 0,
-            bytes_max,
-            pages: 0,
-            full: false,
-        }
+        let place =
+            Place::File { make: Some(Box::new(make)), file: None, room, until_check: ROOM_CHECK_EVERY };
+        Self { place, bytes: 0, bytes_max, pages: 0, full: false }
     }
 
     /// A spool of [`MEMORY_SPOOL_MAX`] bytes.
@@ -88,7 +88,7 @@ impl Spool {
             return Ok(());
         }
         let written = match &mut self.place {
-            Place::File { file, .. } => file.write_all(&message),
+            Place::File { make, file, .. } => made(make, file).and_then(|file| file.write_all(&message)),
             Place::Memory(bytes) => bytes.write_all(&message),
         };
         match written {
@@ -105,24 +105,45 @@ impl Spool {
         }
     }
 
-    /// The frames, from the first, and the file they are in, if it is one.
-    pub fn finish(self) -> Result<Spooled, Fault> {
-        let io = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::StorageFull => {
-                Fault::new(Kind::Lost, "the device's disk filled up while pages were set aside")
-            }
-            _ => Fault::io("the spool of changed pages", &error),
+    /// Hands to the system what was taken. If the disk is full now, all of it counts as turned away.
+    pub fn flush(&mut self) -> Result<(), Fault> {
+        let flushed = match &mut self.place {
+            Place::File { file: Some(file), .. } => file.flush(),
+            _ => Ok(()),
         };
+        match flushed {
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                *self = Self { full: true, ..Self::in_memory() };
+                Ok(())
+            }
+            flushed => flushed.map_err(|error| Fault::io("the spool of changed pages", &error)),
+        }
+    }
+
+    /// The frames, from the first; after [`Spool::flush`].
+    pub fn finish(self) -> Result<Spooled, Fault> {
+        let io = |error: std::io::Error| Fault::io("the spool of changed pages", &error);
         let place = match self.place {
-            Place::File { file, .. } => {
+            Place::File { file: Some(file), .. } => {
                 let mut file = file.into_inner().map_err(|error| io(error.into_error()))?;
                 file.rewind().map_err(io)?;
                 SpooledPlace::File(file)
             }
+            Place::File { file: None, .. } => SpooledPlace::Memory(Vec::new()),
             Place::Memory(bytes) => SpooledPlace::Memory(bytes),
         };
         Ok(Spooled { place, bytes: self.bytes, pages: self.pages })
     }
+}
+
+fn made<'a>(
+    make: &mut Option<MakeFile>,
+    file: &'a mut Option<BufWriter<File>>,
+) -> std::io::Result<&'a mut BufWriter<File>> {
+    if let Some(make) = make.take() {
+        *file = Some(BufWriter::with_capacity(256 * 1024, make()?));
+    }
+    file.as_mut().ok_or_else(|| std::io::Error::other("the spool's file could not be made"))
 }
 
 enum SpooledPlace {
@@ -146,14 +167,6 @@ impl Spooled {
             SpooledPlace::File(file) => Box::new(BufReader::with_capacity(256 * 1024, file)),
             SpooledPlace::Memory(bytes) => Box::new(Cursor::new(bytes)),
         })
-    }
-
-    /// The file behind it, if it is one.
-    pub fn file(&self) -> Option<&File> {
-        match &self.place {
-            SpooledPlace::File(file) => Some(file),
-            SpooledPlace::Memory(_) => None,
-        }
     }
 }
 
@@ -213,11 +226,11 @@ mod tests {
     fn frames_come_back_as_they_went_in() {
         let dir = tempfile::tempdir().unwrap();
         let room = Room::new(dir.path(), RoomLimits { reserve: Some(0), max_state: None });
-        for mut spool in
-            [Spool::in_memory(), Spool::in_file(tempfile::tempfile_in(dir.path()).unwrap(), room)]
-        {
+        let path = dir.path().to_owned();
+        for mut spool in [Spool::in_memory(), Spool::in_file(room, move || tempfile::tempfile_in(path))] {
             (1..100).for_each(|n| spool.push(frame(n)).unwrap());
             assert!(!spool.is_full());
+            spool.flush().unwrap();
             let mut frames = spool.finish().unwrap().into_frames();
             (1..100).for_each(|n| assert_eq!(frames.next_frame().unwrap(), Some(frame(n))));
             assert_eq!(frames.next_frame().unwrap(), None);
@@ -228,7 +241,8 @@ mod tests {
     fn a_full_spool_says_so_and_keeps_what_it_has() {
         let dir = tempfile::tempdir().unwrap();
         let room = Room::new(dir.path(), RoomLimits { reserve: Some(0), max_state: Some(10_000) });
-        let mut spool = Spool::in_file(tempfile::tempfile_in(dir.path()).unwrap(), room);
+        let path = dir.path().to_owned();
+        let mut spool = Spool::in_file(room, move || tempfile::tempfile_in(path));
         (1..100).for_each(|n| spool.push(frame(n)).unwrap());
         assert!(spool.is_full());
         assert_eq!(spool.pages(), 2);

@@ -53,7 +53,7 @@ fn ask(settings: &Settings, path: &Path, tables: bool, info: &mut pb::DatabaseIn
 }
 
 fn tables_of(settings: &Settings, source: &Source) -> Result<Vec<pb::TableInfo>, Fault> {
-    let dir = settings.state_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let dir = settings.temp_dir();
     let scratch =
         one_file::scratch(&dir).map_err(|error| Fault::io(format!("`{}`", dir.display()), &error))?;
     one_file::write(source, settings.hold, scratch.as_file(), &dir)?;

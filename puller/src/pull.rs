@@ -415,7 +415,9 @@ impl Run<'_> {
         let good = newest_good_before(&copies, manifest.sequence);
         let (verdict, why) = judge::verdict(&manifest.checks, manifest.contents, manifest.accepted, good);
         manifest.verdict = verdict;
-        self.source.write_manifest(&manifest, self.lock)?;
+        if copies.iter().all(|copy| copy.manifest.as_ref() != Ok(&manifest)) {
+            self.source.write_manifest(&manifest, self.lock)?;
+        }
         Ok(Pulled {
             stored: false,
             checked: level,

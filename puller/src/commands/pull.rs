@@ -51,7 +51,7 @@ fn one(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Faul
                 false => say(cli, &shown, source, &pulled, duration),
             }
             complain(cli, &shown, source, &pulled);
-            about_rotation(cli, asked, config, source)?;
+            about_rotation(cli, asked, config, source);
             Ok(verdict.exit())
         }
         Err(fault) => {
@@ -302,23 +302,20 @@ fn complain(cli: &Cli, shown: &str, source: &SourceDir, pulled: &Pulled) {
 }
 
 /// Without a policy nothing is ever removed; that is said once for each source.
-fn about_rotation(cli: &Cli, asked: &Pull, config: &Config, source: &mut SourceDir) -> Result<(), Fault> {
-    let copies = source.copies()?.len();
-    if source.about.told_about_rotation
-        || copies < 2
-        || asked.no_rotate
-        || !super::policy(asked.keep, config).is_empty()
-    {
-        return Ok(());
+fn about_rotation(cli: &Cli, asked: &Pull, config: &Config, source: &mut SourceDir) {
+    let copies = source.copies().map_or(0, |copies| copies.len());
+    let has_policy = asked.no_rotate || !super::policy(asked.keep, config).is_empty();
+    if cli.common.quiet || source.about.told_about_rotation || copies < 2 || has_policy {
+        return;
     }
-    if !cli.common.quiet {
-        eprintln!(
-            "note: {copies} copies are kept and nothing is ever removed; for a limit add `keep-last = 30` to `{}`, or `--keep-last 30` to the command",
-            puller::config::default_path().display()
-        );
-        let _lock = source.lock()?;
-        source.about.told_about_rotation = true;
-        source.write_about()?;
+    eprintln!(
+        "note: {copies} copies are kept and nothing is ever removed; for a limit add `keep-last = 30` to `{}`, or \
+         `--keep-last 30` to the command",
+        puller::config::default_path().display()
+    );
+    // The run is over and was a success: that the note may be said again is no reason to fail.
+    source.about.told_about_rotation = true;
+    if let Err(fault) = source.lock().and_then(|_lock| source.write_about()) {
+        tracing::debug!(%fault, "the note will be said again");
     }
-    Ok(())
 }
