@@ -68,17 +68,18 @@ pub fn pull(
     outbound: &Outbound,
 ) -> Result<(), Fault> {
     let source = Source::find(path)?;
-    let (mirror, mut no_mirror_because) = match open_mirror(settings, &source) {
-        Ok(mirror) => (mirror, None),
-        Err(why) => (None, Some(why)),
-    };
-    let known_here = |base: &Base| {
-        mirror.as_ref().and_then(Mirror::state).is_some_and(|state| base.snapshot == Some(state.snapshot))
-    };
+    let (mut mirror, mut no_mirror_because) = open_mirror(settings, &source);
+    let mirrored = mirror.as_ref().and_then(Mirror::state).map(|state| state.snapshot);
     let base = match start.base {
         None => Have::Nothing,
-        Some(base) if known_here(&base) => Have::Mirror,
-        Some(base) => Have::Hashes(base.geometry, receive_hashes(settings, base, inbound, outbound)?),
+        Some(base) if base.snapshot.is_some() && base.snapshot == mirrored => Have::Mirror,
+        Some(base) => {
+            // A puller may take its time with its hashes; meanwhile the mirror is for others.
+            drop(mirror);
+            let hashes = receive_hashes(settings, base, inbound, outbound)?;
+            (mirror, no_mirror_because) = open_mirror(settings, &source);
+            Have::Hashes(base.geometry, hashes)
+        }
     };
     let pull = Pull { settings, source: &source, dry_run: start.dry_run, outbound };
     let mut base = base;
@@ -91,11 +92,14 @@ pub fn pull(
     pull.without_mirror(base, no_mirror_because)
 }
 
-/// Takes a snapshot of `source` into its mirror, as for a pull, but sends nothing.
-pub fn open_mirror(settings: &Settings, source: &Source) -> Result<Option<Mirror>, String> {
-    match (&settings.state_dir, settings.mirror) {
-        (Some(state_dir), true) => Mirror::open(state_dir, source.path()).map(Some),
-        _ => Ok(None),
+/// The mirror of `source`, or why there is none.
+fn open_mirror(settings: &Settings, source: &Source) -> (Option<Mirror>, Option<String>) {
+    let Some(state_dir) = settings.state_dir.as_ref().filter(|_| settings.mirror) else {
+        return (None, None);
+    };
+    match Mirror::open(state_dir, source.path()) {
+        Ok(mirror) => (Some(mirror), None),
+        Err(why) => (None, Some(why)),
     }
 }
 

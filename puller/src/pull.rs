@@ -24,6 +24,12 @@ const PROOFS_MAX: u32 = 3;
 /// Rounds of a pull from a device without room that may pass without getting closer to the end.
 const ROUNDS_WITHOUT_PROGRESS_MAX: u32 = 8;
 
+/// Rounds of one run, with progress or not.
+const ROUNDS_MAX: u32 = 10_000;
+
+/// Words about the progress of the hold in one round; an agent says one for every few thousand pages.
+const READINGS_MAX: u32 = 4_000_000;
+
 /// How a run is to pull.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -145,7 +151,7 @@ impl Run<'_> {
         let mut base = copies.into_iter().rfind(|copy| !self.options.full && self.can_be_base(copy));
         let mut draft: Option<Draft> = None;
         let (mut proofs_failed, mut rounds_without_progress, mut fewest_missing) = (0, 0, u32::MAX);
-        loop {
+        for _ in 0..ROUNDS_MAX {
             let round = self.round(client, base.as_ref(), draft.take(), sums);
             let (now_draft, offer, done) = match round {
                 Ok(round) => round,
@@ -223,6 +229,7 @@ impl Run<'_> {
                 }
             }
         }
+        Err(Fault::new(Kind::Protocol, format!("the agent did not come to an end in {ROUNDS_MAX} rounds")))
     }
 
     /// One call: what leads from the base, or from the draft of an earlier round, to the newest snapshot. No draft comes back
@@ -248,13 +255,19 @@ impl Run<'_> {
         let start = Start { database: client.database().to_owned(), base: base_said, dry_run: false };
         let mut events = client.pull(&start, hashes)?;
         let mut offer: Option<Offer> = None;
-        let mut pages = 0u64;
+        let (mut pages, mut readings) = (0u64, 0);
         loop {
             match events.next_event()? {
                 Event::NeedHashes => {
                     return Err(Fault::new(Kind::Internal, "a request for hashes that nobody answered"));
                 }
-                Event::Reading { pages_read, page_count } => self.watch.reading(pages_read, page_count),
+                Event::Reading { .. } if readings == READINGS_MAX => {
+                    return Err(Fault::new(Kind::Protocol, "the agent reads and reads"));
+                }
+                Event::Reading { pages_read, page_count } => {
+                    readings += 1;
+                    self.watch.reading(pages_read, page_count);
+                }
                 Event::Offer(_) if offer.is_some() => {
                     return Err(Fault::new(Kind::Protocol, "the agent made two offers"));
                 }
@@ -324,16 +337,16 @@ impl Run<'_> {
         let delta = offer.full_because.is_none();
         match (draft, base) {
             (Some(mut draft), _) if delta => {
+                if draft.geometry().page_size != offer.geometry.page_size {
+                    return Err(two_page_sizes());
+                }
                 draft.resize(offer.geometry)?;
                 Ok(Some(draft))
             }
             (None, Some(copy)) if delta => {
                 let (geometry, snapshot) = self.shape(copy)?;
                 if geometry.page_size != offer.geometry.page_size {
-                    return Err(Fault::new(
-                        Kind::Protocol,
-                        "the agent offered a delta between two page sizes",
-                    ));
+                    return Err(two_page_sizes());
                 }
                 // Where the offer has no name yet, only the shape can tell.
                 let same =
@@ -506,6 +519,10 @@ impl Run<'_> {
         };
         rotation::carry_out(self.source, &decisions, self.now, self.lock)
     }
+}
+
+fn two_page_sizes() -> Fault {
+    Fault::new(Kind::Protocol, "the agent offered a delta between two page sizes")
 }
 
 /// The newest good copy older than `sequence`.
