@@ -43,8 +43,7 @@ pub struct Collector {
     known: Option<HashList<File>>,
     /// The hashes that differ from the known ones; the others are absent in it.
     fresh: HashList<SpooledTempFile>,
-    /// The new pages.
-    pub outlet: Outlet,
+    outlet: Outlet,
     outbound: Option<Outbound>,
     pages_read: u32,
     /// Pages whose hash is not the known one.
@@ -119,6 +118,14 @@ impl Collector {
                 .map_err(internal)?
                 .map_or(Ok(()), |frame| send(self.outbound.as_ref(), frame)),
             Outlet::Nowhere => Ok(()),
+        }
+    }
+
+    /// The spool that the pages went to.
+    pub fn into_spool(self) -> Spool {
+        match self.outlet {
+            Outlet::Spool(_, spool) => spool,
+            _ => unreachable!("BUG: a spool was asked for where none was given"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The agent's configuration: a TOML file, checked whole before anything starts.
 
 use crate::room::RoomLimits;
-use crate::snapshot::Settings;
+use crate::settings::Settings;
 use crate::source::HoldLimits;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame::Compression;

@@ -1,7 +1,8 @@
 //! The Pullback agent: consistent snapshots of live SQLite databases, served over gRPC.
 //!
 //! One pull, read top to bottom: [`service`] takes the call, [`snapshot`] decides and sends, [`source`] holds the
-//! database, [`sink`] is what SQLite's backup writes into, [`collector`] compares, [`mirror`] and [`spool`] keep.
+//! database, [`sink`] is what SQLite's backup writes into, [`collector`] compares, [`mirror`] and [`spool`] keep,
+//! [`transfer`] sends.
 
 pub mod service;
 pub mod snapshot;
@@ -9,7 +10,9 @@ pub mod source;
 pub mod collector;
 pub mod mirror;
 pub mod spool;
+pub mod transfer;
 pub mod call;
+pub mod settings;
 pub mod room;
 pub mod statistics;
 pub mod config;

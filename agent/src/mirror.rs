@@ -166,13 +166,6 @@ impl Mirror {
         remove(&self.file("delta")).map_err(io)
     }
 
-    /// Drops a delta that was not folded.
-    pub fn drop_delta(&self) {
-        if let Err(error) = remove(&self.file("delta")) {
-            tracing::warn!(%error, "a delta could not be removed");
-        }
-    }
-
     /// Forgets the snapshot and gives its room back. The state goes first and durably, so that no crash leaves it beside
     /// pages of another snapshot.
     pub fn discard(&mut self) -> io::Result<()> {
@@ -185,6 +178,11 @@ impl Mirror {
             remove(&self.file(name))?;
         }
         Ok(())
+    }
+
+    /// [`Mirror::discard`], its error as a fault.
+    pub fn discard_checked(&mut self) -> Result<(), Fault> {
+        self.discard().map_err(|error| Fault::io(format!("the mirror in `{}`", self.dir.display()), &error))
     }
 
     fn recover(&self) -> Result<Option<MirrorState>, String> {

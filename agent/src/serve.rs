@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::service::{Agent, Databases};
-use crate::snapshot::Settings;
+use crate::settings::Settings;
 use anyhow::Context;
 use std::future::Future;
 use std::time::Duration;

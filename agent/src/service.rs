@@ -1,7 +1,8 @@
 //! The gRPC edge: a call is decoded, given to a thread of its own, and its events are sent. Nothing else is async here.
 
 use crate::call::{EVENTS_IN_FLIGHT, Inbound, Outbound};
-use crate::snapshot::{self, Settings};
+use crate::settings::Settings;
+use crate::snapshot;
 use crate::statistics;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::pb::pullback_server::{Pullback, PullbackServer};

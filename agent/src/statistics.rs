@@ -3,7 +3,7 @@
 
 use crate::one_file;
 use crate::room::disk;
-use crate::snapshot::Settings;
+use crate::settings::Settings;
 use crate::source::Source;
 use pullback_shared::fault::Fault;
 use pullback_shared::pb;

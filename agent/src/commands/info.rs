@@ -2,7 +2,7 @@
 
 use crate::cli::Cli;
 use comfy_table::{Table, presets};
-use pullback_agent::snapshot::Settings;
+use pullback_agent::settings::Settings;
 use pullback_agent::statistics;
 use pullback_shared::fault::Fault;
 use pullback_shared::pb::DatabaseInfo;
