@@ -2,7 +2,7 @@
 
 use crate::durable;
 use crate::manifest::Manifest;
-use crate::store::{Lock, SourceDir, StoredCopy};
+use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame::{Frame, FrameError};
 use pullback_shared::hashes::HashList;

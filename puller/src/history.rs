@@ -1,7 +1,7 @@
 //! The history of a source: one JSON line for each run that stored, found nothing new, failed, or removed copies.
 
 use crate::durable;
-use crate::store::SourceDir;
+use crate::source_dir::SourceDir;
 use pullback_shared::fault::Fault;
 use serde_json::Value;
 use std::collections::BTreeSet;

@@ -2,7 +2,7 @@
 
 use crate::manifest::{Check, Contents, Level, Manifest};
 use crate::proof;
-use crate::store::{Lock, SourceDir, StoredCopy};
+use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use jiff::{SignedDuration, Timestamp};
 use pullback_shared::fault::Fault;
 use pullback_shared::verdict::Verdict;

@@ -10,6 +10,7 @@ pub mod draft;
 pub mod proof;
 pub mod judge;
 pub mod store;
+pub mod source_dir;
 pub mod manifest;
 pub mod history;
 pub mod rotation;

@@ -7,7 +7,7 @@ use crate::judge::{self, Verify};
 use crate::manifest::{Level, Manifest, Transfer};
 use crate::proof;
 use crate::rotation::{self, Facts, Policy};
-use crate::store::{Lock, SourceDir, StoredCopy};
+use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::page::Geometry;

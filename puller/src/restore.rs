@@ -2,7 +2,7 @@
 
 use crate::durable;
 use crate::proof;
-use crate::store::{SourceDir, StoredCopy};
+use crate::source_dir::{SourceDir, StoredCopy};
 use crate::verify;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{HEADER_LEN, Journal, set_journal};

@@ -3,7 +3,7 @@
 //! Nothing evicts a good copy but newer good copies under the stated policy, and the newest good copy always stays.
 
 use crate::history;
-use crate::store::{Lock, SourceDir, StoredCopy};
+use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use jiff::{SignedDuration, Timestamp};
 use pullback_shared::fault::Fault;
 use pullback_shared::verdict::Verdict;

@@ -4,7 +4,7 @@ use crate::judge::{self, Verify};
 use crate::manifest::Level;
 use crate::proof;
 use crate::pull::newest_good_before;
-use crate::store::{Lock, SourceDir, StoredCopy};
+use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{Header, Journal};

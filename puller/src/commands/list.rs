@@ -4,7 +4,7 @@ use super::text;
 use crate::cli::Cli;
 use pullback_shared::fault::Fault;
 use puller::rotation::{self, Facts};
-use puller::store::SourceDir;
+use puller::source_dir::SourceDir;
 use serde_json::json;
 
 pub(crate) fn run(cli: &Cli, source: Option<&str>, long: bool) -> Result<u8, Fault> {

@@ -10,7 +10,8 @@ use puller::config::Config;
 use puller::history;
 use puller::judge::Verify;
 use puller::pull::{Options, Pulled, Run};
-use puller::store::{SourceDir, Store, StoredCopy};
+use puller::source_dir::{SourceDir, StoredCopy};
+use puller::store::Store;
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use super::text;
 use crate::cli::{Cli, Keep};
 use pullback_shared::fault::{Fault, Kind};
 use puller::rotation::{self, Facts};
-use puller::store::SourceDir;
+use puller::source_dir::SourceDir;
 use serde_json::json;
 
 pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) -> Result<u8, Fault> {

@@ -4,7 +4,7 @@ use crate::cli::Cli;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::verdict::Verdict;
 use puller::history;
-use puller::store::{SourceDir, StoredCopy};
+use puller::source_dir::{SourceDir, StoredCopy};
 use puller::verify::{self, Verified};
 use serde_json::json;
 use std::path::Path;

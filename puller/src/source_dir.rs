@@ -1,0 +1,326 @@
+//! The folder of one source in the store: its copies, its lock, its history's place.
+//!
+//! A copy exists from the moment its manifest has its name; everything before that is a draft, and a run that holds the
+//! lock clears drafts away. A copy whose manifest rotted is still a copy: it is listed as rotten and never cleared.
+
+use crate::address::Address;
+use crate::durable;
+use crate::manifest::Manifest;
+use jiff::Timestamp;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::text::printable;
+use pullback_shared::verdict::Verdict;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// The version of `source.json`.
+const VERSION: u32 = 1;
+
+/// `source.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct About {
+    v: u32,
+    /// What makes it this source: door and place.
+    pub key: String,
+    /// A name given by a person.
+    pub name: Option<String>,
+    /// What its copies' ids begin with.
+    pub stem: String,
+    next_sequence: u64,
+    /// Whether it was said that nothing is removed without a policy.
+    #[serde(default)]
+    pub told_about_rotation: bool,
+}
+
+/// The folder of one source.
+#[derive(Clone, Debug)]
+pub struct SourceDir {
+    dir: PathBuf,
+    /// Which source it is.
+    pub about: About,
+}
+
+/// One copy, as the store finds it.
+#[derive(Clone, Debug)]
+pub struct StoredCopy {
+    /// The id, from the name of the manifest.
+    pub id: String,
+    /// The order, from the same name.
+    pub sequence: u64,
+    /// What is known of it, or why it cannot be read.
+    pub manifest: Result<Manifest, String>,
+}
+
+impl StoredCopy {
+    /// The verdict; a copy whose manifest cannot be read is rotten.
+    pub fn verdict(&self) -> Verdict {
+        self.manifest.as_ref().map_or(Verdict::Rotten, |manifest| manifest.verdict)
+    }
+
+    /// Whether it is a good copy.
+    pub fn is_good(&self) -> bool {
+        self.verdict().is_good()
+    }
+}
+
+impl SourceDir {
+    /// Makes `source.json` in the new folder `dir`.
+    pub(crate) fn create(
+        dir: PathBuf,
+        key: String,
+        name: Option<String>,
+        stem: String,
+    ) -> Result<Self, Fault> {
+        let about = About { v: VERSION, key, name, stem, next_sequence: 1, told_about_rotation: false };
+        let source = Self { dir, about };
+        source.write_about()?;
+        Ok(source)
+    }
+
+    /// The source whose folder is `dir`.
+    pub(crate) fn open(dir: PathBuf) -> Result<Self, Fault> {
+        let file = dir.join("source.json");
+        let bytes = fs::read(&file).map_err(|error| Fault::io(format!("`{}`", file.display()), &error))?;
+        let about: About = serde_json::from_slice(&bytes).map_err(|error| {
+            Fault::new(Kind::Io, format!("`{}` is damaged: {error}", file.display()))
+                .hint("doc/format.md shows what it holds; the copies beside it are not touched")
+        })?;
+        Ok(Self { dir, about })
+    }
+
+    /// `HOST/STEM`: how the source is called where it has no name.
+    pub fn label(&self) -> String {
+        let host = self.dir.parent().and_then(Path::file_name).unwrap_or_default();
+        format!("{}/{}", host.to_string_lossy(), self.stem())
+    }
+
+    /// The name given, or the label.
+    pub fn shown(&self) -> String {
+        self.about.name.clone().unwrap_or_else(|| self.label())
+    }
+
+    /// The folder's own name.
+    pub(crate) fn stem(&self) -> String {
+        self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Where it is reached, from its key.
+    pub fn address(&self) -> Result<Address, Fault> {
+        let from_key = match self.about.key.split_once(':') {
+            Some(("local", path)) => Some(Address::Local(path.into())),
+            Some(("agent", place)) => Address::parse(place)?,
+            _ => None,
+        };
+        from_key.ok_or_else(|| {
+            Fault::new(Kind::Io, format!("`{}` names no door that this release knows", self.about.key))
+        })
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where its copies are.
+    pub fn copies_dir(&self) -> PathBuf {
+        self.dir.join("copies")
+    }
+
+    /// The file of copy `id` that ends in `suffix`: `db`, `pages` or `json`.
+    pub fn file(&self, id: &str, suffix: &str) -> PathBuf {
+        self.copies_dir().join(format!("{id}.{suffix}"))
+    }
+
+    /// The history's file.
+    pub fn history_file(&self) -> PathBuf {
+        self.dir.join("history.jsonl")
+    }
+
+    /// Takes the lock, which goes with the process.
+    pub fn lock(&self) -> Result<Lock, Fault> {
+        let path = self.dir.join(".lock");
+        let io = |error: io::Error| Fault::io(format!("`{}`", path.display()), &error);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(fs::TryLockError::WouldBlock) => {
+                Err(Fault::new(Kind::Locked, format!("another run works on `{}`", self.shown()))
+                    .hint("wait until it ends; the lock goes with its process, there is nothing to remove"))
+            }
+            Err(fs::TryLockError::Error(error)) => Err(io(error)),
+        }
+    }
+
+    /// Its copies, oldest first.
+    pub fn copies(&self) -> Result<Vec<StoredCopy>, Fault> {
+        let dir = self.copies_dir();
+        let io = |error: io::Error| Fault::io(format!("`{}`", dir.display()), &error);
+        let mut copies = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(io)?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(id) = name.strip_suffix(".json") else { continue };
+            let Some(sequence) = sequence_of(id) else { continue };
+            let manifest =
+                fs::read(entry.path()).map_err(|error| format!("the manifest cannot be read: {error}"));
+            let manifest = manifest.and_then(|bytes| Manifest::from_bytes(&bytes)).and_then(|manifest| {
+                match manifest.copy == id {
+                    true => Ok(manifest),
+                    false => Err("the manifest is that of another copy".to_owned()),
+                }
+            });
+            copies.push(StoredCopy { id: id.to_owned(), sequence, manifest });
+        }
+        copies.sort_by_key(|copy| copy.sequence);
+        Ok(copies)
+    }
+
+    /// The copy that `wanted` means: `latest`, `latest~N` (good copies), an id or the unique beginning of one, or the
+    /// beginning of a snapshot's name.
+    pub fn copy(&self, wanted: &str) -> Result<StoredCopy, Fault> {
+        let copies = self.copies()?;
+        let unknown = |why: String| {
+            Fault::new(Kind::Unknown, why).hint(format!("`puller list {}` shows the copies", self.shown()))
+        };
+        if let Some(back) = wanted.strip_prefix("latest") {
+            let back = match back.strip_prefix('~').map(str::parse::<usize>) {
+                None if back.is_empty() => 0,
+                Some(Ok(back)) => back,
+                _ => return Err(unknown(format!("`{wanted}` is no copy"))),
+            };
+            let good: Vec<StoredCopy> = copies.into_iter().filter(StoredCopy::is_good).collect();
+            let count = good.len();
+            return good.into_iter().rev().nth(back).ok_or_else(|| {
+                unknown(format!("`{}` has {count} good copies, so there is no `{wanted}`", self.shown()))
+            });
+        }
+        let is_it = |copy: &StoredCopy| {
+            let by_snapshot =
+                copy.manifest.as_ref().is_ok_and(|manifest| manifest.snapshot.starts_with(wanted));
+            copy.id.starts_with(wanted) || (wanted.len() >= 4 && by_snapshot)
+        };
+        if let Some(exact) = copies.iter().find(|copy| copy.id == wanted) {
+            return Ok(exact.clone());
+        }
+        let found: Vec<StoredCopy> = copies.into_iter().filter(is_it).collect();
+        match found.len() {
+            0 => Err(unknown(format!("`{}` has no copy `{}`", self.shown(), printable(wanted, 100)))),
+            1 => Ok(found.into_iter().next().expect("BUG: one copy that is none")),
+            count => Err(unknown(format!("`{wanted}` is the beginning of {count} copies"))),
+        }
+    }
+
+    /// A new id and its sequence number, which is not used again whatever happens.
+    pub fn next_copy(&mut self, taken_at: Timestamp) -> Result<(String, u64), Fault> {
+        let newest = self.copies()?.last().map_or(0, |copy| copy.sequence);
+        let sequence = self.about.next_sequence.max(newest + 1);
+        self.about.next_sequence = sequence + 1;
+        self.write_about()?;
+        let stem: String = self.about.stem.chars().take(40).collect();
+        Ok((format!("{stem}-{sequence:06}-{}", crate::clock::stamp(taken_at)), sequence))
+    }
+
+    /// Writes `source.json`.
+    pub fn write_about(&self) -> Result<(), Fault> {
+        let file = self.dir.join("source.json");
+        let json = serde_json::to_vec_pretty(&self.about).expect("BUG: a source that is no JSON");
+        durable::replace(&file, &json, 0o600)
+            .map_err(|error| Fault::io(format!("`{}`", file.display()), &error))
+    }
+
+    /// Removes what a run that died left behind: drafts, and files of a copy that never got its manifest.
+    pub fn clear_drafts(&self, _lock: &Lock) -> Result<(), Fault> {
+        let dir = self.copies_dir();
+        let io = |error: io::Error| Fault::io(format!("`{}`", dir.display()), &error);
+        let stored = crate::history::stored_copies(self)?;
+        for entry in fs::read_dir(&dir).map_err(io)?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let orphan = name.strip_suffix(".db").or_else(|| name.strip_suffix(".pages")).is_some_and(|id| {
+                // A manifest that went missing later is damage, not a draft: history knows the copy.
+                sequence_of(id).is_some() && !self.file(id, "json").exists() && !stored.contains(id)
+            });
+            let aside = name.starts_with('.') && name.ends_with(".new");
+            if name.starts_with("draft-") || orphan || aside {
+                tracing::debug!(name, "left by a run that died; removed");
+                durable::remove(&entry.path()).map_err(io)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies that history says were stored, whose manifest is gone though nobody removed them.
+    pub fn missing_copies(&self) -> Result<Vec<String>, Fault> {
+        let here: Vec<String> = self.copies()?.into_iter().map(|copy| copy.id).collect();
+        Ok(crate::history::stored_copies(self)?.into_iter().filter(|id| !here.contains(id)).collect())
+    }
+
+    /// Writes the manifest of a copy: the commit of a new one, or a change of what is known of an old one.
+    pub fn write_manifest(&self, manifest: &Manifest, _lock: &Lock) -> Result<(), Fault> {
+        let file = self.file(&manifest.copy, "json");
+        durable::replace(&file, &manifest.to_bytes(), 0o400)
+            .map_err(|error| Fault::io(format!("`{}`", file.display()), &error))
+    }
+
+    /// Points `latest.db` at the newest good copy, if there is one.
+    pub fn link_latest(&self, _lock: &Lock) -> Result<(), Fault> {
+        let Some(newest) = self.copies()?.into_iter().rfind(StoredCopy::is_good) else { return Ok(()) };
+        let link = self.dir.join("latest.db");
+        let target = Path::new("copies").join(format!("{}.db", newest.id));
+        if fs::read_link(&link).is_ok_and(|found| found == target) {
+            return Ok(());
+        }
+        let aside = self.dir.join(".latest.new");
+        let linked = durable::remove(&aside)
+            .and_then(|()| symlink(&target, &aside))
+            .and_then(|()| fs::rename(&aside, &link));
+        linked
+            .and_then(|()| durable::sync_dir(&self.dir))
+            .map_err(|error| Fault::io(format!("`{}`", link.display()), &error))
+    }
+
+    /// Removes a copy: its manifest first, so that no half copy is ever listed.
+    pub fn remove(&self, id: &str, _lock: &Lock) -> Result<(), Fault> {
+        let removed = ["json", "db", "pages"].iter().try_for_each(|suffix| {
+            durable::remove(&self.file(id, suffix))?;
+            if *suffix == "json" { durable::sync_dir(&self.copies_dir()) } else { Ok(()) }
+        });
+        removed.map_err(|error| Fault::io(format!("copy `{id}` cannot be removed"), &error))
+    }
+}
+
+/// The right to change a source's folder.
+pub struct Lock {
+    _file: File,
+}
+
+/// The sequence in an id such as `gym-000123-20261121T090000Z`.
+fn sequence_of(id: &str) -> Option<u64> {
+    let mut parts = id.rsplitn(3, '-');
+    let (stamp, sequence, stem) = (parts.next()?, parts.next()?, parts.next()?);
+    let digits = sequence.len() >= 6 && sequence.bytes().all(|b| b.is_ascii_digit());
+    (digits && stamp.len() == 16 && !stem.is_empty() && stem != "draft").then(|| sequence.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_have_a_sequence() {
+        assert_eq!(sequence_of("gym-000123-20261121T090000Z"), Some(123));
+        assert_eq!(sequence_of("my-gym-2-1000000-20261121T090000Z"), Some(1_000_000));
+        for other in
+            ["draft-000123", "gym", "gym-12-20261121T090000Z", "-000123-20261121T090000Z", "gym-000123-x"]
+        {
+            assert_eq!(sequence_of(other), None, "{other}");
+        }
+    }
+}
