@@ -63,8 +63,14 @@ impl Sandbox {
     /// Runs `puller --store STORE ARGUMENTS` to its end.
     #[track_caller]
     pub fn puller<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
+        self.puller_in(&self.store(), arguments)
+    }
+
+    /// Runs `puller --store STORE ARGUMENTS` to its end, with another store than the sandbox's own.
+    #[track_caller]
+    pub fn puller_in<S: AsRef<OsStr>>(&self, store: &Path, arguments: &[S]) -> Ran {
         let mut command = self.command(programs::puller());
-        command.arg("--store").arg(self.store()).args(arguments);
+        command.arg("--store").arg(store).args(arguments);
         self.run(&mut command)
     }
 

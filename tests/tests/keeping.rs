@@ -1,0 +1,183 @@
+//! Copies are listed, shown, verified and rotated as they were pulled; without a policy nothing ever goes.
+
+use pullback_tests::databases;
+use pullback_tests::sandbox::Sandbox;
+use rusqlite::Connection;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A sandbox with `count` copies of a gym that changed in between.
+fn stored(count: usize) -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 200_000, 4096);
+    for number in 0..count {
+        change(&source, number);
+        sandbox.pull(&[&source]).succeeds("stored");
+    }
+    (sandbox, source)
+}
+
+fn change(source: &Path, number: usize) {
+    let sql = format!("CREATE TABLE IF NOT EXISTS change(a); INSERT INTO change VALUES ({number})");
+    Connection::open(source).and_then(|c| c.execute_batch(&sql)).expect("a gym can be changed");
+}
+
+fn ids(sandbox: &Sandbox) -> Vec<String> {
+    let listed = sandbox.puller(&["list", "gym", "--json"]).exits(0).json();
+    listed.iter().map(|line| line["copy"].as_str().expect("a copy has an id").to_owned()).collect()
+}
+
+#[test]
+fn without_a_policy_nothing_goes_and_that_is_said_once() {
+    let (sandbox, source) = stored(3);
+    assert_eq!(ids(&sandbox).len(), 3);
+    let history = fs::read_to_string(sandbox.store().join("local/gym/history.jsonl")).unwrap();
+    assert_eq!(history.lines().count(), 3);
+    sandbox.puller(&["rotate", "gym"]).exits(2);
+    assert_eq!(ids(&sandbox).len(), 3);
+    change(&source, 9);
+    let said = sandbox.puller(&["pull", source.to_str().unwrap()]).exits(0);
+    assert!(!said.stderr.contains("nothing is ever removed"), "it was said before: {said}");
+}
+
+#[test]
+fn the_note_about_rotation_names_the_count_and_the_line_to_add() {
+    let (sandbox, source) = stored(1);
+    change(&source, 1);
+    let said = sandbox.puller(&["pull", source.to_str().unwrap()]).exits(0);
+    assert!(said.stderr.contains("2 copies") && said.stderr.contains("keep-last = 30"), "{said}");
+}
+
+#[test]
+fn a_pull_with_a_policy_rotates_after_a_good_copy() {
+    let (sandbox, source) = stored(4);
+    let before = ids(&sandbox);
+    change(&source, 9);
+    let ran = sandbox.puller(&["pull", source.to_str().unwrap(), "--keep-last", "2", "--json"]).exits(0);
+    assert_eq!(ran.only_json()["removed"].as_array().unwrap().len(), 3, "{ran}");
+    let after = ids(&sandbox);
+    assert_eq!((after.len(), &after[0]), (2, &before[3]));
+    let left = fs::read_dir(sandbox.store().join("local/gym/copies")).unwrap().count();
+    assert_eq!(left, 2 * 3, "each copy is three files, and nothing else is left");
+}
+
+#[test]
+fn a_dry_run_of_rotate_gives_reasons_and_removes_nothing() {
+    let (sandbox, _) = stored(3);
+    let ran = sandbox.puller(&["rotate", "gym", "-n", "--keep-last", "1", "--json"]).exits(0);
+    let kept: Vec<bool> = ran.json().iter().map(|line| line["kept"].as_bool().unwrap()).collect();
+    assert_eq!(kept, [false, false, true]);
+    assert_eq!(ids(&sandbox).len(), 3);
+    sandbox.puller(&["rotate", "gym", "--keep-last", "0"]).exits(0);
+    assert_eq!(ids(&sandbox).len(), 1, "the newest good copy stays under a policy of zero");
+}
+
+#[test]
+fn a_sequence_number_is_never_used_twice() {
+    let (sandbox, source) = stored(3);
+    sandbox.puller(&["rotate", "gym", "--keep-last", "1"]).exits(0);
+    let newest = ids(&sandbox).remove(0);
+    for suffix in ["db", "pages", "json"] {
+        fs::remove_file(sandbox.store().join(format!("local/gym/copies/{newest}.{suffix}"))).unwrap();
+    }
+    let stored = sandbox.pull(&[&source]).succeeds("stored");
+    assert!(stored.copy.starts_with("gym-000004-"), "{}", stored.ran);
+}
+
+#[test]
+fn md5sum_agrees_with_what_show_prints() {
+    let (sandbox, _) = stored(1);
+    let shown = sandbox.puller(&["show", "gym", "--checksums"]).exits(0);
+    let md5_line = shown.stdout.lines().next().unwrap();
+    let sums = sandbox.file("sums.md5");
+    fs::write(&sums, format!("{md5_line}\n")).unwrap();
+    match Command::new("md5sum").arg("-c").arg(&sums).output() {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(_) => eprintln!("SKIPPED: there is no md5sum on this machine"),
+    }
+    assert_eq!(shown.stdout.lines().count(), 3, "{shown}");
+}
+
+#[test]
+fn copies_are_read_only_and_the_store_is_its_owners() {
+    let (sandbox, _) = stored(1);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for folder in ["", "local", "local/gym", "local/gym/copies"] {
+        assert_eq!(mode(&sandbox.store().join(folder)), 0o700, "{folder}");
+    }
+    for entry in fs::read_dir(sandbox.store().join("local/gym/copies")).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o400, "{}", path.display());
+    }
+}
+
+#[test]
+fn the_latest_link_opens_the_newest_good_copy() {
+    let (sandbox, source) = stored(2);
+    let latest = fs::canonicalize(sandbox.store().join("local/gym/latest.db")).unwrap();
+    let newest = sandbox.pull(&[&source]).succeeds("unchanged").path;
+    assert_eq!(latest, fs::canonicalize(newest).unwrap());
+}
+
+#[test]
+fn a_moved_store_verifies_and_goes_on() {
+    let (sandbox, source) = stored(2);
+    let moved = sandbox.file("elsewhere");
+    fs::rename(sandbox.store(), &moved).unwrap();
+    sandbox.puller_in(&moved, &["verify", "--all"]).exits(0);
+    change(&source, 7);
+    let pulled =
+        sandbox.puller_in(&moved, &["pull", source.to_str().unwrap(), "--json"]).exits(0).only_json();
+    assert_eq!((pulled["outcome"].as_str(), pulled["transfer"].as_str()), (Some("stored"), Some("delta")));
+}
+
+#[test]
+fn a_hand_copy_without_its_wal_is_told_from_a_whole_file() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 200_000, 4096);
+    let _application = databases::visits_in_the_wal(&source, 50);
+    let hand_copy = sandbox.db("copy.db");
+    fs::copy(&source, &hand_copy).unwrap();
+    let said = sandbox.puller(&["verify", hand_copy.to_str().unwrap()]);
+    assert!(said.stdout.contains("this looks like a hand copy: its -wal is missing"), "{said}");
+    let with_wal = sandbox.puller(&["verify", source.to_str().unwrap()]);
+    assert!(!with_wal.stdout.contains("hand copy"), "{with_wal}");
+    let whole = sandbox.pull(&[&source]).succeeds("stored").path;
+    let said = sandbox.puller(&["verify", whole.to_str().unwrap()]).exits(0);
+    assert!(!said.stdout.contains("hand copy"), "{said}");
+    let beside: Vec<_> = fs::read_dir(hand_copy.parent().unwrap()).unwrap().flatten().collect();
+    assert!(beside.iter().all(|entry| !entry.file_name().to_string_lossy().starts_with("copy.db-")));
+}
+
+#[test]
+fn one_run_at_a_time_and_the_second_is_told() {
+    let (sandbox, source) = stored(1);
+    let lock = fs::File::open(sandbox.store().join("local/gym/.lock")).unwrap();
+    lock.try_lock().unwrap();
+    let refused = sandbox.puller(&["pull", source.to_str().unwrap()]).exits(11);
+    assert!(refused.stderr.contains("another run works on `local/gym`"), "{refused}");
+    lock.unlock().unwrap();
+    sandbox.pull(&[&source]).succeeds("unchanged");
+}
+
+#[test]
+fn a_name_and_ambiguity_are_handled() {
+    let sandbox = Sandbox::new();
+    for folder in ["a", "b"] {
+        fs::create_dir(sandbox.file(folder)).unwrap();
+        let source = sandbox.file(folder).join("app.db");
+        databases::gym(&source, 100_000, 4096);
+        sandbox.pull(&[&source]).succeeds("stored");
+    }
+    assert!(sandbox.store().join("local/app-2/copies").is_dir());
+    let source = sandbox.db("third.db");
+    databases::gym(&source, 100_000, 4096);
+    let named = sandbox.puller(&["pull", source.to_str().unwrap(), "--name", "till", "--json"]).exits(0);
+    assert_eq!(named.only_json()["source"], "till");
+    sandbox.puller(&["list", "till"]).exits(0);
+    sandbox.puller(&["pull", "till"]).exits(0);
+}
