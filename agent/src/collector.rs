@@ -1,6 +1,7 @@
 //! What happens to a page inside the hold: hashed, compared with what is known, put aside if it is new. Nothing waits.
 
 use crate::call::Outbound;
+use crate::delta::DeltaWriter;
 use crate::sink::PageSink;
 use crate::spool::Spool;
 use pullback_shared::fault::{Fault, Kind};
@@ -28,7 +29,9 @@ const RUN_BYTES: usize = 256 * 1024;
 pub enum Outlet {
     /// Into the files of a mirror that begins: pages and hashes.
     Mirror(MirrorWriter),
-    /// Into frames that are read after the hold.
+    /// Into the frames of a delta to the mirror.
+    Delta(Box<DeltaWriter>),
+    /// Into frames of plain pages that are read after the hold.
     Spool(FrameBuilder, Spool),
     /// Straight to a puller in this process, which writes them to its draft.
     Direct(FrameBuilder),
@@ -91,6 +94,7 @@ impl Collector {
             Outlet::Mirror(writer) => {
                 writer.page(no, page).map_err(|error| Fault::io("the new mirror", &error))
             }
+            Outlet::Delta(delta) => delta.page(no, page, hash),
             Outlet::Spool(builder, spool) => match builder.push(no, page, hash).map_err(internal)? {
                 Some(frame) => spool.push(frame),
                 None => Ok(()),
@@ -109,6 +113,7 @@ impl Collector {
             Outlet::Mirror(writer) => {
                 writer.finish(&mut self.fresh).map_err(|error| Fault::io("the new mirror", &error))
             }
+            Outlet::Delta(delta) => delta.finish(),
             Outlet::Spool(builder, spool) => {
                 builder.finish().map_err(internal)?.map_or(Ok(()), |frame| spool.push(frame))?;
                 spool.flush()
@@ -124,6 +129,7 @@ impl Collector {
     /// The spool that the pages went to.
     pub fn into_spool(self) -> Spool {
         match self.outlet {
+            Outlet::Delta(delta) => delta.into_spool(),
             Outlet::Spool(_, spool) => spool,
             _ => unreachable!("BUG: a spool was asked for where none was given"),
         }

@@ -8,6 +8,7 @@ pub mod service;
 pub mod snapshot;
 pub mod source;
 pub mod collector;
+pub mod delta;
 pub mod mirror;
 pub mod spool;
 pub mod transfer;

@@ -11,13 +11,14 @@
 //!
 //! A refresh writes `delta` inside the hold and nothing else. After the hold: `delta` is made durable, then the mark is
 //! set, then the pages go into `pages` and their hashes into `hashes`, then `state.json` is replaced, then mark and delta
-//! go. A delta holds whole pages, so folding it again after a crash gives the same: the mark is all that recovery needs
-//! to see. What is found to be wrong in any way is discarded, and the next snapshot begins anew.
+//! go. Folding it again after a crash gives the same: whole pages are written again, and a patch carries the hash of
+//! the page it leads to, which tells a page that was done from one that was not. What is found to be wrong in any way is discarded, and the next snapshot begins anew.
 //!
 //! Only one call works with a mirror at a time; another one that comes meanwhile works without.
 
 use crate::spool::FrameReader;
 use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::frame::{Encoding, Frame, FrameError, NoBase, xor};
 use pullback_shared::hashes::HashList;
 use pullback_shared::page::{Geometry, PageHash, PageNo};
 use pullback_shared::snapshot::SnapshotId;
@@ -151,7 +152,11 @@ impl Mirror {
         let mut frames = FrameReader::of_file(open(&self.file("delta"), false).map_err(io)?);
         let mut buffer = Vec::new();
         while let Some(frame) = frames.next_frame()? {
-            frame.open(geometry, &mut buffer, |no, page, hash| {
+            if frame.encoding == Encoding::Patch {
+                patch(&frame, geometry, &pages, &mut hashes)?;
+                continue;
+            }
+            frame.open(geometry, &mut NoBase, &mut buffer, |no, page, hash| {
                 pages.write_all_at(page, geometry.offset(no)).map_err(Failed::Io)?;
                 hashes.set(no, hash).map_err(Failed::Io)
             })?;
@@ -244,6 +249,31 @@ impl Mirror {
     }
 }
 
+/// Applies the patches of `frame` to `pages`, each to a page that is as it was; one that is as it will be was done before a
+/// crash, and any other has rotted.
+fn patch(frame: &Frame, geometry: Geometry, pages: &File, hashes: &mut HashList<File>) -> Result<(), Failed> {
+    let numbers = frame.numbers(geometry)?;
+    let size = geometry.page_size.as_usize();
+    let mut patches = Vec::new();
+    frame.decompress(numbers.len() * size, &mut patches)?;
+    if frame.hashes.len() != numbers.len() {
+        return Err(FrameError::Check.into());
+    }
+    let mut old = vec![0; size];
+    for ((no, patch), hash) in numbers.into_iter().zip(patches.chunks_exact_mut(size)).zip(&frame.hashes) {
+        pages.read_exact_at(&mut old, geometry.offset(no)).map_err(Failed::Io)?;
+        if PageHash::of(&old) != *hash {
+            xor(patch, &old);
+            if PageHash::of(patch) != *hash {
+                return Err(FrameError::Check.into());
+            }
+            pages.write_all_at(patch, geometry.offset(no)).map_err(Failed::Io)?;
+        }
+        hashes.set(no, *hash).map_err(Failed::Io)?;
+    }
+    Ok(())
+}
+
 /// Where the mirror of the source at `source` lies: the path itself could be too long, or clash in case.
 pub fn dir_of(state_dir: &Path, source: &Path) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
@@ -279,6 +309,19 @@ impl MirrorPages {
         self.hashes.get(no).map_err(|error| Fault::io("the mirror's page hashes", &error))
     }
 
+    /// The same, read by itself: for looking at hashes here and there.
+    pub fn hash_now(&self, no: PageNo) -> Result<PageHash, Fault> {
+        let mut hash = [0; PageHash::LEN];
+        let read = self.hashes.file().read_exact_at(&mut hash, no.index() * PageHash::LEN as u64);
+        read.map(|()| PageHash(hash)).map_err(|error| Fault::io("the mirror's page hashes", &error))
+    }
+
+    /// Reads page `no` and says whether it is as its hash says.
+    pub fn read_if_whole(&mut self, no: PageNo, page: &mut [u8]) -> Result<bool, Fault> {
+        let read = self.file.read_exact_at(page, self.geometry.offset(no)).is_ok();
+        Ok(read && self.hash(no)? == PageHash::of(page))
+    }
+
     /// Reads the `pages.len()` bytes of pages from `first` on, and checks each against its hash, which goes to `hashes`.
     /// A page that fails is the fault `unproven`: the caller discards the mirror.
     pub fn read(&mut self, first: PageNo, pages: &mut [u8], hashes: &mut Vec<PageHash>) -> Result<(), Fault> {
@@ -306,11 +349,11 @@ fn rotten(how: &str) -> Fault {
 /// What can go wrong while a frame is applied.
 enum Failed {
     Io(io::Error),
-    Frame(pullback_shared::frame::FrameError),
+    Frame(FrameError),
 }
 
-impl From<pullback_shared::frame::FrameError> for Failed {
-    fn from(error: pullback_shared::frame::FrameError) -> Self {
+impl From<FrameError> for Failed {
+    fn from(error: FrameError) -> Self {
         Self::Frame(error)
     }
 }

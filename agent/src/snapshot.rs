@@ -5,6 +5,7 @@
 
 use crate::call::{Inbound, Outbound};
 use crate::collector::{Collector, MirrorWriter, Outlet};
+use crate::delta::DeltaWriter;
 use crate::mirror::{Mirror, MirrorState};
 use crate::settings::Settings;
 use crate::source::{Hold, Source};
@@ -211,7 +212,8 @@ impl Pull<'_> {
     ) -> Result<Option<Instead>, Fault> {
         let geometry = hold.geometry();
         let spool = Spool::in_file(self.settings.room(), mirror.delta());
-        let outlet = Outlet::Spool(self.transfer.builder(geometry)?, spool);
+        let delta = DeltaWriter::new(geometry, mirror.pages()?, self.settings.compression, spool)?;
+        let outlet = Outlet::Delta(Box::new(delta));
         let (held, mut collector) = self.read(hold, Some(mirror.hashes()?), outlet)?;
         let taken = held.named(&mut collector, full_unless_hashes(&base, geometry))?;
         let spool = collector.into_spool();

@@ -6,7 +6,7 @@
 use crate::room::Room;
 use prost::Message;
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::frame::Frame;
+use pullback_shared::frame::{Encoding, Frame};
 use pullback_shared::{pb, wire};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Cursor, Read, Seek, Write};
@@ -34,6 +34,7 @@ type MakeFile = Box<dyn FnOnce() -> std::io::Result<File> + Send>;
 pub struct Spool {
     place: Place,
     bytes: u64,
+    wire_bytes: u64,
     bytes_max: u64,
     pages: u32,
     full: bool,
@@ -45,7 +46,7 @@ impl Spool {
         let bytes_max = room.left();
         let place =
             Place::File { make: Some(Box::new(make)), file: None, room, until_check: ROOM_CHECK_EVERY };
-        Self { place, bytes: 0, bytes_max, pages: 0, full: false }
+        Self { place, bytes: 0, wire_bytes: 0, bytes_max, pages: 0, full: false }
     }
 
     /// A spool of [`MEMORY_SPOOL_MAX`] bytes.
@@ -53,6 +54,7 @@ impl Spool {
         Self {
             place: Place::Memory(Vec::new()),
             bytes: 0,
+            wire_bytes: 0,
             bytes_max: MEMORY_SPOOL_MAX,
             pages: 0,
             full: false,
@@ -72,7 +74,9 @@ impl Spool {
     /// Adds `frame`, unless it does not fit.
     pub fn push(&mut self, frame: Frame) -> Result<(), Fault> {
         let pages = frame.page_count() as u32;
-        let message = wire::encode_frame(frame).encode_length_delimited_to_vec();
+        let bare = matches!(frame.encoding, Encoding::Moved(_));
+        let payload = frame.payload.len() as u64;
+        let message = wire::encode_stored_frame(frame).encode_length_delimited_to_vec();
         let len = message.len() as u64;
         if let Place::File { room, until_check, .. } = &mut self.place {
             match until_check.checked_sub(len) {
@@ -94,6 +98,7 @@ impl Spool {
         match written {
             Ok(()) => {
                 self.bytes += len;
+                self.wire_bytes += if bare { len - payload } else { len };
                 self.pages += pages;
                 Ok(())
             }
@@ -132,7 +137,7 @@ impl Spool {
             Place::File { file: None, .. } => SpooledPlace::Memory(Vec::new()),
             Place::Memory(bytes) => SpooledPlace::Memory(bytes),
         };
-        Ok(Spooled { place, bytes: self.bytes, pages: self.pages })
+        Ok(Spooled { place, bytes: self.wire_bytes, pages: self.pages })
     }
 }
 
@@ -154,7 +159,7 @@ enum SpooledPlace {
 /// A finished spool.
 pub struct Spooled {
     place: SpooledPlace,
-    /// Bytes of its frames as messages.
+    /// Bytes of its frames on the wire, about.
     pub bytes: u64,
     /// Pages in its frames.
     pub pages: u32,
@@ -212,11 +217,12 @@ impl FrameReader {
 mod tests {
     use super::*;
     use crate::room::RoomLimits;
-    use pullback_shared::frame::{Compression, FrameBuilder};
+    use pullback_shared::frame::{Compression, FrameBuilder, Kind};
     use pullback_shared::page::{PageHash, PageNo, PageSize};
 
     fn frame(number: u32) -> Frame {
-        let mut builder = FrameBuilder::new(PageSize::new(4096).unwrap(), Compression::None).unwrap();
+        let mut builder =
+            FrameBuilder::new(PageSize::new(4096).unwrap(), Kind::Plain, Compression::None).unwrap();
         let page = [number as u8; 4096];
         builder.push(PageNo::new(number).unwrap(), &page, PageHash::of(&page)).unwrap();
         builder.finish().unwrap().unwrap()

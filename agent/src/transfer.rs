@@ -5,7 +5,7 @@ use crate::mirror::{Mirror, MirrorPages};
 use crate::spool::Spooled;
 use md5::{Digest, Md5};
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::frame::{Compression, FRAME_BYTES_MAX, FrameBuilder};
+use pullback_shared::frame::{Compression, FRAME_BYTES_MAX, FrameBuilder, Kind as FrameKind};
 use pullback_shared::hashes::HashList;
 use pullback_shared::page::{Geometry, PageHash, PageNo};
 use pullback_shared::snapshot::SnapshotId;
@@ -108,9 +108,9 @@ impl Transfer<'_> {
         self.outbound.send(Event::Done(Done { snapshot: taken.snapshot, md5, held_micros, pages_missing }))
     }
 
-    /// Frames of `geometry`, compressed as configured.
+    /// Frames of plain pages of `geometry`, compressed as configured.
     pub fn builder(&self, geometry: Geometry) -> Result<FrameBuilder, Fault> {
-        FrameBuilder::new(geometry.page_size, self.compression)
+        FrameBuilder::new(geometry.page_size, FrameKind::Plain, self.compression)
             .map_err(|error| Fault::new(Kind::Internal, error.to_string()))
     }
 

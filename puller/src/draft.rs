@@ -4,10 +4,10 @@ use crate::durable;
 use crate::manifest::Manifest;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::frame::{Frame, FrameError};
+use pullback_shared::frame::{Base, Frame, FrameError};
 use pullback_shared::hashes::HashList;
-use pullback_shared::page::{Geometry, PageHash};
-use pullback_shared::wire::Base;
+use pullback_shared::page::{Geometry, PageHash, PageNo};
+use pullback_shared::wire;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
@@ -73,8 +73,8 @@ impl Draft {
     }
 
     /// The draft as a base for a further pull: it has no name, only hashes.
-    pub fn as_base(&self) -> Base {
-        Base { geometry: self.geometry, snapshot: None }
+    pub fn as_base(&self) -> wire::Base {
+        wire::Base { geometry: self.geometry, snapshot: None }
     }
 
     /// Changes its shape for a newer snapshot with the same page size.
@@ -95,12 +95,12 @@ impl Draft {
         Ok(())
     }
 
-    /// Writes the pages of `frame`.
-    pub fn apply(&mut self, frame: &Frame) -> Result<(), Fault> {
+    /// Writes the pages of `frame`, whose patches and moved pages refer to `base`.
+    pub fn apply(&mut self, frame: &Frame, base: &mut dyn Base) -> Result<(), Fault> {
         let Self { db, hashes, geometry, buffer, .. } = self;
         let geometry = *geometry;
         let mut run: (u64, Vec<u8>) = (0, Vec::new());
-        let applied = frame.open(geometry, buffer, |no, page, hash| {
+        let applied = frame.open(geometry, base, buffer, |no, page, hash| {
             let offset = geometry.offset(no);
             if run.0 + run.1.len() as u64 != offset {
                 db.write_all_at(&run.1, run.0).map_err(Failed::Io)?;
@@ -114,7 +114,7 @@ impl Draft {
         applied.map_err(|failed| match failed {
             Failed::Io(error) => self.io(&error),
             Failed::Frame(error) => {
-                Fault::new(Kind::Lost, format!("what arrived is not what was sent: {error}"))
+                Fault::new(Kind::Unproven, format!("what arrived does not lead to what was sent: {error}"))
                     .hint("pull again; if it happens again, update both programs to the same release")
             }
         })
@@ -140,7 +140,7 @@ impl Draft {
         let rehashed = (|| {
             let mut page = vec![0; self.geometry.page_size.as_usize()];
             for number in 1..=self.geometry.page_count {
-                let no = pullback_shared::page::PageNo::new(number).expect("BUG: page 0");
+                let no = PageNo::new(number).expect("BUG: page 0");
                 self.db.read_exact_at(&mut page, self.geometry.offset(no))?;
                 self.hashes.set(no, PageHash::of(&page))?;
             }
@@ -180,6 +180,26 @@ impl Drop for Draft {
                 }
             }
         }
+    }
+}
+
+/// The pages of a stored copy, for patches to refer to.
+pub struct BaseFile {
+    db: File,
+    geometry: Geometry,
+}
+
+impl BaseFile {
+    /// The database file at `path`, of `geometry`.
+    pub fn open(path: &Path, geometry: Geometry) -> Result<Self, Fault> {
+        let db = File::open(path).map_err(|error| Fault::io(format!("`{}`", path.display()), &error))?;
+        Ok(Self { db, geometry })
+    }
+}
+
+impl Base for BaseFile {
+    fn read(&mut self, no: PageNo, page: &mut [u8]) -> io::Result<()> {
+        self.db.read_exact_at(page, self.geometry.offset(no))
     }
 }
 

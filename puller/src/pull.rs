@@ -2,7 +2,7 @@
 
 use crate::address::Address;
 use crate::client::Client;
-use crate::draft::Draft;
+use crate::draft::{BaseFile, Draft};
 use crate::judge::{self, Verify};
 use crate::manifest::{Level, Manifest, Transfer};
 use crate::proof;
@@ -10,6 +10,7 @@ use crate::rotation::{self, Facts, Policy};
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::frame;
 use pullback_shared::page::Geometry;
 use pullback_shared::snapshot::SnapshotId;
 use pullback_shared::text::to_hex;
@@ -155,10 +156,15 @@ impl Run<'_> {
             let round = self.round(client, base.as_ref(), draft.take(), sums);
             let (now_draft, offer, done) = match round {
                 Ok(round) => round,
-                // The agent found its mirror rotten and discarded it: the next try works.
+                // The agent found its mirror rotten and discarded it, or what it sent does not fit the base: if that has
+                // rotted here, another one is built upon, and after two failures none.
                 Err(fault) if fault.kind == Kind::Unproven && proofs_failed + 1 < PROOFS_MAX => {
                     sums.notes.push(fault.message);
                     proofs_failed += 1;
+                    if let Some(copy) = base.take_if(|_| proofs_failed > 1) {
+                        sums.full_because = Some(format!("two tries to build upon {} failed", copy.id));
+                    }
+                    base = self.whole_base(base, sums)?;
                     continue;
                 }
                 Err(fault) => return Err(fault),
@@ -171,8 +177,7 @@ impl Run<'_> {
                         if self.still_whole(&copy)? {
                             return Ok(Arrived::Unchanged(Box::new(copy)));
                         }
-                        sums.notes.push(format!("copy {} has rotted on this disk", copy.id));
-                        base = self.source.copies()?.into_iter().rfind(|copy| self.can_be_base(copy));
+                        base = self.whole_base(Some(copy), sums)?;
                         continue;
                     }
                     _ => {
@@ -232,6 +237,16 @@ impl Run<'_> {
         Err(Fault::new(Kind::Protocol, format!("the agent did not come to an end in {ROUNDS_MAX} rounds")))
     }
 
+    /// `base`, or, where that has rotted on this disk, the newest copy that has not been found to have.
+    fn whole_base(&self, base: Option<StoredCopy>, sums: &mut Sums) -> Result<Option<StoredCopy>, Fault> {
+        let Some(copy) = base else { return Ok(None) };
+        if self.still_whole(&copy)? {
+            return Ok(Some(copy));
+        }
+        sums.notes.push(format!("copy {} has rotted on this disk", copy.id));
+        Ok(self.source.copies()?.into_iter().rfind(|copy| self.can_be_base(copy)))
+    }
+
     /// One call: what leads from the base, or from the draft of an earlier round, to the newest snapshot. No draft comes back
     /// if no page came and none had to go.
     fn round(
@@ -251,6 +266,13 @@ impl Run<'_> {
                 (Some(Base { geometry, snapshot: Some(snapshot) }), Some(hashes))
             }
             (None, None) => (None, None),
+        };
+        // Patches refer to a stored copy with a name; to a draft or to nothing, pages come as they are.
+        let mut base_pages: Box<dyn frame::Base> = match (base_said.and_then(|base| base.snapshot), base) {
+            (Some(_), Some(copy)) => {
+                Box::new(BaseFile::open(&self.source.file(&copy.id, "db"), self.shape(copy)?.0)?)
+            }
+            _ => Box::new(frame::NoBase),
         };
         let start = Start { database: client.database().to_owned(), base: base_said, dry_run: false };
         let mut events = client.pull(&start, hashes)?;
@@ -303,7 +325,7 @@ impl Run<'_> {
                             draft.insert(Draft::create(self.source, offer.geometry, base.filter(|_| delta))?)
                         }
                     };
-                    draft.apply(&frame)?;
+                    draft.apply(&frame, base_pages.as_mut())?;
                     let size = u64::from(offer.geometry.page_size.get());
                     let of = if offer.pages > 0 {
                         u64::from(offer.pages)

@@ -18,17 +18,47 @@ pub enum Compression {
     Gzip,
 }
 
+/// How the pages of a frame are told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Encoding {
+    /// As they are.
+    Plain,
+    /// Each XORed with the page of the same number of the base.
+    Patch,
+    /// Each equal to a page of the base, one number for each. With a payload the pages are there as well.
+    Moved(Vec<PageNo>),
+}
+
 /// Pages on their way. Built by [`FrameBuilder`], or decoded at the edge and then opened with [`Frame::open`].
 #[derive(Clone, PartialEq, Debug)]
 pub struct Frame {
-    /// (first page, number of pages), in payload order.
+    /// (first page, number of pages), in the order of the frame.
     pub runs: Vec<(PageNo, u32)>,
+    /// How they are told.
+    pub encoding: Encoding,
     /// Of the payload.
     pub compression: Compression,
-    /// The pages, one after the other, compressed as one.
+    /// The pages, or what leads to them, one after the other, compressed as one.
     pub payload: Bytes,
-    /// The first 8 bytes, little-endian, of BLAKE3 over the page hashes in payload order.
+    /// The first 8 bytes, little-endian, of BLAKE3 over the page hashes in order.
     pub check: u64,
+    /// The page hashes; empty in a frame that came over the wire.
+    pub hashes: Vec<PageHash>,
+}
+
+/// The pages that a frame's patches and moved pages refer to.
+pub trait Base {
+    /// Reads page `no` of the base into `page`.
+    fn read(&mut self, no: PageNo, page: &mut [u8]) -> std::io::Result<()>;
+}
+
+/// No base: for frames of plain pages.
+pub struct NoBase;
+
+impl Base for NoBase {
+    fn read(&mut self, no: PageNo, _page: &mut [u8]) -> std::io::Result<()> {
+        Err(std::io::Error::other(format!("page {} is told by a base where there is none", no.get())))
+    }
 }
 
 impl Frame {
@@ -37,17 +67,38 @@ impl Frame {
         self.runs.iter().map(|(_, count)| u64::from(*count)).sum()
     }
 
-    /// Decompresses the frame into `pages` and hands each page with its number and hash to `each`, once the check
-    /// value proved all of them. A frame never yields more than it declares, nor more than [`FRAME_BYTES_MAX`].
+    /// Brings the frame's pages into `pages`, with the help of `base`, and hands each with its number and hash to `each`, once
+    /// the check value proved all of them. A frame never yields more than it declares, nor more than [`FRAME_BYTES_MAX`].
     pub fn open<E: From<FrameError>>(
         &self,
         geometry: Geometry,
+        base: &mut dyn Base,
         pages: &mut Vec<u8>,
         mut each: impl FnMut(PageNo, &[u8], PageHash) -> Result<(), E>,
     ) -> Result<(), E> {
         let numbers = self.numbers(geometry)?;
         let size = geometry.page_size.as_usize();
-        self.decompress(numbers.len() * size, pages)?;
+        match &self.encoding {
+            Encoding::Moved(from) if self.payload.is_empty() => {
+                if from.len() != numbers.len() {
+                    return Err(FrameError::Moved.into());
+                }
+                pages.clear();
+                pages.resize(numbers.len() * size, 0);
+                for (no, page) in from.iter().zip(pages.chunks_exact_mut(size)) {
+                    base.read(*no, page).map_err(FrameError::base)?;
+                }
+            }
+            Encoding::Patch => {
+                self.decompress(numbers.len() * size, pages)?;
+                let mut old = vec![0; size];
+                for (no, page) in numbers.iter().zip(pages.chunks_exact_mut(size)) {
+                    base.read(*no, &mut old).map_err(FrameError::base)?;
+                    xor(page, &old);
+                }
+            }
+            Encoding::Plain | Encoding::Moved(_) => self.decompress(numbers.len() * size, pages)?,
+        }
         let hashes: Vec<PageHash> = pages.chunks_exact(size).map(PageHash::of).collect();
         if check_of(&hashes) != self.check {
             return Err(FrameError::Check.into());
@@ -58,7 +109,8 @@ impl Frame {
         Ok(())
     }
 
-    fn numbers(&self, geometry: Geometry) -> Result<Vec<PageNo>, FrameError> {
+    /// The pages' numbers, in order; an error for numbers that `geometry` does not have, or too many of them.
+    pub fn numbers(&self, geometry: Geometry) -> Result<Vec<PageNo>, FrameError> {
         let pages_max = (FRAME_BYTES_MAX / geometry.page_size.as_usize()) as u64;
         let count = self.page_count();
         if count == 0 || count > pages_max {
@@ -74,38 +126,57 @@ impl Frame {
         Ok(numbers)
     }
 
-    fn decompress(&self, len: usize, pages: &mut Vec<u8>) -> Result<(), FrameError> {
-        pages.clear();
+    /// Decompresses the payload, which must be `len` bytes, into `bytes`.
+    pub fn decompress(&self, len: usize, bytes: &mut Vec<u8>) -> Result<(), FrameError> {
+        bytes.clear();
         match self.compression {
-            Compression::None => pages.extend_from_slice(&self.payload),
+            Compression::None => bytes.extend_from_slice(&self.payload),
             Compression::Zstd(_) => {
-                pages.resize(len, 0);
-                let made = zstd::bulk::decompress_to_buffer(&self.payload, pages.as_mut_slice())
+                bytes.resize(len, 0);
+                let made = zstd::bulk::decompress_to_buffer(&self.payload, bytes.as_mut_slice())
                     .map_err(|_| FrameError::Compression { name: "zstd" })?;
-                pages.truncate(made);
+                bytes.truncate(made);
             }
             Compression::Gzip => {
                 let reader = flate2::read::GzDecoder::new(self.payload.as_ref());
                 reader
                     .take(len as u64 + 1)
-                    .read_to_end(pages)
+                    .read_to_end(bytes)
                     .map_err(|_| FrameError::Compression { name: "gzip" })?;
             }
         }
-        match pages.len() == len {
+        match bytes.len() == len {
             true => Ok(()),
-            false => Err(FrameError::Length { expected: len, found: pages.len() }),
+            false => Err(FrameError::Length { expected: len, found: bytes.len() }),
         }
     }
+}
+
+/// Makes a patch of a page, or a page of its patch: XOR is its own inverse, so a patch leads both ways.
+pub fn xor(page: &mut [u8], other: &[u8]) {
+    page.iter_mut().zip(other).for_each(|(byte, other)| *byte ^= other);
 }
 
 /// Collects pages, in the order they come, until a frame is full.
 pub struct FrameBuilder {
     page_size: PageSize,
+    kind: Kind,
     compressor: Compressor,
+    moved_from: Vec<PageNo>,
     runs: Vec<(PageNo, u32)>,
     pages: Vec<u8>,
     hashes: Vec<PageHash>,
+}
+
+/// What a builder's frames hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Pages as they are.
+    Plain,
+    /// Pages XORed with those of the base.
+    Patch,
+    /// Pages that stand elsewhere in the base, with their content.
+    Moved,
 }
 
 enum Compressor {
@@ -116,7 +187,7 @@ enum Compressor {
 
 impl FrameBuilder {
     /// A builder for pages of `page_size`.
-    pub fn new(page_size: PageSize, compression: Compression) -> Result<Self, FrameError> {
+    pub fn new(page_size: PageSize, kind: Kind, compression: Compression) -> Result<Self, FrameError> {
         let compressor = match compression {
             Compression::None => Compressor::None,
             Compression::Gzip => Compressor::Gzip,
@@ -130,14 +201,28 @@ impl FrameBuilder {
         };
         Ok(Self {
             page_size,
+            kind,
             compressor,
+            moved_from: Vec::new(),
             runs: Vec::new(),
             pages: Vec::with_capacity(FRAME_BYTES_MAX),
             hashes: Vec::new(),
         })
     }
 
-    /// Adds `page`; gives the frame when that made it full.
+    /// Adds `page`, which equals page `from` of the base; gives the frame when that made it full.
+    pub fn push_moved(
+        &mut self,
+        no: PageNo,
+        from: PageNo,
+        page: &[u8],
+        hash: PageHash,
+    ) -> Result<Option<Frame>, FrameError> {
+        self.moved_from.push(from);
+        self.push(no, page, hash)
+    }
+
+    /// Adds `page`, or its patch, with the hash of the page; gives the frame when that made it full.
     pub fn push(&mut self, no: PageNo, page: &[u8], hash: PageHash) -> Result<Option<Frame>, FrameError> {
         assert_eq!(page.len(), self.page_size.as_usize(), "BUG: a page of another size in a frame");
         match self.runs.last_mut() {
@@ -158,14 +243,20 @@ impl FrameBuilder {
             return Ok(None);
         }
         let (compression, payload) = self.compress()?;
+        let encoding = match self.kind {
+            Kind::Plain => Encoding::Plain,
+            Kind::Patch => Encoding::Patch,
+            Kind::Moved => Encoding::Moved(std::mem::take(&mut self.moved_from)),
+        };
         let frame = Frame {
             runs: std::mem::take(&mut self.runs),
+            encoding,
             compression,
             payload: Bytes::from(payload),
             check: check_of(&self.hashes),
+            hashes: std::mem::take(&mut self.hashes),
         };
         self.pages.clear();
-        self.hashes.clear();
         Ok(Some(frame))
     }
 
@@ -228,9 +319,24 @@ pub enum FrameError {
         /// Bytes found, or one more than expected.
         found: usize,
     },
+    /// A page that stands elsewhere, and it is not said where.
+    #[error("a frame of moved pages does not say where each came from")]
+    Moved,
+    /// The base that the frame refers to cannot be read.
+    #[error("the base cannot be read: {why}")]
+    Base {
+        /// What the system said.
+        why: String,
+    },
     /// The pages are others than those that were put in.
     #[error("the pages of a frame fail its check value")]
     Check,
+}
+
+impl FrameError {
+    fn base(error: std::io::Error) -> Self {
+        Self::Base { why: error.to_string() }
+    }
 }
 
 #[cfg(test)]
@@ -241,7 +347,7 @@ mod tests {
     type Pages = Vec<(u32, Vec<u8>)>;
 
     fn build(pages: &Pages, compression: Compression) -> Vec<Frame> {
-        let mut builder = FrameBuilder::new(PageSize::new(512).unwrap(), compression).unwrap();
+        let mut builder = FrameBuilder::new(PageSize::new(512).unwrap(), Kind::Plain, compression).unwrap();
         let mut frames = Vec::new();
         for (number, page) in pages {
             frames.extend(builder.push(PageNo::new(*number).unwrap(), page, PageHash::of(page)).unwrap());
@@ -253,7 +359,7 @@ mod tests {
     fn read(frame: &Frame, page_count: u32) -> Result<Pages, FrameError> {
         let mut found = Vec::new();
         let geometry = Geometry::new(512, page_count).unwrap();
-        frame.open(geometry, &mut Vec::new(), |no, page, hash| {
+        frame.open(geometry, &mut NoBase, &mut Vec::new(), |no, page, hash| {
             assert_eq!(hash, PageHash::of(page));
             found.push((no.get(), page.to_vec()));
             Ok::<(), FrameError>(())
@@ -290,6 +396,84 @@ mod tests {
         }
     }
 
+    /// A base in memory.
+    struct Old(Vec<Vec<u8>>);
+
+    impl Base for Old {
+        fn read(&mut self, no: PageNo, page: &mut [u8]) -> std::io::Result<()> {
+            let old = self.0.get(no.index() as usize).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+            page.copy_from_slice(old);
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn patches_lead_there_and_back(
+            old in prop::collection::vec(prop::collection::vec(any::<u8>(), 512), 1..20),
+            flips in prop::collection::vec((any::<prop::sample::Index>(), 0usize..512, any::<u8>()), 0..40),
+            kind in 0usize..3,
+        ) {
+            let mut new = old.clone();
+            for (page, at, byte) in flips {
+                let index = page.index(new.len());
+                new[index][at] = byte;
+            }
+            let compression = [Compression::None, Compression::Zstd(1), Compression::Gzip][kind];
+            let geometry = Geometry::new(512, old.len() as u32).unwrap();
+            for (from, to) in [(&old, &new), (&new, &old)] {
+                let mut builder = FrameBuilder::new(geometry.page_size, Kind::Patch, compression).unwrap();
+                for (index, page) in to.iter().enumerate() {
+                    let mut patch = page.clone();
+                    xor(&mut patch, &from[index]);
+                    let no = PageNo::new(index as u32 + 1).unwrap();
+                    prop_assert!(builder.push(no, &patch, PageHash::of(page)).unwrap().is_none());
+                }
+                let frame = builder.finish().unwrap().unwrap();
+                let mut found = Vec::new();
+                frame.open(geometry, &mut Old(from.clone()), &mut Vec::new(), |_, page, _| {
+                    found.push(page.to_vec());
+                    Ok::<(), FrameError>(())
+                }).unwrap();
+                prop_assert_eq!(&found, to);
+                // A base that is another one is noticed.
+                if let Some(byte) = from.first().and_then(|page| page.first()) {
+                    let mut wrong = from.clone();
+                    wrong[0][0] = byte ^ 1;
+                    let opened = frame.open(geometry, &mut Old(wrong), &mut Vec::new(), |_, _, _| Ok::<(), FrameError>(()));
+                    prop_assert_eq!(opened, Err(FrameError::Check));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn moved_pages_are_read_from_the_base() {
+        let old: Vec<Vec<u8>> = (0..5).map(|n| vec![n; 512]).collect();
+        let geometry = Geometry::new(512, 5).unwrap();
+        let mut builder = FrameBuilder::new(geometry.page_size, Kind::Moved, Compression::Zstd(1)).unwrap();
+        for (to, from) in [(1, 5), (2, 1), (5, 2)] {
+            let page = &old[from as usize - 1];
+            let (to, from) = (PageNo::new(to).unwrap(), PageNo::new(from).unwrap());
+            builder.push_moved(to, from, page, PageHash::of(page)).unwrap();
+        }
+        let whole = builder.finish().unwrap().unwrap();
+        let bare = Frame { payload: Bytes::new(), ..whole.clone() };
+        for frame in [whole, bare.clone()] {
+            let mut found = Vec::new();
+            frame
+                .open(geometry, &mut Old(old.clone()), &mut Vec::new(), |no, page, _| {
+                    found.push((no.get(), page[0]));
+                    Ok::<(), FrameError>(())
+                })
+                .unwrap();
+            assert_eq!(found, [(1, 4), (2, 0), (5, 1)]);
+        }
+        let short = Frame { encoding: Encoding::Moved(vec![PageNo::FIRST]), ..bare };
+        let opened = short.open(geometry, &mut Old(old), &mut Vec::new(), |_, _, _| Ok::<(), FrameError>(()));
+        assert_eq!(opened, Err(FrameError::Moved));
+    }
+
     #[test]
     fn frames_hold_at_most_one_mebibyte_of_pages() {
         let pages: Pages = (1..=5000).map(|n| (n, vec![1; 512])).collect();
@@ -302,9 +486,11 @@ mod tests {
         let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 1).unwrap();
         let frame = |runs: Vec<(u32, u32)>, compression, payload: &[u8]| Frame {
             runs: runs.into_iter().map(|(first, count)| (PageNo::new(first).unwrap(), count)).collect(),
+            encoding: Encoding::Plain,
             compression,
             payload: Bytes::copy_from_slice(payload),
             check: 0,
+            hashes: Vec::new(),
         };
         let wrong = |frame: Frame| read(&frame, 10).unwrap_err();
         assert_eq!(

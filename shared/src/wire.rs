@@ -4,7 +4,7 @@
 
 use crate::PROTOCOL;
 use crate::fault::{Fault, Kind};
-use crate::frame::{Compression, FRAME_BYTES_MAX, Frame};
+use crate::frame::{Compression, Encoding, FRAME_BYTES_MAX, Frame};
 use crate::header::Journal;
 use crate::page::{Geometry, PageHash, PageNo};
 use crate::pb;
@@ -205,18 +205,37 @@ pub fn decode_hashes(message: pb::PullRequest) -> Result<(bytes::Bytes, bool), F
     Ok((list.hashes, list.last))
 }
 
-/// A frame as a message, on the wire and in spool files.
-pub fn encode_frame(frame: Frame) -> pb::Frame {
+/// A frame as a message in the agent's own files, with all it holds.
+pub fn encode_stored_frame(frame: Frame) -> pb::Frame {
     let compression = match frame.compression {
         Compression::None => pb::Compression::None,
         Compression::Zstd(_) => pb::Compression::Zstd,
         Compression::Gzip => pb::Compression::Gzip,
+    };
+    let (encoding, moved_from) = match frame.encoding {
+        Encoding::Plain => (pb::Encoding::Plain, Vec::new()),
+        Encoding::Patch => (pb::Encoding::Patch, Vec::new()),
+        Encoding::Moved(from) => (pb::Encoding::Moved, from.into_iter().map(PageNo::get).collect()),
     };
     pb::Frame {
         runs: frame.runs.iter().flat_map(|(first, count)| [first.get(), *count]).collect(),
         compression: compression.into(),
         payload: frame.payload,
         check: frame.check,
+        encoding: encoding.into(),
+        moved_from,
+        hashes: frame.hashes.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>().into(),
+    }
+}
+
+/// A frame as a message on the wire: without hashes, and without the content of pages that the puller's base has.
+pub fn encode_frame(frame: Frame) -> pb::Frame {
+    let bare = matches!(frame.encoding, Encoding::Moved(_));
+    let message = encode_stored_frame(Frame { hashes: Vec::new(), ..frame });
+    if bare {
+        pb::Frame { payload: bytes::Bytes::new(), compression: pb::Compression::None.into(), ..message }
+    } else {
+        message
     }
 }
 
@@ -228,12 +247,29 @@ pub fn decode_frame(frame: pb::Frame) -> Result<Frame, Fault> {
         pb::Compression::Gzip => Compression::Gzip,
         pb::Compression::Unspecified => return Err(broken("a frame with an unknown compression")),
     };
-    if frame.payload.len() > FRAME_BYTES_MAX || !frame.runs.len().is_multiple_of(2) {
+    let odd = !frame.runs.len().is_multiple_of(2) || !frame.hashes.len().is_multiple_of(PageHash::LEN);
+    if frame.payload.len() > FRAME_BYTES_MAX || odd {
         return Err(broken("a frame that is too large or names its pages in a way of its own"));
     }
+    let page_0 = || broken("a frame with a page 0");
+    let encoding = match pb::Encoding::try_from(frame.encoding) {
+        Ok(pb::Encoding::Plain) => Encoding::Plain,
+        Ok(pb::Encoding::Patch) => Encoding::Patch,
+        Ok(pb::Encoding::Moved) => {
+            let from = frame.moved_from.iter().map(|no| PageNo::new(*no)).collect::<Option<_>>();
+            Encoding::Moved(from.ok_or_else(page_0)?)
+        }
+        Err(_) => return Err(broken("a frame with an unknown encoding")),
+    };
     let runs = frame.runs.chunks_exact(2).map(|run| Some((PageNo::new(run[0])?, run[1])));
-    let runs = runs.collect::<Option<Vec<_>>>().ok_or_else(|| broken("a frame with a page 0"))?;
-    Ok(Frame { runs, compression, payload: frame.payload, check: frame.check })
+    let runs = runs.collect::<Option<Vec<_>>>().ok_or_else(page_0)?;
+    let hashes = frame.hashes.chunks_exact(PageHash::LEN).map(|hash| {
+        let mut bytes = [0; PageHash::LEN];
+        bytes.copy_from_slice(hash);
+        PageHash(bytes)
+    });
+    let hashes = hashes.collect();
+    Ok(Frame { runs, encoding, compression, payload: frame.payload, check: frame.check, hashes })
 }
 
 impl Event {

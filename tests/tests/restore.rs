@@ -13,13 +13,19 @@ fn stored() -> (Sandbox, PathBuf) {
     let sandbox = Sandbox::new();
     let source = sandbox.db("gym.db");
     databases::gym(&source, 500_000, 4096);
-    fs::set_permissions(&source, fs::Permissions::from_mode(0o640)).unwrap();
+    fs::set_permissions(&source, fs::Permissions::from_mode(0o640)).expect("a mode can be set");
     sandbox.pull(&[&source]).succeeds("stored");
     (sandbox, source)
 }
 
 fn restore(sandbox: &Sandbox, target: &Path) -> Ran {
-    sandbox.puller(&["restore", "gym", "--json", "--to", target.to_str().unwrap()])
+    sandbox.puller(&[
+        "restore",
+        "gym",
+        "--json",
+        "--to",
+        target.to_str().expect("a path of the sandbox is text"),
+    ])
 }
 
 #[test]
