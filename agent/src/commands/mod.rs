@@ -1,5 +1,10 @@
 //! What each command does; nothing imports this but `main`.
 
+/// As the standard one, but a reader that left (`… | head -1`) is no fault of ours: what was asked is done all the same.
+macro_rules! println {
+    ($($said:tt)*) => { $crate::commands::print_line(format_args!($($said)*)) };
+}
+
 mod backup;
 mod doctor;
 mod info;
@@ -37,4 +42,15 @@ fn config_path(cli: &Cli) -> PathBuf {
 
 fn config(cli: &Cli) -> Result<Config, Fault> {
     Config::read(&config_path(cli))
+}
+
+fn print_line(said: std::fmt::Arguments<'_>) {
+    use std::io::{ErrorKind, Write};
+    if let Err(error) = writeln!(std::io::stdout(), "{said}")
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        let fault = Fault::io("standard output", &error);
+        eprintln!("error: {fault} [{}]", fault.kind.code());
+        std::process::exit(fault.kind.exit().into());
+    }
 }
