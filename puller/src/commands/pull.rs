@@ -284,7 +284,7 @@ fn complain(cli: &Cli, shown: &str, source: &SourceDir, pulled: &Pulled) {
             );
             pulled.findings.iter().take(3).for_each(|finding| eprintln!("  SQLite: {finding}"));
             eprintln!(
-                "\nhint: `puller restore {shown}` brings the good copy back; until the source is well, each run ends like this"
+                "\nhint: `puller restore {shown} --to FILE` brings the good copy back; until the source is well, each run ends like this"
             );
         }
         Verdict::Suspect => {

@@ -83,7 +83,11 @@ fn say(cli: &Cli, source: &str, copy: &str, found: &Verified) {
     }
     let bad = found.result.exit() != 0;
     if bad {
-        let kind = if found.result == Verdict::Rotten { Kind::Rotten } else { Kind::Damaged };
+        let kind = match found.result {
+            Verdict::Rotten => Kind::Rotten,
+            Verdict::Suspect => Kind::Suspect,
+            _ => Kind::Damaged,
+        };
         eprintln!("error: {copy}: {} [{}]", found.result, kind.code());
         found.detail.iter().for_each(|line| eprintln!("  {line}"));
     } else if !cli.common.quiet {
