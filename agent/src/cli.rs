@@ -79,7 +79,7 @@ pub(crate) enum Command {
 
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Print where the configuration file is looked for
+    /// Print where the configuration file and the state are looked for
     Path,
     /// Check the configuration file
     Check,

@@ -11,12 +11,13 @@ const FIRST_STEPS: &str = "\
 First steps:
   puller demo                          see what it does, in a temporary directory
   puller pull ./app.db                 pull a database on this machine
-  puller pull 127.0.0.1:7420/gym       pull the database that an agent, here or behind a tunnel, calls gym
+  puller pull 127.0.0.1:7420/gym       pull from an agent, here or behind a tunnel
   puller list                          see the copies
   puller restore gym --to ./back.db    write the newest good copy to a new file
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 some of several failed, 4 damage, 5 agent unreachable or lost,
-6 refused, 7 source unusable, 8 no space, 10 unknown, 11 locked by another run (doc/errors.md)";
+Exit codes: 0 done, 1 failed, 2 usage, 3 some of several failed, 4 damage,
+5 agent unreachable or lost, 6 refused, 7 source unusable, 8 no space, 10 unknown,
+11 locked by another run; doc/errors.md tells more";
 
 /// Pulls verified copies of live SQLite databases, keeps them, and puts them back.
 #[derive(Parser)]
