@@ -1,4 +1,4 @@
-//! doc/operations.md as typed: its console blocks are run, its tables of keys held to the programs, deploy/agent.toml read.
+//! README.md and doc/operations.md as typed: its console blocks are run, its tables of keys held to the programs, deploy/agent.toml read.
 
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
@@ -10,11 +10,12 @@ use std::fs;
 use std::path::Path;
 
 const DOCUMENT: &str = include_str!("../../doc/operations.md");
+const README: &str = include_str!("../../README.md");
 const AGENT_TOML: &str = include_str!("../../deploy/agent.toml");
 
-/// The commands in the console blocks below the heading `title`.
-fn commands(title: &str) -> Vec<&'static str> {
-    let after = DOCUMENT.split_once(&format!("\n## {title}\n")).expect("the heading is there").1;
+/// The commands in the console blocks of `document` below the heading `title`.
+fn commands(document: &'static str, title: &str) -> Vec<&'static str> {
+    let after = document.split_once(&format!("\n## {title}\n")).expect("the heading is there").1;
     let section = after.split("\n## ").next().unwrap_or_default();
     section.lines().filter_map(|line| line.strip_prefix("$ ")).collect()
 }
@@ -40,7 +41,7 @@ fn the_drill_and_the_way_back_work_as_typed() {
     let served = Served::start(&sandbox, &[("gym", &source)]);
     let application = databases::visits_in_the_wal(&source, 50);
     let stored = sandbox.pull(&["--name", "gym", &served.source("gym")]).succeeds("stored");
-    let drill = commands("The restore drill");
+    let drill = commands(DOCUMENT, "The restore drill");
     assert_eq!(drill.len(), 5);
     let said: Vec<Ran> = drill.iter().map(|command| shell(&sandbox, command)).collect();
     assert!(
@@ -53,7 +54,7 @@ fn the_drill_and_the_way_back_work_as_typed() {
     assert!(!sandbox.db("drill.db").exists());
 
     drop(application);
-    let back = commands("Getting a database back");
+    let back = commands(DOCUMENT, "Getting a database back");
     assert_eq!(back.len(), 4);
     back[..3].iter().for_each(|command| drop(shell(&sandbox, command)));
     let again = shell(&sandbox, back[3]);
@@ -63,6 +64,35 @@ fn the_drill_and_the_way_back_work_as_typed() {
         .and_then(|db| db.pragma_query_value(None, "journal_mode", |row| row.get(0)))
         .expect("the restored database can be opened");
     assert_eq!(mode, "wal");
+}
+
+/// What needs a second machine is left out: the installation, and the tunnel, whose near end is the agent itself here.
+#[test]
+fn the_ten_minute_start_works_as_typed() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("app.db");
+    databases::gym(&source, 300_000, 4096);
+    let served = Served::start(&sandbox, &[("gym", &source)]);
+    let typed = |command: &str| command.replace("127.0.0.1:7420/gym", &served.source("gym"));
+    let commands = commands(README, "Ten-minute start");
+    let of_puller: Vec<&&str> = commands.iter().filter(|command| command.starts_with("puller ")).collect();
+    assert_eq!(of_puller.len(), 4);
+    of_puller.iter().for_each(|command| drop(shell(&sandbox, &typed(command))));
+    contents::assert_equal(&source, &sandbox.db("gym-restored.db"));
+
+    let cron = README.lines().find(|line| line.starts_with("0 9 * * *")).expect("a line for cron");
+    let (_, command) = cron.split_once(" && $HOME/.cargo/bin/").expect("a tunnel and a pull");
+    let _application = databases::visits_in_the_wal(&source, 50);
+    let quiet = shell(&sandbox, command);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+    assert_eq!(sandbox.puller(&["list", "--json", "gym"]).exits(0).json().len(), 2);
+
+    let config =
+        README.split("<<'END'\n").nth(1).and_then(|rest| rest.split("END\n").next()).expect("a file");
+    fs::create_dir_all(sandbox.file("home/xdg_config_home/pullback")).unwrap();
+    let config = config.replace("/home/pi/gym/app.db", source.to_str().unwrap());
+    fs::write(sandbox.file("home/xdg_config_home/pullback/agent.toml"), config).unwrap();
+    shell(&sandbox, "pullback-agent doctor");
 }
 
 /// The keys in the document's table whose head is `head`.
