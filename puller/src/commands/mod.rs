@@ -87,7 +87,7 @@ fn print_line(said: std::fmt::Arguments<'_>) {
         && error.kind() != ErrorKind::BrokenPipe
     {
         let fault = Fault::io("standard output", &error);
-        say_fault(&fault);
+        eprintln!("error: {fault} [{}]", fault.kind.code());
         std::process::exit(fault.kind.exit().into());
     }
 }
