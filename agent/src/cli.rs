@@ -1,12 +1,20 @@
 //! The command line of `pullback-agent`, as typed.
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+const FIRST_STEPS: &str = "\
+First steps, as the user that owns the databases:
+  pullback-agent info ./app.db              see what is there
+  pullback-agent backup ./app.db copy.db    write one proven snapshot, without a puller
+  pullback-agent doctor                     check the configuration before it is served
+  pullback-agent serve                      serve it; it tells its address";
+
 /// Takes consistent snapshots of live SQLite databases and serves them to `puller`.
 #[derive(Parser)]
-#[command(name = "pullback-agent", version, about, arg_required_else_help = true)]
+#[command(name = "pullback-agent", version, about, arg_required_else_help = true, after_help = FIRST_STEPS)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -15,17 +23,18 @@ pub(crate) struct Cli {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Common {
     /// The configuration file [default: ~/.config/pullback/agent.toml]
     #[arg(long, global = true, env = "PULLBACK_AGENT_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print one JSON object a line
-    #[arg(long, global = true, env = "PULLBACK_AGENT_JSON")]
+    #[arg(long, global = true, env = "PULLBACK_AGENT_JSON", value_parser = BoolishValueParser::new())]
     pub(crate) json: bool,
     /// Print nothing when all is well
-    #[arg(short, long, global = true, env = "PULLBACK_AGENT_QUIET")]
+    #[arg(short, long, global = true, env = "PULLBACK_AGENT_QUIET", value_parser = BoolishValueParser::new())]
     pub(crate) quiet: bool,
-    /// Say more; twice: everything
+    /// Say more; the more often, the more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Colours in what is said
@@ -70,7 +79,7 @@ pub(crate) enum Command {
 
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Print where the configuration file is looked for
+    /// Print where the configuration file and the state are looked for
     Path,
     /// Check the configuration file
     Check,

@@ -1,7 +1,7 @@
 //! The Pullback agent: consistent snapshots of live SQLite databases, served over gRPC.
 //!
 //! One pull, read top to bottom: [`service`] takes the call, [`snapshot`] decides and sends, [`source`] holds the
-//! database, [`sink`] is what SQLite's backup writes into, [`collector`] compares, [`mirror`] and [`spool`] keep,
+//! database, `sink` is what SQLite's backup writes into, [`collector`] compares, [`mirror`] and [`spool`] keep,
 //! [`transfer`] sends.
 
 pub mod service;

@@ -91,7 +91,7 @@ impl Agent {
         Ok(pb::InfoReply {
             protocol: PROTOCOL,
             agent_version: RELEASE.to_owned(),
-            sqlite_version: rusqlite::version().to_owned(),
+            sqlite_version: crate::source::sqlite_version().to_owned(),
             databases,
             state_free,
             state_total,

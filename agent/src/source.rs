@@ -228,7 +228,7 @@ impl<'source> Hold<'source> {
             uid: metadata.uid(),
             gid: metadata.gid(),
             agent_version: pullback_shared::RELEASE.to_owned(),
-            sqlite_version: rusqlite::version().to_owned(),
+            sqlite_version: sqlite_version().to_owned(),
             file_bytes: metadata.len(),
             wal_bytes: source.beside_bytes("-wal"),
         };
@@ -271,6 +271,11 @@ impl<'source> Hold<'source> {
         }
         Ok(held)
     }
+}
+
+/// The release of the SQLite within, such as `3.54.1`.
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
 }
 
 fn copy_pages(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {

@@ -1,14 +1,27 @@
 //! The command line of `puller`, as typed.
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use puller::judge::Verify;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
+const FIRST_STEPS: &str = "\
+First steps:
+  puller demo                          see what it does, in a temporary directory
+  puller pull ./app.db                 pull a database on this machine
+  puller pull 127.0.0.1:7420/gym       pull from an agent, here or behind a tunnel
+  puller list                          see the copies
+  puller restore gym --to ./back.db    write the newest good copy to a new file
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 some of several failed, 4 damage,
+5 agent unreachable or lost, 6 refused, 7 source unusable, 8 no space, 10 unknown,
+11 locked by another run; doc/errors.md tells more";
+
 /// Pulls verified copies of live SQLite databases, keeps them, and puts them back.
 #[derive(Parser)]
-#[command(name = "puller", version, about, arg_required_else_help = true)]
+#[command(name = "puller", version, about, arg_required_else_help = true, after_help = FIRST_STEPS)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -17,6 +30,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Common {
     /// The configuration file [default: ~/.config/pullback/puller.toml]
     #[arg(long, global = true, env = "PULLER_CONFIG", value_name = "FILE")]
@@ -25,12 +39,12 @@ pub(crate) struct Common {
     #[arg(long, global = true, env = "PULLER_STORE", value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
     /// Print one JSON object a line
-    #[arg(long, global = true, env = "PULLER_JSON")]
+    #[arg(long, global = true, env = "PULLER_JSON", value_parser = BoolishValueParser::new())]
     pub(crate) json: bool,
     /// Print nothing when all is well
-    #[arg(short, long, global = true, env = "PULLER_QUIET")]
+    #[arg(short, long, global = true, env = "PULLER_QUIET", value_parser = BoolishValueParser::new())]
     pub(crate) quiet: bool,
-    /// Say more; twice: everything
+    /// Say more; the more often, the more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Colours in what is said
@@ -107,7 +121,7 @@ pub(crate) enum Command {
     Show {
         /// The source
         source: String,
-        /// A copy
+        /// A copy: `latest`, `latest~2`, an id as `list` shows it, or the beginning of one
         #[arg(default_value = "latest")]
         copy: String,
         /// Print MD5, SHA-256 and BLAKE3 of the file, as `md5sum` and its like do
@@ -128,7 +142,7 @@ pub(crate) enum Command {
         /// A source, or a database file
         #[arg(required_unless_present = "all")]
         source: Option<String>,
-        /// A copy; none: every copy of the source
+        /// A copy, as for `show`; none: every copy of the source
         copy: Option<String>,
         /// Every copy of every source
         #[arg(long, conflicts_with = "source")]
@@ -141,7 +155,7 @@ pub(crate) enum Command {
     Restore {
         /// The source
         source: String,
-        /// A copy
+        /// A copy: `latest`, `latest~2`, an id as `list` shows it, or the beginning of one
         #[arg(default_value = "latest")]
         copy: String,
         /// The file to write; it must not exist
@@ -170,7 +184,7 @@ pub(crate) enum Command {
     Accept {
         /// The source
         source: String,
-        /// The copy
+        /// The copy, as `list` shows it
         copy: String,
     },
     /// Ask about the configuration

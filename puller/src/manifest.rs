@@ -32,7 +32,7 @@ pub struct Manifest {
     pub bytes: u64,
     /// MD5 of the database file in hex, once it was read for it.
     pub md5: Option<String>,
-    /// When the snapshot was offered, by the puller's clock.
+    /// When the run that brought it began, by the puller's clock.
     pub taken_at: Timestamp,
     /// About the source, as the agent told.
     pub source: SourceFacts,

@@ -13,11 +13,11 @@
 use crate::address::Address;
 use crate::durable;
 use crate::source_dir::SourceDir;
-use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -94,11 +94,8 @@ impl Store {
             return Err(Fault::new(Kind::Usage, format!("`{}` is no store, and not empty", root.display()))
                 .hint("name an empty or a new directory"));
         }
-        let id = blake3::hash(
-            format!("{}{:?}{}", root.display(), Timestamp::now(), std::process::id()).as_bytes(),
-        )
-        .to_hex();
-        let marker = Marker { v: VERSION, store: id[..16].to_owned() };
+        let id = RandomState::new().hash_one(root);
+        let marker = Marker { v: VERSION, store: format!("{id:016x}") };
         let marker = serde_json::to_vec(&marker).expect("BUG: a marker that is no JSON");
         durable::replace(&root.join("README.txt"), README.as_bytes(), 0o600).map_err(io)?;
         durable::replace(&root.join(MARKER), &marker, 0o600).map_err(io)?;

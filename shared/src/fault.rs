@@ -175,4 +175,14 @@ mod tests {
             assert_eq!(KINDS.iter().filter(|row| row.1 == number || row.2 == word).count(), 1);
         }
     }
+
+    #[test]
+    fn the_document_lists_every_kind() {
+        let document = include_str!("../../doc/errors.md");
+        let rows = document.lines().filter(|line| line.starts_with("| P"));
+        let rows: Vec<String> =
+            rows.map(|row| row.split(" | ").take(3).collect::<Vec<_>>().join(" | ")).collect();
+        let kinds = KINDS.map(|(kind, _, word, exit)| format!("| {} | `{word}` | {exit}", kind.code()));
+        assert_eq!(rows, kinds);
+    }
 }

@@ -98,8 +98,8 @@ mod tests {
 
     #[test]
     fn names_do_not_change_between_releases() {
-        let known = "8d46391c33b8f1e3c8b1db2b5b1d0e4e";
-        assert_eq!(known.len(), 32);
-        assert_eq!(SnapshotId::from_hex(&id(512, &[]).to_string()), Some(id(512, &[])));
+        let known = "dfd3fec40b252b808e1be197de3da3f75123ff3efe483ccd2a19a13f3dca90f6";
+        assert_eq!(id(512, &[&[1; 512], &[2; 512]]).to_string(), known);
+        assert_eq!(SnapshotId::from_hex(known), Some(id(512, &[&[1; 512], &[2; 512]])));
     }
 }

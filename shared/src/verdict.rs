@@ -151,6 +151,20 @@ fn is_violation(row: &str) -> bool {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_document_lists_every_verdict() {
+        use Verdict::*;
+        let document = include_str!("../../doc/errors.md").split("\n## Verdicts\n").nth(1).unwrap();
+        let rows: Vec<&str> = document.lines().filter(|line| line.starts_with("| `")).collect();
+        let verdicts = [Ok, Uncheckable, Violations, Unchecked, Damaged, Suspect, Rotten];
+        assert_eq!(rows.len(), verdicts.len());
+        for (row, verdict) in rows.into_iter().zip(verdicts) {
+            let exit = row.split(" | ").nth(2).unwrap();
+            assert!(row.starts_with(&format!("| `{verdict}` |")), "{row}");
+            assert!(exit.starts_with(&verdict.exit().to_string()), "{row}");
+        }
+    }
+
     #[track_caller]
     fn check(rows: &[&str], expected: Verdict) {
         let mut findings = Findings::default();

@@ -43,7 +43,7 @@ fn json(info: &DatabaseInfo) -> serde_json::Value {
         "page_size": info.page_size, "page_count": info.page_count, "free_pages": info.free_pages,
         "encoding": info.encoding, "auto_vacuum": info.auto_vacuum, "user_version": info.user_version,
         "application_id": info.application_id, "disk_free": info.disk_free, "disk_total": info.disk_total,
-        "tables": info.tables.iter().map(|t| serde_json::json!({"name": t.name, "rows": t.rows})).collect::<Vec<_>>(),
+        "tables": info.tables.iter().map(|t| serde_json::json!({"name": t.name, "rows": (t.rows >= 0).then_some(t.rows)})).collect::<Vec<_>>(),
         "error": problem.map(|p| serde_json::json!({"code": p.kind.word(), "message": p.message, "hint": p.hint, "exit": p.kind.exit()})),
     })
 }
@@ -77,7 +77,8 @@ fn print(info: &DatabaseInfo) {
         }
     }
     for of in &info.tables {
-        row(&format!("  {}", printable(&of.name, 60)), format!("{} rows", of.rows));
+        let rows = if of.rows < 0 { "cannot be counted".to_owned() } else { format!("{} rows", of.rows) };
+        row(&format!("  {}", printable(&of.name, 60)), rows);
     }
     println!("{table}\n");
 }

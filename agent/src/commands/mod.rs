@@ -1,12 +1,17 @@
 //! What each command does; nothing imports this but `main`.
 
+/// As the standard one, but a reader that left (`… | head -1`) is no fault of ours: what was asked is done all the same.
+macro_rules! println {
+    ($($said:tt)*) => { $crate::commands::print_line(format_args!($($said)*)) };
+}
+
 mod backup;
 mod doctor;
 mod info;
 mod serve;
 
 use crate::cli::{Cli, Command, ConfigCommand};
-use pullback_agent::config::{Config, default_config_path};
+use pullback_agent::config::{Config, default_config_path, default_state_dir};
 use pullback_shared::fault::Fault;
 use std::path::PathBuf;
 
@@ -18,13 +23,26 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         Command::Info { database, tables } => info::run(cli, database.as_deref(), *tables),
         Command::Doctor => doctor::run(cli),
         Command::Config { what: ConfigCommand::Path } => {
-            println!("{}", config_path(cli).display());
+            let (path, state_dir) = (config_path(cli), default_state_dir());
+            match cli.common.json {
+                true => println!("{}", serde_json::json!({"v": 1, "config": path, "state_dir": state_dir})),
+                false => {
+                    println!("configuration  {}", path.display());
+                    println!("state          {}, unless `state_dir` names another", state_dir.display());
+                }
+            }
             Ok(0)
         }
         Command::Config { what: ConfigCommand::Check } => {
-            let config = config(cli)?;
-            if !cli.common.quiet {
-                println!("`{}` is right; databases: {}", config_path(cli).display(), config.databases.len());
+            let (path, databases) = (config_path(cli), config(cli)?.databases);
+            let names: Vec<&String> = databases.keys().collect();
+            match cli.common.json {
+                true => println!(
+                    "{}",
+                    serde_json::json!({"v": 1, "config": path, "right": true, "databases": names})
+                ),
+                false if cli.common.quiet => {}
+                false => println!("`{}` is right; databases: {}", path.display(), names.len()),
             }
             Ok(0)
         }
@@ -37,4 +55,15 @@ fn config_path(cli: &Cli) -> PathBuf {
 
 fn config(cli: &Cli) -> Result<Config, Fault> {
     Config::read(&config_path(cli))
+}
+
+fn print_line(said: std::fmt::Arguments<'_>) {
+    use std::io::{ErrorKind, Write};
+    if let Err(error) = writeln!(std::io::stdout(), "{said}")
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        let fault = Fault::io("standard output", &error);
+        eprintln!("error: {fault} [{}]", fault.kind.code());
+        std::process::exit(fault.kind.exit().into());
+    }
 }

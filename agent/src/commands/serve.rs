@@ -23,7 +23,10 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         let address = listener.local_addr().map_err(internal)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
-        println!("listening on {address}");
+        match cli.common.json {
+            true => println!("{}", serde_json::json!({"v": 1, "listening": address.to_string()})),
+            false => println!("listening on {address}"),
+        }
         // Whoever started the agent may not read on; that is no reason not to serve.
         let _ = std::io::stdout().flush();
         notify(&[sd_notify::NotifyState::Ready]);

@@ -207,7 +207,7 @@ fn show(
         pulls[1].1.manifest.snapshot
     );
     println!("  {}", path.display());
-    println!("\nNothing is left running. `rm -r {}` removes all of it.", dir.display());
+    println!("\nNothing is left running. `rm -rf {}` removes all of it.", dir.display());
     println!("Your own database: `puller pull ./app.db`");
 }
 

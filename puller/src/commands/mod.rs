@@ -1,5 +1,10 @@
 //! What each command does, and how it is said; nothing imports this but `main`.
 
+/// As the standard one, but a reader that left (`… | head -1`) is no fault of ours: what was asked is done all the same.
+macro_rules! println {
+    ($($said:tt)*) => { $crate::commands::print_line(format_args!($($said)*)) };
+}
+
 mod accept;
 mod config;
 mod demo;
@@ -73,5 +78,16 @@ fn policy(keep: crate::cli::Keep, config: &Config) -> puller::rotation::Policy {
     puller::rotation::Policy {
         keep_last: keep.keep_last.or(config.keep_last),
         keep_days: keep.keep_days.or(config.keep_days),
+    }
+}
+
+fn print_line(said: std::fmt::Arguments<'_>) {
+    use std::io::{ErrorKind, Write};
+    if let Err(error) = writeln!(std::io::stdout(), "{said}")
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        let fault = Fault::io("standard output", &error);
+        eprintln!("error: {fault} [{}]", fault.kind.code());
+        std::process::exit(fault.kind.exit().into());
     }
 }

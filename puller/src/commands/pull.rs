@@ -3,6 +3,7 @@
 use super::progress::Bar;
 use super::text;
 use crate::cli::{Cli, Pull};
+use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use puller::address::Address;
 use puller::clock;
@@ -41,11 +42,12 @@ fn one(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Faul
     let mut source = None;
     let result = attempt(cli, asked, config, typed, &mut source);
     let duration = began.elapsed();
+    let at = clock::now()?;
     match result {
         Ok((shown, pulled)) => {
             let source = source.as_mut().expect("BUG: a copy without a source");
             let verdict = pulled.manifest.verdict;
-            let line = report(&shown, source, &pulled, duration);
+            let line = report(&shown, source, &pulled, at, duration);
             record(source, &line);
             match cli.common.json {
                 true => println!("{line}"),
@@ -58,7 +60,7 @@ fn one(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Faul
         Err(fault) => {
             let shown = source.as_ref().map_or_else(|| typed.to_owned(), SourceDir::shown);
             let fault = with_newest_good(fault, source.as_ref());
-            let line = failure(&shown, &fault, duration);
+            let line = failure(&shown, &fault, at, duration);
             if let Some(source) = source.as_ref().filter(|_| fault.kind != Kind::Locked) {
                 record(source, &line);
             }
@@ -176,11 +178,11 @@ fn with_newest_good(fault: Fault, source: Option<&SourceDir>) -> Fault {
     }
 }
 
-fn report(shown: &str, source: &SourceDir, pulled: &Pulled, duration: Duration) -> Value {
+fn report(shown: &str, source: &SourceDir, pulled: &Pulled, at: Timestamp, duration: Duration) -> Value {
     let manifest = &pulled.manifest;
     json!({
         "v": 1,
-        "at": clock::rfc3339(jiff::Timestamp::now()),
+        "at": clock::rfc3339(at),
         "run": "pull",
         "source": shown,
         "outcome": if pulled.stored { "stored" } else { "unchanged" },
@@ -205,10 +207,10 @@ fn report(shown: &str, source: &SourceDir, pulled: &Pulled, duration: Duration) 
     })
 }
 
-fn failure(shown: &str, fault: &Fault, duration: Duration) -> Value {
+fn failure(shown: &str, fault: &Fault, at: Timestamp, duration: Duration) -> Value {
     json!({
         "v": 1,
-        "at": clock::rfc3339(jiff::Timestamp::now()),
+        "at": clock::rfc3339(at),
         "run": "pull",
         "source": shown,
         "outcome": "failed",
@@ -284,7 +286,7 @@ fn complain(cli: &Cli, shown: &str, source: &SourceDir, pulled: &Pulled) {
             );
             pulled.findings.iter().take(3).for_each(|finding| eprintln!("  SQLite: {finding}"));
             eprintln!(
-                "\nhint: `puller restore {shown}` brings the good copy back; until the source is well, each run ends like this"
+                "\nhint: `puller restore {shown} --to FILE` brings the good copy back; until the source is well, each run ends like this"
             );
         }
         Verdict::Suspect => {

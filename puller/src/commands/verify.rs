@@ -1,6 +1,7 @@
 //! `puller verify`: a copy, a source, everything, or any database file.
 
 use crate::cli::Cli;
+use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::verdict::Verdict;
 use puller::history;
@@ -48,7 +49,7 @@ fn of_source(cli: &Cli, source: &SourceDir, copy: Option<&str>, full: bool) -> R
         let progress = |read| puller::pull::Watch::proving(&bar, read, bytes);
         let found = verify::copy(source, copy, full, now, &lock, &progress)?;
         bar.clear();
-        remember(source, copy, &found)?;
+        remember(source, copy, &found, now)?;
         say(cli, &source.shown(), &copy.id, &found);
         worst = worst.max(found.result.exit());
     }
@@ -64,12 +65,12 @@ fn of_source(cli: &Cli, source: &SourceDir, copy: Option<&str>, full: bool) -> R
 }
 
 /// Only a change of what is thought of a copy is worth a line in the history.
-fn remember(source: &SourceDir, copy: &StoredCopy, found: &Verified) -> Result<(), Fault> {
+fn remember(source: &SourceDir, copy: &StoredCopy, found: &Verified, now: Timestamp) -> Result<(), Fault> {
     if copy.verdict() == found.result {
         return Ok(());
     }
     let line = json!({
-        "v": 1, "at": puller::clock::rfc3339(jiff::Timestamp::now()), "run": "verify", "source": source.shown(),
+        "v": 1, "at": puller::clock::rfc3339(now), "run": "verify", "source": source.shown(),
         "outcome": "verified", "copy": copy.id, "verdict": found.result.word(), "findings": found.detail,
     });
     history::add(source, &line)
@@ -83,7 +84,11 @@ fn say(cli: &Cli, source: &str, copy: &str, found: &Verified) {
     }
     let bad = found.result.exit() != 0;
     if bad {
-        let kind = if found.result == Verdict::Rotten { Kind::Rotten } else { Kind::Damaged };
+        let kind = match found.result {
+            Verdict::Rotten => Kind::Rotten,
+            Verdict::Suspect => Kind::Suspect,
+            _ => Kind::Damaged,
+        };
         eprintln!("error: {copy}: {} [{}]", found.result, kind.code());
         found.detail.iter().for_each(|line| eprintln!("  {line}"));
     } else if !cli.common.quiet {

@@ -1,0 +1,121 @@
+//! doc/json.md lists the fields of each command's JSON: each is run here, and what it prints is held against the list.
+
+use pullback_tests::databases;
+use pullback_tests::sandbox::{Ran, Sandbox};
+use pullback_tests::served::Served;
+use rusqlite::Connection;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+const DOCUMENT: &str = include_str!("../../doc/json.md");
+
+/// For each heading, such as "`puller list`", the fields in the first column of its table.
+fn documented() -> BTreeMap<&'static str, BTreeSet<String>> {
+    let sections = DOCUMENT.split("\n## ").skip(1).filter_map(|section| section.split_once('\n'));
+    let fields = |text: &str| -> BTreeSet<String> {
+        let rows =
+            text.lines().filter(|line| line.starts_with("| `")).filter_map(|row| row.split(" | ").next());
+        rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+    };
+    sections.map(|(title, text)| (title, fields(text))).filter(|(_, fields)| !fields.is_empty()).collect()
+}
+
+fn keys(value: &Value) -> BTreeSet<String> {
+    value.as_object().expect("an object").keys().cloned().collect()
+}
+
+/// What is still to be seen of the document.
+struct Unseen(BTreeMap<&'static str, BTreeSet<String>>);
+
+impl Unseen {
+    /// Takes the section `title` off, once every line of `ran` has its fields.
+    #[track_caller]
+    fn is(&mut self, title: &str, ran: &Ran) {
+        let expected =
+            self.0.remove(title).unwrap_or_else(|| panic!("{title} is not in the document, or twice"));
+        assert!(!ran.json().is_empty(), "nothing from {ran}");
+        for line in ran.json() {
+            assert_eq!(keys(&line), expected, "{title}, of {ran}");
+            assert_eq!(line["v"], 1);
+        }
+    }
+}
+
+#[test]
+fn every_command_prints_the_fields_of_the_document() {
+    let sandbox = Sandbox::new();
+    let mut unseen = Unseen(documented());
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 300_000, 4096);
+    let served = Served::start(&sandbox, &[("gym", &source)]);
+    let address = served.source("gym");
+    let puller = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        sandbox.puller(&[&["--json"], &words[..]].concat())
+    };
+    let agent = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        sandbox.agent(&[&["--json"], &words[..]].concat())
+    };
+
+    unseen.is("`puller pull`", &puller(&format!("pull {address} --name gym")).exits(0));
+    let failed = puller("pull ./nowhere.db").exits(7);
+    assert_eq!(
+        keys(&failed.only_json()["error"]),
+        ["code", "exit", "hint", "message"].map(str::to_owned).into()
+    );
+    unseen.is("`puller pull`, failed", &failed);
+    let info = puller("info ./gym.db --tables").exits(0);
+    assert_eq!(keys(&info.only_json()["tables"][0]), ["name", "rows"].map(str::to_owned).into());
+    unseen.is("`puller info SOURCE`", &info);
+    unseen.is("`puller info`", &puller("info").exits(0));
+    unseen.is("`puller list`", &puller("list gym").exits(0));
+    unseen.is("`puller show`", &puller("show gym").exits(0));
+    unseen.is("`puller show --checksums`", &puller("show gym --checksums").exits(0));
+    unseen.is("`puller verify`", &puller("verify gym").exits(0));
+    unseen.is("`puller restore`", &puller("restore gym --to ./back.db").exits(0));
+    unseen.is("`puller config path`", &puller("config path").exits(0));
+    unseen.is("`puller config check`", &puller("config check").exits(0));
+    unseen.is("`puller rotate`", &puller("rotate gym --keep-last 3 --dry-run").exits(0));
+    let demo = puller("demo --dir ./demo").exits(0);
+    let pulls = ["transfer", "bytes_received", "changed_pages", "held_seconds", "verdict", "copy"];
+    assert_eq!(keys(&demo.only_json()["pulls"][1]), pulls.map(str::to_owned).into());
+    unseen.is("`puller demo`", &demo);
+
+    let db = Connection::open(&source).unwrap();
+    db.execute_batch("DROP TABLE access_log; DROP TABLE lockers; DROP TABLE members").unwrap();
+    drop(db);
+    let emptied = puller("pull gym").exits(4).only_json();
+    let copy = emptied["copy"].as_str().expect("a copy's id");
+    unseen.is("`puller accept`", &puller(&format!("accept gym {copy}")).exits(0));
+    assert_eq!(puller("history gym").exits(0).json().len(), 3);
+
+    let mut starts = sandbox.command(pullback_tests::programs::agent());
+    starts
+        .args(["--json", "serve", "--config"])
+        .arg(sandbox.file("agent.toml"))
+        .env("PULLBACK_AGENT_LOG", "off");
+    unseen.is("`pullback-agent serve`", &until_its_first_line(&sandbox, starts));
+    unseen.is("`pullback-agent backup`", &agent("backup ./gym.db ./one.db").exits(0));
+    unseen.is("`pullback-agent info`", &agent("info ./gym.db --tables").exits(0));
+    let config = format!("--config {}", sandbox.file("agent.toml").display());
+    unseen.is("`pullback-agent doctor`", &agent(&format!("doctor {config}")).exits(0));
+    unseen.is("`pullback-agent config path`", &agent("config path").exits(0));
+    unseen.is("`pullback-agent config check`", &agent(&format!("config check {config}")).exits(0));
+    assert!(unseen.0.is_empty(), "documented and never run: {:?}", unseen.0.keys());
+}
+
+/// Runs a program that goes on for ever, asks it to end after its first line of output, and gives what it printed.
+fn until_its_first_line(sandbox: &Sandbox, mut command: std::process::Command) -> Ran {
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::io::{BufRead, BufReader, Read};
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("the agent can be started");
+    let mut output = BufReader::new(child.stdout.take().expect("its stdout is a pipe"));
+    let mut stdout = String::new();
+    output.read_line(&mut stdout).expect("its output can be read");
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("a child can be signalled");
+    output.read_to_string(&mut stdout).expect("its output can be read");
+    let status = child.wait().expect("a child can be waited for");
+    let command = format!("{command:?} in {}", sandbox.store().display());
+    Ran { command, status, stdout, stderr: String::new() }.exits(0)
+}
