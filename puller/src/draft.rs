@@ -1,4 +1,7 @@
-//! A draft: a copy that is being received. It becomes a copy by [`Draft::commit`], or is nothing when dropped.
+//! A draft: a copy that is being received. It becomes a copy by [`Draft::commit`].
+//!
+//! Dropped before that, it stays where so much was received that the next run goes on from it, and is removed otherwise.
+//! What a draft holds is told by its pages alone: the next run hashes them, so that no crash can leave a draft that lies.
 
 use crate::durable;
 use crate::manifest::Manifest;
@@ -16,6 +19,15 @@ use std::path::{Path, PathBuf};
 /// Space left free on the store's disk beside what a draft needs.
 const ROOM_MARGIN: u64 = 4 * 1024 * 1024;
 
+/// A delta of fewer pages than one in so many of the database is begun anew: hashing the draft would cost more.
+const RESUME_PAGES_PER_PAGE: u64 = 8;
+
+/// `draft-new.json`: what the pages of a draft do not tell.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Shape {
+    page_size: u32,
+}
+
 /// A database file and its page hashes, unfinished.
 pub struct Draft {
     db_path: PathBuf,
@@ -24,9 +36,9 @@ pub struct Draft {
     hashes: HashList<File>,
     geometry: Geometry,
     buffer: Vec<u8>,
-    /// Pages applied since it was made.
-    pub pages_applied: u64,
-    kept: bool,
+    pages_applied: u64,
+    /// Whether its files stay when it is dropped.
+    stays: bool,
 }
 
 impl Draft {
@@ -36,8 +48,9 @@ impl Draft {
         let (db_path, pages_path) = (dir.join("draft-new.db"), dir.join("draft-new.pages"));
         check_room(&dir, geometry)?;
         let made = (|| {
-            durable::remove(&db_path)?;
-            durable::remove(&pages_path)?;
+            for path in [&dir.join("draft-new.json"), &db_path, &pages_path] {
+                durable::remove(path)?;
+            }
             if let Some(base) = base {
                 clone(&source.file(&base.id, "db"), &db_path)?;
                 clone(&source.file(&base.id, "pages"), &pages_path)?;
@@ -58,8 +71,60 @@ impl Draft {
             geometry,
             buffer: Vec::new(),
             pages_applied: 0,
-            kept: false,
+            stays: false,
         })
+    }
+
+    /// The draft that an earlier run left, if there is one to go on from.
+    pub fn resume(source: &SourceDir) -> Option<Self> {
+        let dir = source.copies_dir();
+        let (db_path, pages_path) = (dir.join("draft-new.db"), dir.join("draft-new.pages"));
+        let shape: Shape = serde_json::from_slice(&fs::read(dir.join("draft-new.json")).ok()?).ok()?;
+        let len = fs::metadata(&db_path).ok()?.len();
+        let page_count = u32::try_from(len / u64::from(shape.page_size.max(512))).ok()?;
+        let geometry = Geometry::new(shape.page_size, page_count).filter(|shape| shape.bytes() == len)?;
+        let (db, pages) = (open(&db_path).ok()?, open(&pages_path).ok()?);
+        let hashes = HashList::new(pages, geometry.page_count);
+        let mut draft = Self {
+            db_path,
+            pages_path,
+            db,
+            hashes,
+            geometry,
+            buffer: Vec::new(),
+            pages_applied: 0,
+            stays: false,
+        };
+        match draft.rehash() {
+            Ok(()) => {
+                draft.stays = true;
+                Some(draft)
+            }
+            Err(fault) => {
+                tracing::warn!(%fault, "the draft of an earlier run cannot be read; the pull begins anew");
+                None
+            }
+        }
+    }
+
+    /// Makes the draft one that a later run may go on from, once enough was received.
+    fn stay(&mut self) {
+        let worth = self.pages_applied * RESUME_PAGES_PER_PAGE >= u64::from(self.geometry.page_count);
+        if self.stays || !worth {
+            return;
+        }
+        let shape = Shape { page_size: self.geometry.page_size.get() };
+        let json = serde_json::to_vec(&shape).expect("BUG: a shape that is no JSON");
+        self.stays = fs::write(self.json_path(), json).is_ok();
+    }
+
+    fn json_path(&self) -> PathBuf {
+        self.db_path.with_extension("json")
+    }
+
+    /// Removes the draft: it is no use to a later run.
+    pub fn discard(mut self) {
+        self.stays = false;
     }
 
     /// Its shape.
@@ -111,8 +176,15 @@ impl Draft {
         });
         let applied = applied.and_then(|()| db.write_all_at(&run.1, run.0).map_err(Failed::Io));
         self.pages_applied += frame.page_count();
+        if applied.is_ok() {
+            self.stay();
+        }
         applied.map_err(|failed| match failed {
-            Failed::Io(error) => self.io(&error),
+            Failed::Io(error) => {
+                // A disk that is full or failing gets its room back.
+                self.stays = false;
+                self.io(&error)
+            }
             Failed::Frame(error) => {
                 Fault::new(Kind::Unproven, format!("what arrived does not lead to what was sent: {error}"))
                     .hint("pull again; if it happens again, update both programs to the same release")
@@ -157,12 +229,13 @@ impl Draft {
             self.hashes.file().set_permissions(fs::Permissions::from_mode(0o400))?;
             self.db.sync_all()?;
             self.hashes.file().sync_all()?;
+            durable::remove(&self.json_path())?;
             durable::rename_new(&self.db_path, &source.file(&manifest.copy, "db"))?;
             durable::rename_new(&self.pages_path, &source.file(&manifest.copy, "pages"))?;
             durable::sync_dir(&source.copies_dir())
         })();
         placed.map_err(|error: io::Error| self.io(&error))?;
-        self.kept = true;
+        self.stays = true;
         source.write_manifest(manifest, lock)
     }
 
@@ -173,8 +246,8 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if !self.kept {
-            for path in [&self.db_path, &self.pages_path] {
+        if !self.stays {
+            for path in [&self.json_path(), &self.db_path, &self.pages_path] {
                 if let Err(error) = durable::remove(path) {
                     tracing::debug!(%error, "a draft is left for the next run to clear");
                 }

@@ -119,10 +119,14 @@ struct Sums {
 impl Run<'_> {
     /// Pulls from `address`.
     pub fn pull(&mut self, address: &Address) -> Result<Pulled, Fault> {
-        self.source.clear_drafts(self.lock)?;
+        let draft = if self.options.full { None } else { Draft::resume(self.source) };
+        self.source.clear_drafts(draft.is_some(), self.lock)?;
         let mut client = Client::open(address, self.options.timeout)?;
         let mut sums = Sums::default();
-        let arrived = self.transfer(&mut client, &mut sums)?;
+        if draft.is_some() {
+            sums.notes.push("went on from what an earlier run had received".to_owned());
+        }
+        let arrived = self.transfer(&mut client, draft, &mut sums)?;
         let counts = (client.bytes_received(), client.bytes_sent());
         drop(client);
         let mut pulled = match arrived {
@@ -147,10 +151,14 @@ impl Run<'_> {
     }
 
     /// Brings a proven draft, in as many rounds and tries as it takes.
-    fn transfer(&mut self, client: &mut Client, sums: &mut Sums) -> Result<Arrived, Fault> {
+    fn transfer(
+        &mut self,
+        client: &mut Client,
+        mut draft: Option<Draft>,
+        sums: &mut Sums,
+    ) -> Result<Arrived, Fault> {
         let copies = self.source.copies()?;
         let mut base = copies.into_iter().rfind(|copy| !self.options.full && self.can_be_base(copy));
-        let mut draft: Option<Draft> = None;
         let (mut proofs_failed, mut rounds_without_progress, mut fewest_missing) = (0, 0, u32::MAX);
         for _ in 0..ROUNDS_MAX {
             let round = self.round(client, base.as_ref(), draft.take(), sums);
@@ -224,11 +232,12 @@ impl Run<'_> {
                     draft = Some(now_draft);
                 }
                 2 => {
-                    drop(now_draft);
+                    now_draft.discard();
                     base = None;
                     sums.full_because = Some("two proofs failed".to_owned());
                 }
                 _ => {
+                    now_draft.discard();
                     return Err(Fault::new(Kind::Unproven, format!("{PROOFS_MAX} proofs failed in a row: this disk does not give back what is written to it"))
                         .hint("look at the system's log; no copy was touched"));
                 }
@@ -380,7 +389,9 @@ impl Run<'_> {
             }
             (None, None) if delta => Err(Fault::new(Kind::Protocol, "the agent offered a delta to nothing")),
             (draft, _) => {
-                drop(draft);
+                if let Some(draft) = draft {
+                    draft.discard();
+                }
                 Draft::create(self.source, offer.geometry, None).map(Some)
             }
         }

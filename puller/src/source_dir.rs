@@ -236,8 +236,9 @@ impl SourceDir {
             .map_err(|error| Fault::io(format!("`{}`", file.display()), &error))
     }
 
-    /// Removes what a run that died left behind: drafts, and files of a copy that never got its manifest.
-    pub fn clear_drafts(&self, _lock: &Lock) -> Result<(), Fault> {
+    /// Removes what a run that died left behind: drafts, but for one that is gone on from (`keep_draft`), and files of a copy
+    /// that never got its manifest.
+    pub fn clear_drafts(&self, keep_draft: bool, _lock: &Lock) -> Result<(), Fault> {
         let dir = self.copies_dir();
         let io = |error: io::Error| Fault::io(format!("`{}`", dir.display()), &error);
         let stored = crate::history::stored_copies(self)?;
@@ -248,7 +249,7 @@ impl SourceDir {
                 sequence_of(id).is_some() && !self.file(id, "json").exists() && !stored.contains(id)
             });
             let aside = name.starts_with('.') && name.ends_with(".new");
-            if name.starts_with("draft-") || orphan || aside {
+            if (name.starts_with("draft-") && !keep_draft) || orphan || aside {
                 tracing::debug!(name, "left by a run that died; removed");
                 durable::remove(&entry.path()).map_err(io)?;
             }

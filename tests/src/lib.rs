@@ -12,4 +12,5 @@ pub mod programs;
 pub mod rows;
 pub mod sandbox;
 pub mod served;
+pub mod relay;
 pub mod writer;

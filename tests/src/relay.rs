@@ -1,0 +1,78 @@
+//! A TCP relay between a puller and an agent: it counts bytes, and can cut the line after so many.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A relay that lives as long as the process.
+pub struct Relay {
+    address: SocketAddr,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    from_agent: AtomicU64,
+    to_agent: AtomicU64,
+    cut_after: AtomicU64,
+}
+
+impl Relay {
+    /// A relay to the agent at `agent`, on a free port.
+    pub fn to(agent: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let address = listener.local_addr().expect("a listener has an address");
+        let counts = Arc::new(Counts::default());
+        counts.cut_after.store(u64::MAX, Ordering::Relaxed);
+        let (agent, shared) = (agent.to_owned(), Arc::clone(&counts));
+        std::thread::spawn(move || {
+            for puller in listener.incoming().flatten() {
+                let Ok(agent) = TcpStream::connect(&agent) else { continue };
+                let clones = (puller.try_clone(), agent.try_clone());
+                let (Ok(puller_again), Ok(agent_again)) = clones else { continue };
+                let (there, back) = (Arc::clone(&shared), Arc::clone(&shared));
+                std::thread::spawn(move || pump(puller, agent, &there, false));
+                std::thread::spawn(move || pump(agent_again, puller_again, &back, true));
+            }
+        });
+        Self { address, counts }
+    }
+
+    /// `HOST:PORT` of the relay.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Cuts the line once `bytes` came from the agent, counted from now; `None`: never.
+    pub fn cut_after(&self, bytes: Option<u64>) {
+        self.counts.from_agent.store(0, Ordering::Relaxed);
+        self.counts.to_agent.store(0, Ordering::Relaxed);
+        self.counts.cut_after.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Bytes from the agent since the last [`Relay::cut_after`].
+    pub fn from_agent(&self) -> u64 {
+        self.counts.from_agent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes to the agent since the last [`Relay::cut_after`].
+    pub fn to_agent(&self) -> u64 {
+        self.counts.to_agent.load(Ordering::Relaxed)
+    }
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream, counts: &Counts, from_agent: bool) {
+    let mut buffer = [0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        let count = if from_agent { &counts.from_agent } else { &counts.to_agent };
+        let total = count.fetch_add(read as u64, Ordering::Relaxed) + read as u64;
+        let cut = from_agent && total > counts.cut_after.load(Ordering::Relaxed);
+        if cut || to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    // Either side may be gone already; both are to learn of it.
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}

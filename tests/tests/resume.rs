@@ -1,0 +1,85 @@
+//! A pull that was cut goes on from what had arrived, whatever the source has become meanwhile.
+
+use pullback_tests::contents;
+use pullback_tests::databases;
+use pullback_tests::relay::Relay;
+use pullback_tests::sandbox::Sandbox;
+use pullback_tests::served::Served;
+use rusqlite::Connection;
+use std::path::Path;
+
+fn write(source: &Path, sql: &str) {
+    Connection::open(source).and_then(|c| c.execute_batch(sql)).expect("a gym can be written to");
+}
+
+/// Cuts a first copy at `tenths` of its bytes, lets the source change, and pulls again.
+#[track_caller]
+fn check(tenths: u64, restart: bool, second_tenths_max: u64) {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 12_000_000, 4096);
+    let mut served = Served::start(&sandbox, &[("gym", &source)]);
+    let relay = Relay::to(served.address());
+    let through = format!("{}/gym", relay.address());
+    let whole = sandbox.pull(&[served.source("gym").as_str(), "--name", "measure"]).succeeds("stored");
+    let bytes = whole.json["bytes_received"].as_u64().unwrap();
+    relay.cut_after(Some(bytes * tenths / 10));
+    sandbox.pull(&[through.as_str(), "--name", "cut"]).fails("lost", 5);
+    sandbox
+        .puller(&["list", "cut", "--json"])
+        .exits(0)
+        .json()
+        .is_empty()
+        .then_some(())
+        .expect("nothing is listed");
+    write(&source, "UPDATE access_log SET at = '2026-11-21 09:00:00' WHERE id % 5000 = 0");
+    if restart {
+        served.restart();
+        std::fs::remove_dir_all(sandbox.state()).unwrap();
+    }
+    relay.cut_after(None);
+    let pulled = sandbox.pull(&[through.as_str(), "--name", "cut"]).succeeds("stored");
+    contents::assert_equal(&source, &pulled.path);
+    let received = relay.from_agent();
+    assert!(
+        received * 10 <= bytes * second_tenths_max,
+        "{received} of {bytes} were sent again: {}",
+        pulled.ran
+    );
+    sandbox.puller(&["verify", "--all", "--full"]).exits(0);
+    let copies = sandbox.store().join(format!("127.0.0.1/cut/copies"));
+    let left = std::fs::read_dir(copies)
+        .unwrap()
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with("draft"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_first_copy_that_was_cut_late_sends_little_again() {
+    check(9, false, 3);
+}
+
+#[test]
+fn a_first_copy_that_was_cut_goes_on_with_an_agent_that_forgot_everything() {
+    check(6, true, 6);
+}
+
+#[test]
+fn a_full_transfer_goes_on_from_nothing() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 4_000_000, 4096);
+    let served = Served::start(&sandbox, &[("gym", &source)]);
+    let relay = Relay::to(served.address());
+    let through = format!("{}/gym", relay.address());
+    relay.cut_after(Some(500_000));
+    sandbox.pull(&[through.as_str()]);
+    relay.cut_after(None);
+    let pulled = sandbox.pull(&[through.as_str(), "--full"]).succeeds("stored");
+    assert_eq!(
+        (pulled.transfer.as_str(), &pulled.json["changed_pages"]),
+        ("full", &pulled.json["page_count"])
+    );
+    contents::assert_equal(&source, &pulled.path);
+}
