@@ -88,6 +88,9 @@ pub(crate) struct Pull {
     /// Remove nothing afterwards
     #[arg(long)]
     pub(crate) no_rotate: bool,
+    /// Say what would be moved, and pull nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
     /// How long an agent may give no sign of life, such as 20s or 2m
     #[arg(long, env = "PULLER_TIMEOUT", value_name = "DUR", default_value = "20s", value_parser = duration)]
     pub(crate) timeout: Duration,

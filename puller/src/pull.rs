@@ -81,6 +81,25 @@ pub struct Pulled {
     pub bytes_sent: u64,
 }
 
+/// What a pull would move.
+#[derive(Debug)]
+pub struct Planned {
+    /// `full`, `delta`, or `none` for a source that is as the newest copy.
+    pub transfer: &'static str,
+    /// Why every page would be sent.
+    pub full_because: Option<String>,
+    /// Pages that would be sent.
+    pub pages: u32,
+    /// Their bytes on the wire, where the agent knows them; else at most that of the pages themselves.
+    pub bytes: u64,
+    /// Of the snapshot.
+    pub geometry: Geometry,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// How long the source was held to find out.
+    pub held: Duration,
+}
+
 /// What the transfer part of a run yields.
 enum Arrived {
     Unchanged(Box<StoredCopy>),
@@ -114,6 +133,58 @@ struct Sums {
     held: Duration,
     full_because: Option<String>,
     notes: Vec<String>,
+}
+
+/// Asks the agent of `address` what a pull would move, building upon the newest copy in `source`. Nothing is changed here.
+pub fn plan(
+    address: &Address,
+    source: Option<&SourceDir>,
+    full: bool,
+    timeout: Duration,
+) -> Result<Planned, Fault> {
+    let copies = source.map_or(Ok(Vec::new()), SourceDir::copies)?;
+    let newest = copies.iter().rfind(|copy| !full && source.is_some_and(|source| can_be_base(source, copy)));
+    let (base, hashes) = match (source, newest) {
+        (Some(source), Some(copy)) => {
+            let (geometry, snapshot) = shape(copy)?;
+            let hashes = open_hashes(source, copy)?;
+            (Some(Base { geometry, snapshot: Some(snapshot) }), Some(hashes))
+        }
+        _ => (None, None),
+    };
+    let mut client = Client::open(address, timeout)?;
+    let start = Start { database: client.database().to_owned(), base, dry_run: true };
+    let mut events = client.pull(&start, hashes)?;
+    let mut offer = None;
+    loop {
+        match events.next_event()? {
+            Event::Offer(offered) => offer = Some(*offered),
+            Event::Frame(_) => {
+                return Err(Fault::new(Kind::Protocol, "the agent sent pages though it was only asked"));
+            }
+            Event::Reading { .. } | Event::NeedHashes => {}
+            Event::Done(done) => {
+                let offer: Offer =
+                    offer.ok_or_else(|| Fault::new(Kind::Protocol, "an end before an offer"))?;
+                let unchanged = newest.is_some_and(|copy| is_snapshot(copy, done.snapshot));
+                let transfer = match (unchanged, &offer.full_because) {
+                    (true, _) => "none",
+                    (false, None) => "delta",
+                    (false, Some(_)) => "full",
+                };
+                let pages_bytes = u64::from(offer.pages) * u64::from(offer.geometry.page_size.get());
+                return Ok(Planned {
+                    transfer,
+                    full_because: offer.full_because,
+                    pages: offer.pages,
+                    bytes: if offer.bytes > 0 { offer.bytes } else { pages_bytes },
+                    geometry: offer.geometry,
+                    snapshot: done.snapshot,
+                    held: Duration::from_micros(done.held_micros),
+                });
+            }
+        }
+    }
 }
 
 impl Run<'_> {
@@ -158,7 +229,7 @@ impl Run<'_> {
         sums: &mut Sums,
     ) -> Result<Arrived, Fault> {
         let copies = self.source.copies()?;
-        let mut base = copies.into_iter().rfind(|copy| !self.options.full && self.can_be_base(copy));
+        let mut base = copies.into_iter().rfind(|copy| !self.options.full && can_be_base(self.source, copy));
         let (mut proofs_failed, mut rounds_without_progress, mut fewest_missing) = (0, 0, u32::MAX);
         for _ in 0..ROUNDS_MAX {
             let round = self.round(client, base.as_ref(), draft.take(), sums);
@@ -180,7 +251,7 @@ impl Run<'_> {
             let Some(mut now_draft) = now_draft else {
                 // No page came and the shape is the same: the source is what the base is, if the names agree.
                 match &base {
-                    Some(copy) if self.is_snapshot(copy, done.snapshot) => {
+                    Some(copy) if is_snapshot(copy, done.snapshot) => {
                         let copy = copy.clone();
                         if self.still_whole(&copy)? {
                             return Ok(Arrived::Unchanged(Box::new(copy)));
@@ -253,7 +324,7 @@ impl Run<'_> {
             return Ok(Some(copy));
         }
         sums.notes.push(format!("copy {} has rotted on this disk", copy.id));
-        Ok(self.source.copies()?.into_iter().rfind(|copy| self.can_be_base(copy)))
+        Ok(self.source.copies()?.into_iter().rfind(|copy| can_be_base(self.source, copy)))
     }
 
     /// One call: what leads from the base, or from the draft of an earlier round, to the newest snapshot. No draft comes back
@@ -268,10 +339,8 @@ impl Run<'_> {
         let (base_said, hashes) = match (&mut draft, base) {
             (Some(draft), _) => (Some(draft.as_base()), Some(draft.hashes_file()?)),
             (None, Some(copy)) => {
-                let (geometry, snapshot) = self.shape(copy)?;
-                let pages = self.source.file(&copy.id, "pages");
-                let hashes = File::open(&pages)
-                    .map_err(|error| Fault::io(format!("`{}`", pages.display()), &error))?;
+                let (geometry, snapshot) = shape(copy)?;
+                let hashes = open_hashes(self.source, copy)?;
                 (Some(Base { geometry, snapshot: Some(snapshot) }), Some(hashes))
             }
             (None, None) => (None, None),
@@ -279,7 +348,7 @@ impl Run<'_> {
         // Patches refer to a stored copy with a name; to a draft or to nothing, pages come as they are.
         let mut base_pages: Box<dyn frame::Base> = match (base_said.and_then(|base| base.snapshot), base) {
             (Some(_), Some(copy)) => {
-                Box::new(BaseFile::open(&self.source.file(&copy.id, "db"), self.shape(copy)?.0)?)
+                Box::new(BaseFile::open(&self.source.file(&copy.id, "db"), shape(copy)?.0)?)
             }
             _ => Box::new(frame::NoBase),
         };
@@ -375,7 +444,7 @@ impl Run<'_> {
                 Ok(Some(draft))
             }
             (None, Some(copy)) if delta => {
-                let (geometry, snapshot) = self.shape(copy)?;
+                let (geometry, snapshot) = shape(copy)?;
                 if geometry.page_size != offer.geometry.page_size {
                     return Err(two_page_sizes());
                 }
@@ -395,24 +464,6 @@ impl Run<'_> {
                 Draft::create(self.source, offer.geometry, None).map(Some)
             }
         }
-    }
-
-    fn can_be_base(&self, copy: &StoredCopy) -> bool {
-        let exact = copy
-            .manifest
-            .as_ref()
-            .is_ok_and(|manifest| manifest.verdict.is_exact() && manifest.geometry().is_some());
-        exact && ["db", "pages"].iter().all(|suffix| self.source.file(&copy.id, suffix).exists())
-    }
-
-    fn shape(&self, copy: &StoredCopy) -> Result<(Geometry, SnapshotId), Fault> {
-        let manifest = copy.manifest.as_ref().ok();
-        let shape = manifest.and_then(|manifest| Some((manifest.geometry()?, manifest.snapshot_id()?)));
-        shape.ok_or_else(|| Fault::new(Kind::Rotten, format!("the manifest of {} makes no sense", copy.id)))
-    }
-
-    fn is_snapshot(&self, copy: &StoredCopy, snapshot: SnapshotId) -> bool {
-        copy.manifest.as_ref().ok().and_then(Manifest::snapshot_id) == Some(snapshot)
     }
 
     fn read_back(&self, draft: &mut Draft, done: Done) -> Result<proof::ReadBack, Fault> {
@@ -552,6 +603,30 @@ impl Run<'_> {
         };
         rotation::carry_out(self.source, &decisions, self.now, self.lock)
     }
+}
+
+/// Whether `copy` is exact and its files are there.
+fn can_be_base(source: &SourceDir, copy: &StoredCopy) -> bool {
+    let exact = copy
+        .manifest
+        .as_ref()
+        .is_ok_and(|manifest| manifest.verdict.is_exact() && manifest.geometry().is_some());
+    exact && ["db", "pages"].iter().all(|suffix| source.file(&copy.id, suffix).exists())
+}
+
+fn shape(copy: &StoredCopy) -> Result<(Geometry, SnapshotId), Fault> {
+    let manifest = copy.manifest.as_ref().ok();
+    let shape = manifest.and_then(|manifest| Some((manifest.geometry()?, manifest.snapshot_id()?)));
+    shape.ok_or_else(|| Fault::new(Kind::Rotten, format!("the manifest of {} makes no sense", copy.id)))
+}
+
+fn is_snapshot(copy: &StoredCopy, snapshot: SnapshotId) -> bool {
+    copy.manifest.as_ref().ok().and_then(Manifest::snapshot_id) == Some(snapshot)
+}
+
+fn open_hashes(source: &SourceDir, copy: &StoredCopy) -> Result<File, Fault> {
+    let pages = source.file(&copy.id, "pages");
+    File::open(&pages).map_err(|error| Fault::io(format!("`{}`", pages.display()), &error))
 }
 
 fn two_page_sizes() -> Fault {

@@ -22,7 +22,7 @@ fn check(tenths: u64, restart: bool, second_tenths_max: u64) {
     let relay = Relay::to(served.address());
     let through = format!("{}/gym", relay.address());
     let whole = sandbox.pull(&[served.source("gym").as_str(), "--name", "measure"]).succeeds("stored");
-    let bytes = whole.json["bytes_received"].as_u64().unwrap();
+    let bytes = whole.json["bytes_received"].as_u64().expect("bytes are counted");
     relay.cut_after(Some(bytes * tenths / 10));
     sandbox.pull(&[through.as_str(), "--name", "cut"]).fails("lost", 5);
     sandbox
@@ -35,7 +35,7 @@ fn check(tenths: u64, restart: bool, second_tenths_max: u64) {
     write(&source, "UPDATE access_log SET at = '2026-11-21 09:00:00' WHERE id % 5000 = 0");
     if restart {
         served.restart();
-        std::fs::remove_dir_all(sandbox.state()).unwrap();
+        std::fs::remove_dir_all(sandbox.state()).expect("state can be removed");
     }
     relay.cut_after(None);
     let pulled = sandbox.pull(&[through.as_str(), "--name", "cut"]).succeeds("stored");
@@ -47,9 +47,9 @@ fn check(tenths: u64, restart: bool, second_tenths_max: u64) {
         pulled.ran
     );
     sandbox.puller(&["verify", "--all", "--full"]).exits(0);
-    let copies = sandbox.store().join(format!("127.0.0.1/cut/copies"));
+    let copies = sandbox.store().join("127.0.0.1/cut/copies");
     let left = std::fs::read_dir(copies)
-        .unwrap()
+        .expect("the copies' folder is there")
         .flatten()
         .filter(|e| e.file_name().to_string_lossy().starts_with("draft"));
     assert_eq!(left.count(), 0);

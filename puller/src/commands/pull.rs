@@ -26,7 +26,10 @@ pub(crate) fn run(cli: &Cli, asked: &Pull) -> Result<u8, Fault> {
     }
     let mut codes = Vec::new();
     for typed in &asked.sources {
-        codes.push(one(cli, asked, &config, typed)?);
+        codes.push(match asked.dry_run {
+            true => plan(cli, asked, &config, typed)?,
+            false => one(cli, asked, &config, typed)?,
+        });
     }
     let failed = codes.iter().filter(|code| **code != 0).count();
     match (codes.as_slice(), failed) {
@@ -127,6 +130,49 @@ fn attempt(
     bar.clear();
     *found = Some(source);
     Ok((shown, pulled?))
+}
+
+/// `--dry-run`: what a pull of `typed` would move. Nothing is made or changed in the store.
+fn plan(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Fault> {
+    let at = clock::now()?;
+    let planned = address_of(cli, config, typed).and_then(|address| {
+        let store = Store::open(&super::store_path(cli, config)).ok();
+        let source = store.map_or(Ok(None), |store| store.find(Some(&address), asked.name.as_deref()))?;
+        puller::pull::plan(&address, source.as_ref(), asked.full, asked.timeout)
+    });
+    match planned {
+        Ok(planned) if cli.common.json => {
+            let line = json!({
+                "v": 1, "source": typed, "outcome": "planned", "transfer": planned.transfer,
+                "full_because": planned.full_because, "snapshot": planned.snapshot.to_string(),
+                "page_size": planned.geometry.page_size.get(), "page_count": planned.geometry.page_count,
+                "changed_pages": planned.pages, "bytes_expected": planned.bytes,
+                "held_seconds": planned.held.as_secs_f64(), "error": null,
+            });
+            println!("{line}");
+            Ok(0)
+        }
+        Ok(planned) => {
+            let because = planned.full_because.map(|why| format!(", {why}")).unwrap_or_default();
+            match planned.transfer {
+                "none" => println!("{typed}: unchanged, nothing would be stored"),
+                transfer => println!(
+                    "{typed}: a {transfer} transfer{because}: {} of {} pages, at most {}",
+                    planned.pages,
+                    planned.geometry.page_count,
+                    text::bytes(planned.bytes)
+                ),
+            }
+            Ok(0)
+        }
+        Err(fault) => {
+            if cli.common.json {
+                println!("{}", failure(typed, &fault, at, Duration::ZERO));
+            }
+            super::say_fault(&fault);
+            Ok(fault.kind.exit())
+        }
+    }
 }
 
 /// What `typed` means: an address, a source that the store knows, or a file here.
