@@ -2,8 +2,9 @@
 
 use crate::call::Outbound;
 use crate::delta::DeltaWriter;
+use crate::room::Room;
 use crate::sink::PageSink;
-use crate::spool::Spool;
+use crate::spool::{ROOM_CHECK_EVERY, Spool};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame::{Frame, FrameBuilder, FrameError};
 use pullback_shared::hashes::HashList;
@@ -190,12 +191,20 @@ pub struct MirrorWriter {
     geometry: Geometry,
     run: Vec<u8>,
     run_start: u64,
+    room: Option<Room>,
+    until_check: u64,
 }
 
 impl MirrorWriter {
     /// Writes to `pages` and `hashes`, which are empty.
     pub fn new(pages: File, hashes: File, geometry: Geometry) -> Self {
-        Self { pages, hashes, geometry, run: Vec::with_capacity(RUN_BYTES), run_start: 0 }
+        let run = Vec::with_capacity(RUN_BYTES);
+        Self { pages, hashes, geometry, run, run_start: 0, room: None, until_check: ROOM_CHECK_EVERY }
+    }
+
+    /// The same, as long as there is `room`: the application may be filling the disk meanwhile.
+    pub fn within(self, room: Room) -> Self {
+        Self { room: Some(room), ..self }
     }
 
     fn page(&mut self, no: PageNo, page: &[u8]) -> io::Result<()> {
@@ -210,6 +219,13 @@ impl MirrorWriter {
 
     fn write_run(&mut self) -> io::Result<()> {
         self.pages.write_all_at(&self.run, self.run_start)?;
+        self.until_check = self.until_check.saturating_sub(self.run.len() as u64);
+        if self.until_check == 0 {
+            self.until_check = ROOM_CHECK_EVERY;
+            if self.room.as_ref().is_some_and(|room| room.left() == 0) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
         self.run.clear();
         Ok(())
     }

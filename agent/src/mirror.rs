@@ -68,7 +68,9 @@ impl Mirror {
         if mirror.state.is_none() {
             mirror.discard().map_err(|error| format!("it cannot be cleared: {error}"))?;
             let about = serde_json::json!({ "source": source.to_string_lossy() });
-            fs::write(mirror.file("source.json"), format!("{about}\n")).map_err(|error| error.to_string())?;
+            let written = open(&mirror.file("source.json"), true)
+                .and_then(|mut file| file.set_len(0).and_then(|()| writeln!(file, "{about}")));
+            written.map_err(|error| error.to_string())?;
         }
         Ok(mirror)
     }

@@ -178,7 +178,8 @@ impl Pull<'_> {
         let bytes = geometry.bytes() + u64::from(geometry.page_count) * PageHash::LEN as u64;
         let begun = self.settings.room().check(bytes).and_then(|()| mirror.begin());
         let read = begun.and_then(|(pages, hashes)| {
-            self.read(hold, None, Outlet::Mirror(MirrorWriter::new(pages, hashes, geometry)))
+            let writer = MirrorWriter::new(pages, hashes, geometry).within(self.settings.room());
+            self.read(hold, None, Outlet::Mirror(writer))
         });
         let (held, mut collector) = match read {
             Ok(read) => read,

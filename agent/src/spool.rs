@@ -15,7 +15,7 @@ use std::io::{BufReader, BufWriter, Cursor, Read, Seek, Write};
 pub const MEMORY_SPOOL_MAX: u64 = 8 * 1024 * 1024;
 
 /// After so many bytes written, the room on the disk is looked at again.
-const ROOM_CHECK_EVERY: u64 = 8 * 1024 * 1024;
+pub const ROOM_CHECK_EVERY: u64 = 8 * 1024 * 1024;
 
 enum Place {
     /// Made when the first frame comes: a source that did not change costs the device not a single write.
