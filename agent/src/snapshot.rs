@@ -118,7 +118,7 @@ fn receive_hashes(
 }
 
 /// Lists of page hashes up to this many bytes are taken even where there is no room for more state.
-const HASHES_UNCHECKED_MAX: u64 = 4 * 1024 * 1024;
+const HASHES_UNCHECKED_MAX: u64 = 16 * 1024 * 1024;
 
 struct Pull<'a> {
     settings: &'a Settings,
