@@ -1,9 +1,10 @@
-//! A TCP relay between a puller and an agent: it counts bytes, and can cut the line after so many.
+//! A TCP relay between a puller and an agent: it counts bytes, and can cut the line, or let it stand still, after so many.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A relay that lives as long as the process.
 pub struct Relay {
@@ -16,6 +17,7 @@ struct Counts {
     from_agent: AtomicU64,
     to_agent: AtomicU64,
     cut_after: AtomicU64,
+    stall_after: AtomicU64,
 }
 
 impl Relay {
@@ -25,6 +27,7 @@ impl Relay {
         let address = listener.local_addr().expect("a listener has an address");
         let counts = Arc::new(Counts::default());
         counts.cut_after.store(u64::MAX, Ordering::Relaxed);
+        counts.stall_after.store(u64::MAX, Ordering::Relaxed);
         let (agent, shared) = (agent.to_owned(), Arc::clone(&counts));
         std::thread::spawn(move || {
             for puller in listener.incoming().flatten() {
@@ -51,6 +54,11 @@ impl Relay {
         self.counts.cut_after.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// Lets nothing more through to the puller once `bytes` came from the agent; `None`: go on.
+    pub fn stall_after(&self, bytes: Option<u64>) {
+        self.counts.stall_after.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     /// Bytes from the agent since the last [`Relay::cut_after`].
     pub fn from_agent(&self) -> u64 {
         self.counts.from_agent.load(Ordering::Relaxed)
@@ -67,6 +75,9 @@ fn pump(mut from: TcpStream, mut to: TcpStream, counts: &Counts, from_agent: boo
     while let Ok(read @ 1..) = from.read(&mut buffer) {
         let count = if from_agent { &counts.from_agent } else { &counts.to_agent };
         let total = count.fetch_add(read as u64, Ordering::Relaxed) + read as u64;
+        while from_agent && total > counts.stall_after.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let cut = from_agent && total > counts.cut_after.load(Ordering::Relaxed);
         if cut || to.write_all(&buffer[..read]).is_err() {
             break;
