@@ -58,6 +58,7 @@ fn every_command_prints_the_fields_of_the_document() {
         sandbox.agent(&[&["--json"], &words[..]].concat())
     };
 
+    unseen.is("`puller pull --dry-run`", &puller(&format!("pull {address} --dry-run")).exits(0));
     unseen.is("`puller pull`", &puller(&format!("pull {address} --name gym")).exits(0));
     let failed = puller("pull ./nowhere.db").exits(7);
     assert_eq!(
