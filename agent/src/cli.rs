@@ -35,7 +35,7 @@ pub(crate) struct Common {
     #[arg(short, long, global = true, env = "PULLBACK_AGENT_QUIET", value_parser = BoolishValueParser::new())]
     pub(crate) quiet: bool,
     /// Say more; the more often, the more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, env = "PULLBACK_AGENT_VERBOSE")]
     pub(crate) verbose: u8,
     /// Colours in what is said
     #[arg(long, global = true, env = "PULLBACK_AGENT_COLOR", value_name = "WHEN", default_value = "auto")]
@@ -65,7 +65,7 @@ pub(crate) enum Command {
         /// A database [default: those of the configuration]
         database: Option<PathBuf>,
         /// List the tables with their rows, counted in a snapshot
-        #[arg(long)]
+        #[arg(long, env = "PULLBACK_AGENT_TABLES", value_parser = BoolishValueParser::new())]
         tables: bool,
     },
     /// Check the configuration, the databases and the disk
@@ -108,5 +108,30 @@ impl Cli {
             .with_writer(std::io::stderr)
             .with_ansi(colored)
             .init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn check(command: &clap::Command) {
+        for argument in command.get_arguments() {
+            let Some(long) = argument.get_long().filter(|long| !["help", "version"].contains(long)) else {
+                continue;
+            };
+            let variable = argument.get_env().unwrap_or_default().to_string_lossy();
+            let expected = format!("PULLBACK_AGENT_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(variable, expected, "--{long} of `{}`", command.get_name());
+        }
+        command.get_subcommands().for_each(check);
+    }
+
+    #[test]
+    fn every_option_has_an_environment_variable() {
+        let mut command = Cli::command();
+        command.build();
+        check(&command);
     }
 }

@@ -45,7 +45,7 @@ pub(crate) struct Common {
     #[arg(short, long, global = true, env = "PULLER_QUIET", value_parser = BoolishValueParser::new())]
     pub(crate) quiet: bool,
     /// Say more; the more often, the more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, env = "PULLER_VERBOSE")]
     pub(crate) verbose: u8,
     /// Colours in what is said
     #[arg(long, global = true, env = "PULLER_COLOR", value_name = "WHEN", default_value = "auto")]
@@ -75,21 +75,21 @@ pub(crate) struct Pull {
     #[arg(required = true, value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
     /// Call the source N in the store
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "PULLER_NAME")]
     pub(crate) name: Option<String>,
     /// How closely to look at the copy [default: auto]
     #[arg(long, env = "PULLER_VERIFY", value_name = "HOW")]
     pub(crate) verify: Option<Verify>,
     /// Transfer every page, building on nothing
-    #[arg(long)]
+    #[arg(long, env = "PULLER_FULL", value_parser = BoolishValueParser::new())]
     pub(crate) full: bool,
     #[command(flatten)]
     pub(crate) keep: Keep,
     /// Remove nothing afterwards
-    #[arg(long)]
+    #[arg(long, env = "PULLER_NO_ROTATE", value_parser = BoolishValueParser::new())]
     pub(crate) no_rotate: bool,
     /// Say what would be moved, and pull nothing
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, env = "PULLER_DRY_RUN", value_parser = BoolishValueParser::new())]
     pub(crate) dry_run: bool,
     /// How long an agent may give no sign of life, such as 20s or 2m
     #[arg(long, env = "PULLER_TIMEOUT", value_name = "DUR", default_value = "20s", value_parser = duration)]
@@ -108,7 +108,7 @@ pub(crate) enum Command {
         /// A source; none: what the store holds
         source: Option<String>,
         /// List the tables with their rows, counted in the newest copy or in a snapshot
-        #[arg(long)]
+        #[arg(long, env = "PULLER_TABLES", value_parser = BoolishValueParser::new())]
         tables: bool,
     },
     /// List the copies
@@ -117,7 +117,7 @@ pub(crate) enum Command {
         /// A source; none: all
         source: Option<String>,
         /// With snapshot, checks and path
-        #[arg(long)]
+        #[arg(long, env = "PULLER_LONG", value_parser = BoolishValueParser::new())]
         long: bool,
     },
     /// Show all that is known of a copy
@@ -128,7 +128,7 @@ pub(crate) enum Command {
         #[arg(default_value = "latest")]
         copy: String,
         /// Print MD5, SHA-256 and BLAKE3 of the file, as `md5sum` and its like do
-        #[arg(long)]
+        #[arg(long, env = "PULLER_CHECKSUMS", value_parser = BoolishValueParser::new())]
         checksums: bool,
     },
     /// Show the runs of a source
@@ -136,7 +136,7 @@ pub(crate) enum Command {
         /// The source
         source: String,
         /// Only those that failed
-        #[arg(long)]
+        #[arg(long, env = "PULLER_FAILED", value_parser = BoolishValueParser::new())]
         failed: bool,
     },
     /// Prove that stored copies, or any database file, are what they should be
@@ -148,10 +148,10 @@ pub(crate) enum Command {
         /// A copy, as for `show`; none: every copy of the source
         copy: Option<String>,
         /// Every copy of every source
-        #[arg(long, conflicts_with = "source")]
+        #[arg(long, conflicts_with = "source", env = "PULLER_ALL", value_parser = BoolishValueParser::new())]
         all: bool,
         /// With SQLite's full check and a foreign-key check
-        #[arg(long)]
+        #[arg(long, env = "PULLER_FULL", value_parser = BoolishValueParser::new())]
         full: bool,
     },
     /// Write a copy to a new file, as a database again
@@ -162,10 +162,10 @@ pub(crate) enum Command {
         #[arg(default_value = "latest")]
         copy: String,
         /// The file to write; it must not exist
-        #[arg(long, value_name = "TARGET")]
+        #[arg(long, value_name = "TARGET", env = "PULLER_TO")]
         to: PathBuf,
         /// Only prove the copy and say what would be done
-        #[arg(short = 'n', long)]
+        #[arg(short = 'n', long, env = "PULLER_DRY_RUN", value_parser = BoolishValueParser::new())]
         dry_run: bool,
     },
     /// Remove copies that no rule keeps
@@ -175,12 +175,12 @@ pub(crate) enum Command {
         #[arg(required_unless_present = "all")]
         source: Option<String>,
         /// All sources
-        #[arg(long, conflicts_with = "source")]
+        #[arg(long, conflicts_with = "source", env = "PULLER_ALL", value_parser = BoolishValueParser::new())]
         all: bool,
         #[command(flatten)]
         keep: Keep,
         /// Show each copy with the reason it stays or goes, and remove nothing
-        #[arg(short = 'n', long)]
+        #[arg(short = 'n', long, env = "PULLER_DRY_RUN", value_parser = BoolishValueParser::new())]
         dry_run: bool,
     },
     /// Call a suspect copy good
@@ -198,7 +198,7 @@ pub(crate) enum Command {
     /// Show what this is for: a live database, a plain `cp`, and a proven copy side by side
     Demo {
         /// Where to work and leave the copies [default: a new directory in the system's one for temporary files]
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", env = "PULLER_DIR")]
         dir: Option<PathBuf>,
     },
     #[command(hide = true, name = "demo-writer")]
@@ -250,5 +250,30 @@ impl Cli {
             .with_writer(std::io::stderr)
             .with_ansi(colored)
             .init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn check(command: &clap::Command) {
+        for argument in command.get_arguments() {
+            let Some(long) = argument.get_long().filter(|long| !["help", "version"].contains(long)) else {
+                continue;
+            };
+            let variable = argument.get_env().unwrap_or_default().to_string_lossy();
+            let expected = format!("PULLER_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(variable, expected, "--{long} of `{}`", command.get_name());
+        }
+        command.get_subcommands().for_each(check);
+    }
+
+    #[test]
+    fn every_option_has_an_environment_variable() {
+        let mut command = Cli::command();
+        command.build();
+        check(&command);
     }
 }

@@ -4,7 +4,7 @@ use super::text;
 use crate::cli::Cli;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::pb;
-use pullback_shared::text::{printable, to_hex};
+use pullback_shared::text::printable;
 use puller::address::Address;
 use puller::client::Client;
 use puller::proof;
@@ -145,9 +145,6 @@ fn print(
             &format!("  {}", printable(&of.name, 60)),
             if of.rows < 0 { "cannot be counted".to_owned() } else { of.rows.to_string() },
         );
-    }
-    if !database.mirror_snapshot.is_empty() {
-        row("mirror", to_hex(&database.mirror_snapshot));
     }
     println!("{}", table.trim_fmt());
     Ok(())
