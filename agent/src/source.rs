@@ -344,6 +344,7 @@ fn not_found(path: &Path, error: &std::io::Error) -> Fault {
     match error.kind() {
         std::io::ErrorKind::NotFound if path.symlink_metadata().is_ok_and(|m| m.is_symlink()) => {
             Fault::new(Kind::Missing, format!("{shown} is a link to a file that is not there"))
+                .hint("`readlink -f` on it shows which file that is; is its disk mounted?")
         }
         std::io::ErrorKind::NotFound => Fault::new(Kind::Missing, format!("{shown}: there is no such file"))
             .hint("check the path; `ls -l` on its directory shows what is there"),
@@ -351,7 +352,7 @@ fn not_found(path: &Path, error: &std::io::Error) -> Fault {
             Fault::new(Kind::Refused, format!("{shown}: permission denied"))
                 .hint("run as the user that owns the database")
         }
-        _ => Fault::new(Kind::Unusable, format!("{shown}: {error}")),
+        _ => Fault::new(Kind::Unusable, format!("{shown}: {error}")).hint("name the database file itself"),
     }
 }
 
