@@ -17,4 +17,5 @@ pub mod sandbox;
 pub mod served;
 pub mod small_disk;
 pub mod stuck;
+pub mod wounds;
 pub mod writer;
