@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use toml::Spanned;
 
 /// The default port.
 pub const PORT: u16 = 7420;
@@ -34,8 +35,7 @@ pub struct Config {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    #[serde(default = "default_listen")]
-    listen: SocketAddr,
+    listen: Option<Spanned<SocketAddr>>,
     state_dir: Option<PathBuf>,
     tls: Option<Tls>,
     #[serde(default)]
@@ -51,13 +51,13 @@ struct File {
     #[serde(default = "default_pulls_max")]
     pulls_max: usize,
     #[serde(default)]
-    database: BTreeMap<String, Database>,
+    database: BTreeMap<Spanned<String>, Database>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Database {
-    path: PathBuf,
+    path: Spanned<PathBuf>,
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -181,32 +181,23 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| {
-            let line =
-                error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
-            let line =
-                match error.span().is_some_and(|span| text[..span.start.min(text.len())].ends_with('\n')) {
-                    true => line + 1,
-                    false => line,
-                };
-            let source = text.lines().nth(line - 1).unwrap_or_default();
-            format!("line {line} (`{}`): {}", printable(source.trim(), 80), error.message())
-        })?;
+        let file: File = toml::from_str(text)
+            .map_err(|error| at(text, error.span().map_or(0, |span| span.start), error.message()))?;
         if file.tls != Some(Tls::Off) {
             return Err(
                 "`tls = \"off\"` is missing: mutual TLS is not there yet, so it has to be said".to_owned()
             );
         }
-        if !file.listen.ip().is_loopback() {
-            return Err(format!(
-                "`listen = \"{}\"`: without TLS the agent listens on loopback only, such as \"127.0.0.1:{PORT}\"",
-                file.listen
-            ));
+        let listen = file.listen.as_ref().map_or_else(default_listen, |listen| *listen.get_ref());
+        if let Some(open) = file.listen.filter(|_| !listen.ip().is_loopback()) {
+            let why = format!("without TLS the agent listens on loopback only, such as \"127.0.0.1:{PORT}\"");
+            return Err(at(text, open.span().start, &why));
         }
-        for (name, database) in &file.database {
-            check_name(name)?;
-            if !database.path.is_absolute() {
-                return Err(format!("`[database.{name}]`: `path` has to begin with `/`"));
+        for (name, Database { path }) in &file.database {
+            check_name(name.get_ref()).map_err(|why| at(text, name.span().start, &why))?;
+            if !path.get_ref().is_absolute() {
+                let why = format!("`[database.{}]`: `path` has to begin with `/`", name.get_ref());
+                return Err(at(text, path.span().start, &why));
             }
         }
         let defaults = HoldLimits::default();
@@ -224,15 +215,18 @@ impl Config {
                 CompressionWish::None => Compression::None,
             },
         };
-        let databases = file.database.into_iter().map(|(name, database)| (name, database.path)).collect();
-        Ok(Self {
-            listen: file.listen,
-            reflection: file.reflection,
-            pulls_max: file.pulls_max,
-            settings,
-            databases,
-        })
+        let databases = file.database.into_iter();
+        let databases =
+            databases.map(|(name, database)| (name.into_inner(), database.path.into_inner())).collect();
+        Ok(Self { listen, reflection: file.reflection, pulls_max: file.pulls_max, settings, databases })
     }
+}
+
+/// What is wrong with `text` at byte `start`, with the number and the words of its line.
+fn at(text: &str, start: usize, why: &str) -> String {
+    let line = text[..start.min(text.len())].matches('\n').count() + 1;
+    let words = text.lines().nth(line - 1).unwrap_or_default().trim();
+    format!("line {line} (`{}`): {why}", printable(words, 80))
 }
 
 /// Database names are typed by people after a slash and shown in tables: letters, digits, `-`, `_` and `.`.

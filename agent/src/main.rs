@@ -12,10 +12,10 @@ fn main() -> ExitCode {
     match commands::run(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(fault) => {
-            eprintln!("error: {fault} [{}]", fault.kind.code());
-            if !fault.hint.is_empty() {
-                eprintln!("\nhint: {}", fault.hint);
+            if cli.common.json {
+                commands::print_fault(&fault);
             }
+            commands::say_fault(&fault);
             ExitCode::from(fault.kind.exit())
         }
     }

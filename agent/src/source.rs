@@ -152,6 +152,29 @@ impl Source {
         })
     }
 
+    /// SQLite reads a last page that is not all there as if its end were zeros, so the length is looked at here. In WAL mode
+    /// a checkpoint may be writing the file this moment, and its last pages may be in the `-wal` only.
+    fn check_whole(&self, geometry: Geometry, journal: Journal) -> Result<(), Fault> {
+        let len = self.path.metadata().map_err(|error| not_found(&self.path, &error))?.len();
+        let is_cut = match journal {
+            Journal::Rollback => len < geometry.bytes(),
+            Journal::Wal => len == self.metadata.len() && len % u64::from(geometry.page_size.get()) != 0,
+        };
+        match is_cut && geometry.page_count > 0 {
+            true => Err(self.cut_short(&format!("it ends after {len} bytes, within a page"))),
+            false => Ok(()),
+        }
+    }
+
+    fn cut_short(&self, why: &str) -> Fault {
+        let shown = shown(&self.path);
+        Fault::new(
+            Kind::Unreadable,
+            format!("{shown} cannot be read to its end: {why}; it may have been cut short"),
+        )
+        .hint("restore the newest good copy, or recover what is left with `sqlite3 FILE .recover`")
+    }
+
     fn busy(&self, waited: Duration) -> Fault {
         let shown = shown(&self.path);
         Fault::new(
@@ -178,11 +201,7 @@ impl Source {
                 Fault::new(Kind::NotADatabase, format!("{shown} is not an SQLite database, or it is encrypted"))
                     .hint("encrypted databases (SQLCipher, SEE) cannot be read without their key")
             }
-            (ffi::SQLITE_CORRUPT, _) => Fault::new(
-                Kind::Unreadable,
-                format!("{shown} cannot be read to its end: SQLite says `{}`; it may have been cut short", said(error)),
-            )
-            .hint("restore the newest good copy, or recover what is left with `sqlite3 FILE .recover`"),
+            (ffi::SQLITE_CORRUPT, _) => self.cut_short(&format!("SQLite says `{}`", said(error))),
             (ffi::SQLITE_IOERR, _) => Fault::new(
                 Kind::Unreadable,
                 format!("{shown} cannot be read: SQLite says `{}` (code {extended})", said(error)),
@@ -216,6 +235,7 @@ impl<'source> Hold<'source> {
         let began = Instant::now();
         let geometry = geometry_of(&connection).map_err(|error| source.explain(&error))?;
         let header = raw_header(&connection).as_ref().and_then(|bytes| Header::read(bytes));
+        source.check_whole(geometry, header.map_or(Journal::Rollback, |header| header.journal))?;
         let metadata = &source.metadata;
         let facts = SourceFacts {
             path: shown_raw(&source.path),
@@ -344,6 +364,7 @@ fn not_found(path: &Path, error: &std::io::Error) -> Fault {
     match error.kind() {
         std::io::ErrorKind::NotFound if path.symlink_metadata().is_ok_and(|m| m.is_symlink()) => {
             Fault::new(Kind::Missing, format!("{shown} is a link to a file that is not there"))
+                .hint("`readlink -f` on it shows which file that is; is its disk mounted?")
         }
         std::io::ErrorKind::NotFound => Fault::new(Kind::Missing, format!("{shown}: there is no such file"))
             .hint("check the path; `ls -l` on its directory shows what is there"),
@@ -351,7 +372,7 @@ fn not_found(path: &Path, error: &std::io::Error) -> Fault {
             Fault::new(Kind::Refused, format!("{shown}: permission denied"))
                 .hint("run as the user that owns the database")
         }
-        _ => Fault::new(Kind::Unusable, format!("{shown}: {error}")),
+        _ => Fault::new(Kind::Unusable, format!("{shown}: {error}")).hint("name the database file itself"),
     }
 }
 

@@ -21,6 +21,8 @@ use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 /// How long an agent is waited for to take a connection and to answer for the first time.
 const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(4);
@@ -35,6 +37,7 @@ const PIPE_BYTES: usize = 4 * 1024 * 1024;
 pub struct Client {
     runtime: Runtime,
     grpc: PullbackClient<Channel>,
+    health: Option<HealthClient<Channel>>,
     received: Arc<AtomicU64>,
     sent: Arc<AtomicU64>,
     database: String,
@@ -70,10 +73,12 @@ impl Client {
                 (connect(&runtime, endpoint, async { Ok(stream) }, counts)?, database.clone())
             }
         };
+        // Behind the local door it is this very process that answers.
+        let health = matches!(address, Address::Service { .. }).then(|| HealthClient::new(channel.clone()));
         let grpc = PullbackClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Ok(Self { runtime, grpc, received, sent, database })
+        Ok(Self { runtime, grpc, health, received, sent, database })
     }
 
     /// Bytes received over the connection so far, everything counted.
@@ -93,6 +98,7 @@ impl Client {
 
     /// Asks what is there now.
     pub fn info(&mut self, tables: bool) -> Result<pb::InfoReply, Fault> {
+        self.greet()?;
         let request = pb::InfoRequest { protocol: PROTOCOL, database: self.database.clone(), tables };
         let wait = if tables { SILENCE_MAX } else { Duration::from_secs(30) };
         let grpc = &mut self.grpc;
@@ -101,6 +107,17 @@ impl Client {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             Ok(Err(status)) => Err(Fault::from_status(&status)),
             Err(_) => Err(silent(wait)),
+        }
+    }
+
+    /// Sees that an agent is there and awake, before it is asked for something that may take its time.
+    fn greet(&mut self) -> Result<(), Fault> {
+        let Some(health) = &mut self.health else { return Ok(()) };
+        let asked = health.check(HealthCheckRequest::default());
+        match self.runtime.block_on(async { tokio::time::timeout(FIRST_ANSWER_WAIT, asked).await }) {
+            Ok(Err(status)) if status.code() != tonic::Code::Unimplemented => Err(no_first_answer(&status)),
+            Ok(_) => Ok(()),
+            Err(_) => Err(silent_at_first()),
         }
     }
 
@@ -116,18 +133,10 @@ impl Client {
                 .map_err(|_| Status::internal("BUG: a call that ended before it began"))?;
             match tokio::time::timeout(FIRST_ANSWER_WAIT, grpc.pull(ReceiverStream::new(outgoing))).await {
                 Ok(answer) => answer.map(tonic::Response::into_inner),
-                Err(_) => Err(Fault::new(
-                    Kind::Unreachable,
-                    format!(
-                        "the agent took the connection and said nothing for {} s",
-                        FIRST_ANSWER_WAIT.as_secs()
-                    ),
-                )
-                .hint("look at its log; is it stopped, or is that port another program's?")
-                .to_status()),
+                Err(_) => Err(silent_at_first().to_status()),
             }
         });
-        let replies = answer.map_err(|status| Fault::from_status(&status))?;
+        let replies = answer.map_err(|status| no_first_answer(&status))?;
         let pages = start.base.map_or(0, |base| base.geometry.page_count);
         let named = start.base.is_some_and(|base| base.snapshot.is_some());
         let mut events = Events {
@@ -140,6 +149,23 @@ impl Client {
             events.send_hashes()?;
         }
         Ok(events)
+    }
+}
+
+fn silent_at_first() -> Fault {
+    let seconds = FIRST_ANSWER_WAIT.as_secs();
+    Fault::new(Kind::Unreachable, format!("the agent took the connection and said nothing for {seconds} s"))
+        .hint("look at its log; is it stopped, or is that port another program's?")
+}
+
+/// What an agent says itself is as it says; a connection that ends before the first word was never one to an agent.
+fn no_first_answer(status: &Status) -> Fault {
+    match Fault::from_status(status) {
+        Fault { kind: Kind::Lost, message, .. } => {
+            Fault::new(Kind::Unreachable, format!("no agent answered: {message}"))
+                .hint("look at its log; is it stopped, or is that port another program's?")
+        }
+        fault => fault,
     }
 }
 

@@ -33,7 +33,11 @@ impl Config {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
                 return Ok(Self::default());
             }
-            Err(error) => return Err(wrong(error.to_string())),
+            Err(error) => {
+                return Err(
+                    wrong(error.to_string()).hint("name it with `--config FILE`, or with `PULLER_CONFIG`")
+                );
+            }
         };
         toml::from_str(&text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start.min(text.len()));

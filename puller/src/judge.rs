@@ -122,13 +122,10 @@ fn emptied(contents: Contents, good: &Manifest) -> Option<String> {
 /// that no damaged copy is counted as a good one. Returns the ids of those that turned out to be damaged.
 pub fn reprove(source: &SourceDir, before: u64, now: Timestamp, lock: &Lock) -> Result<Vec<String>, Fault> {
     let copies = source.copies()?;
-    let passed = |manifest: &Manifest| {
-        manifest.check(Level::Full).is_some_and(|check| check.result != Verdict::Damaged)
-    };
     let mut damaged = Vec::new();
     for copy in copies.iter().rev().filter(|copy| copy.sequence < before) {
         let Ok(manifest) = &copy.manifest else { continue };
-        if passed(manifest) {
+        if manifest.passed_full() {
             break;
         }
         let (true, Some(geometry)) = (manifest.verdict.is_good(), manifest.geometry()) else { continue };

@@ -12,6 +12,9 @@ fn main() -> ExitCode {
     match commands::run(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(fault) => {
+            if cli.common.json {
+                commands::print_fault(&fault);
+            }
             commands::say_fault(&fault);
             ExitCode::from(fault.kind.exit())
         }

@@ -137,6 +137,11 @@ impl Manifest {
         self.checks.iter().find(|check| check.level == level)
     }
 
+    /// Whether SQLite's full check found no damage in it.
+    pub fn passed_full(&self) -> bool {
+        self.check(Level::Full).is_some_and(|check| check.result != Verdict::Damaged)
+    }
+
     /// Records a check in place of an older one of its level.
     pub fn record(&mut self, check: Check) {
         self.checks.retain(|older| older.level != check.level);

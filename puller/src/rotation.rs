@@ -3,6 +3,7 @@
 //! Nothing evicts a good copy but newer good copies under the stated policy, and the newest good copy always stays.
 
 use crate::history;
+use crate::manifest::Manifest;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use jiff::{SignedDuration, Timestamp};
 use pullback_shared::fault::Fault;
@@ -36,13 +37,16 @@ pub struct Facts {
     pub taken_at: Option<Timestamp>,
     /// What is thought of it.
     pub verdict: Verdict,
+    /// Whether it passed SQLite's full check.
+    pub passed_full: bool,
 }
 
 impl Facts {
     /// Of `copy`.
     pub fn of(copy: &StoredCopy) -> Self {
         let taken_at = copy.manifest.as_ref().ok().map(|manifest| manifest.taken_at);
-        Self { id: copy.id.clone(), taken_at, verdict: copy.verdict() }
+        let passed_full = copy.manifest.as_ref().is_ok_and(Manifest::passed_full);
+        Self { id: copy.id.clone(), taken_at, verdict: copy.verdict(), passed_full }
     }
 }
 
@@ -92,6 +96,11 @@ pub fn plan(copies: &[Facts], policy: Policy) -> Vec<Decision> {
             _ => continue,
         };
         decisions[index].kept_because.push(why.to_owned());
+    }
+    // What only a full check sees may be in every copy since the last one that passed it.
+    let passed = good.iter().rfind(|index| copies[**index].passed_full);
+    if let Some(index) = passed.filter(|index| **index != newest_good) {
+        decisions[*index].kept_because.push("newest good copy that passed a full check".to_owned());
     }
     keep_findings(copies, &mut decisions);
     decisions
@@ -171,18 +180,19 @@ mod tests {
 
     const DAY: i64 = 86_400;
 
-    /// `o` ok, `d` damaged, `s` suspect, `u` unchecked, `r` rotten; one copy a day.
+    /// `o` ok, `q` ok as far as a quick check goes, `d` damaged, `s` suspect, `u` unchecked, `r` rotten; one copy a day.
     fn copies(verdicts: &str) -> Vec<Facts> {
         let of = |(day, letter): (usize, char)| Facts {
             id: format!("{day}"),
             taken_at: Some(Timestamp::from_second(1_700_000_000 + day as i64 * DAY).unwrap()),
             verdict: match letter {
-                'o' => Verdict::Ok,
+                'o' | 'q' => Verdict::Ok,
                 'd' => Verdict::Damaged,
                 's' => Verdict::Suspect,
                 'u' => Verdict::Unchecked,
                 _ => Verdict::Rotten,
             },
+            passed_full: letter == 'o',
         };
         verdicts.chars().enumerate().map(of).collect()
     }
@@ -221,6 +231,16 @@ mod tests {
     }
 
     #[test]
+    fn copies_that_passed_only_a_quick_check_do_not_evict_the_last_that_passed_a_full_one() {
+        check("ooqqq", Some(2), None, "-+-++");
+        check("ooqqo", Some(2), None, "---++");
+        check("oq", Some(0), None, "++");
+        check("qqqq", Some(1), None, "---+");
+        check("oqqd", Some(1), None, "+-++");
+        check("oqqqq", None, Some(1), "+--++");
+    }
+
+    #[test]
     fn a_sick_source_cannot_fill_the_disk() {
         check("oddddddd", Some(9), None, "++-----+");
         check("oddoddod", Some(9), None, "+--+++++");
@@ -239,7 +259,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_policy_and_no_clock_removes_the_newest_good_copy(
-            verdicts in "[odsur]{1,30}",
+            verdicts in "[oqdsur]{1,30}",
             times in prop::collection::vec(-1_000_000_000i64..4_000_000_000, 30),
             keep_last in prop::option::of(0u32..5),
             keep_days in prop::option::of(0u32..5),
@@ -253,6 +273,9 @@ mod tests {
             let stay = copies.iter().zip(&decisions).filter(|(copy, d)| copy.verdict.is_good() && d.stays()).count();
             prop_assert!(stay >= good.min(keep_last.unwrap_or(1).max(1) as usize));
             if let Some(newest) = copies.iter().rposition(|copy| copy.verdict.is_good()) {
+                prop_assert!(decisions[newest].stays());
+            }
+            if let Some(newest) = copies.iter().rposition(|copy| copy.verdict.is_good() && copy.passed_full) {
                 prop_assert!(decisions[newest].stays());
             }
         }

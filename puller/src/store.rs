@@ -85,8 +85,10 @@ impl Store {
             return Err(Fault::new(Kind::StoreMissing, format!("the store at `{}` is gone", root.display()))
                 .hint("is its disk mounted? To begin a new store there, run this once from a terminal"));
         }
-        let io =
-            |error: io::Error| Fault::io(format!("the store `{}` cannot be made", root.display()), &error);
+        let io = |error: io::Error| {
+            let fault = Fault::io(format!("the store `{}` cannot be made", root.display()), &error);
+            if fault.kind == Kind::Io { fault.hint("name an empty or a new directory") } else { fault }
+        };
         durable::make_dir(root).map_err(io)?;
         let foreign =
             fs::read_dir(root).map_err(io)?.flatten().any(|entry| entry.file_name() != "lost+found");

@@ -143,15 +143,20 @@ impl Fault {
         self
     }
 
-    /// A fault of reading or writing `what`: no space, no permission, or plain I/O.
+    /// A fault of reading or writing `what`: no space, no permission (a disk mounted read-only too), or plain I/O.
     pub fn io(what: impl fmt::Display, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
-        let kind = match error.kind() {
-            E::StorageFull | E::QuotaExceeded => Kind::NoSpace,
-            E::PermissionDenied => Kind::Refused,
-            _ => Kind::Io,
+        let (kind, hint) = match error.kind() {
+            E::StorageFull | E::QuotaExceeded => {
+                (Kind::NoSpace, "free some room on that disk, then try again")
+            }
+            E::PermissionDenied => {
+                (Kind::Refused, "`ls -ld` shows its owner and mode; run as its owner, or mend them")
+            }
+            E::ReadOnlyFilesystem => (Kind::Refused, "that disk may only be read: mount it for writing"),
+            _ => (Kind::Io, ""),
         };
-        Self::new(kind, format!("{what}: {error}"))
+        Self::new(kind, format!("{what}: {error}")).hint(hint)
     }
 }
 

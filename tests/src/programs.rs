@@ -17,9 +17,19 @@ pub fn agent() -> &'static Path {
     &built().agent
 }
 
-/// The hostile writer. It belongs to this package, so cargo builds it before it runs a test of `tests/`.
+/// The hostile writer.
 pub fn hostile_writer() -> PathBuf {
-    let path = profile_folder().join("hostile-writer");
+    of_this_package("hostile-writer")
+}
+
+/// The application that gets stuck.
+pub fn stuck_application() -> PathBuf {
+    of_this_package("stuck-application")
+}
+
+/// A program of this package: cargo builds it before it runs a test of `tests/`.
+fn of_this_package(name: &str) -> PathBuf {
+    let path = profile_folder().join(name);
     assert!(path.is_file(), "{} is not built: run this test through `cargo test`", path.display());
     path
 }

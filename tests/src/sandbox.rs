@@ -1,6 +1,7 @@
 //! A place of its own for one test: folders, and both programs run in it with nothing of the user's configuration.
 
 use crate::programs;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -110,18 +111,53 @@ impl Sandbox {
     /// Runs `command` to its end; kills it and panics, with all it printed, when it takes longer than the limit.
     #[track_caller]
     pub fn run(&self, command: &mut Command) -> Ran {
+        self.start(command).finish()
+    }
+
+    /// Starts `command`, for a test that does something meanwhile.
+    #[track_caller]
+    pub fn start(&self, command: &mut Command) -> Running {
         // Files, not pipes: no output is too long, and a process left behind cannot keep this one waiting.
-        let (mut stdout, mut stderr) = (scratch(), scratch());
+        let (stdout, stderr) = (scratch(), scratch());
         command.stdout(handle(&stdout)).stderr(handle(&stderr));
-        let mut child =
-            command.spawn().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
-        let status = wait(&mut child, self.limit);
-        let (stdout, stderr) = (text(&mut stdout), text(&mut stderr));
-        let command = typed(command);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
+        Running { child, command: typed(command), limit: self.limit, stdout, stderr }
+    }
+}
+
+/// A program that runs, killed when the value goes.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    command: String,
+    limit: Duration,
+    stdout: File,
+    stderr: File,
+}
+
+impl Running {
+    /// The process, to signal.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end; kills it and panics, with all it printed, when it takes longer than the limit from now on.
+    #[track_caller]
+    pub fn finish(mut self) -> Ran {
+        let status = wait(&mut self.child, self.limit);
+        let (stdout, stderr) = (text(&mut self.stdout), text(&mut self.stderr));
+        let command = std::mem::take(&mut self.command);
         match status {
             Some(status) => Ran { command, status, stdout, stderr },
             None => panic!("{command} took more than {:?}\nstdout:\n{stdout}\nstderr:\n{stderr}", self.limit),
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -204,8 +240,9 @@ pub struct Pulled {
 }
 
 impl Pulled {
+    /// Of a `pull --json` of one source that came to its end.
     #[track_caller]
-    fn from_run(ran: Ran) -> Self {
+    pub fn from_run(ran: Ran) -> Self {
         let json = ran.only_json();
         let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         if let Some(exit) = json["error"]["exit"].as_i64() {
@@ -256,6 +293,23 @@ pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Waits until `is_so`, and panics with `what` where that takes longer than a minute.
+#[track_caller]
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < LIMIT, "{what} is waited for in vain");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Sends `signal` to process `pid`, which is one that the test started and has not yet waited for.
+#[track_caller]
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a process has a number");
+    kill_process(pid, signal).expect("a child can be signalled");
 }
 
 /// The words of a command line, without the environment that [`Sandbox::command`] gives every one.

@@ -44,7 +44,7 @@ fn json(info: &DatabaseInfo) -> serde_json::Value {
         "encoding": info.encoding, "auto_vacuum": info.auto_vacuum, "user_version": info.user_version,
         "application_id": info.application_id, "disk_free": info.disk_free, "disk_total": info.disk_total,
         "tables": info.tables.iter().map(|t| serde_json::json!({"name": t.name, "rows": (t.rows >= 0).then_some(t.rows)})).collect::<Vec<_>>(),
-        "error": problem.map(|p| serde_json::json!({"code": p.kind.word(), "message": p.message, "hint": p.hint, "exit": p.kind.exit()})),
+        "error": problem.as_ref().map(super::error_json),
     })
 }
 

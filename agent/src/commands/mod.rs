@@ -49,6 +49,25 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
     }
 }
 
+/// Says on stderr what went wrong and what to do.
+pub(crate) fn say_fault(fault: &Fault) {
+    eprintln!("error: {fault} [{}]", fault.kind.code());
+    if !fault.hint.is_empty() {
+        eprintln!("\nhint: {}", fault.hint);
+    }
+}
+
+/// Prints a fault for scripts: the one object of a command that came to nothing.
+pub(crate) fn print_fault(fault: &Fault) {
+    println!("{}", serde_json::json!({"v": 1, "error": error_json(fault)}));
+}
+
+/// `error` in every object that tells of a fault.
+fn error_json(fault: &Fault) -> serde_json::Value {
+    let Fault { kind, message, hint } = fault;
+    serde_json::json!({"code": kind.word(), "message": message, "hint": hint, "exit": kind.exit()})
+}
+
 fn config_path(cli: &Cli) -> PathBuf {
     cli.common.config.clone().unwrap_or_else(default_config_path)
 }
@@ -63,7 +82,7 @@ fn print_line(said: std::fmt::Arguments<'_>) {
         && error.kind() != ErrorKind::BrokenPipe
     {
         let fault = Fault::io("standard output", &error);
-        eprintln!("error: {fault} [{}]", fault.kind.code());
+        say_fault(&fault);
         std::process::exit(fault.kind.exit().into());
     }
 }

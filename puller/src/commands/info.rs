@@ -91,7 +91,7 @@ fn as_json(
         "disk_free": database.disk_free, "disk_total": database.disk_total,
         "tables": database.tables.iter().map(rows).collect::<Vec<_>>(), "counted_in": counted_in,
         "newest_copy": newest.map(|copy| &copy.id),
-        "error": problem.map(|p| json!({"code": p.kind.word(), "message": p.message, "hint": p.hint, "exit": p.kind.exit()})),
+        "error": problem.map(super::error_json),
     })
 }
 

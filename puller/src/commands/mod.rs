@@ -57,6 +57,17 @@ pub(crate) fn say_fault(fault: &Fault) {
     }
 }
 
+/// Prints a fault for scripts: the one object of a command that came to nothing.
+pub(crate) fn print_fault(fault: &Fault) {
+    println!("{}", serde_json::json!({"v": 1, "error": error_json(fault)}));
+}
+
+/// `error` in every object that tells of a fault.
+fn error_json(fault: &Fault) -> serde_json::Value {
+    let Fault { kind, message, hint } = fault;
+    serde_json::json!({"code": kind.word(), "message": message, "hint": hint, "exit": kind.exit()})
+}
+
 fn read_config(cli: &Cli) -> Result<Config, Fault> {
     Config::read(cli.common.config.as_deref())
 }

@@ -261,9 +261,7 @@ fn failure(shown: &str, fault: &Fault, at: Timestamp, duration: Duration) -> Val
         "source": shown,
         "outcome": "failed",
         "duration_seconds": duration.as_secs_f64(),
-        "error": {
-            "code": fault.kind.word(), "message": fault.message, "hint": fault.hint, "exit": fault.kind.exit(),
-        },
+        "error": super::error_json(fault),
     })
 }
 

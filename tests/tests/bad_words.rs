@@ -1,0 +1,189 @@
+//! A command line or a configuration that makes no sense: exit code 2, the words that are wrong, and nothing done.
+
+use pullback_tests::folder::Folder;
+use pullback_tests::sandbox::{Ran, Sandbox};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+fn sandbox() -> Sandbox {
+    Sandbox::new().with_limit(Duration::from_secs(5))
+}
+
+/// Runs `puller pull --json WORDS`, which is refused with `code` in an object, or by the command line's grammar.
+#[track_caller]
+fn check(words: &[&str], code: Option<&str>, exit: i32, says: &str) {
+    let sandbox = sandbox();
+    let ran = sandbox.puller(&[&["pull", "--json"], words].concat()).exits(exit);
+    assert!(ran.stderr.contains(says), "`{says}` on stderr of {ran}");
+    match code {
+        Some(code) => assert_eq!(ran.only_json()["error"]["code"], code, "{ran}"),
+        None => assert_eq!(ran.stdout, "", "{ran}"),
+    }
+    nothing_came_of_it(&sandbox, &ran);
+}
+
+#[track_caller]
+fn nothing_came_of_it(sandbox: &Sandbox, ran: &Ran) {
+    assert!(Folder::of(&sandbox.store()).is_absent(), "a store was made by {ran}");
+    assert_eq!(fs::read_dir(sandbox.db("")).unwrap().count(), 0, "a file was made by {ran}");
+}
+
+#[test]
+fn a_source_that_reads_as_nothing_is_refused() {
+    check(&[""], Some("usage"), 2, "an empty source");
+    check(&["nowhere"], Some("missing"), 7, "`nowhere` is no file here and no source that the store knows");
+    check(&["--", "-x"], Some("missing"), 7, "`-x` is no file here");
+    check(&["./-x"], Some("missing"), 7, "there is no such file");
+    check(&["~/nowhere.db"], Some("missing"), 7, "home/nowhere.db`: there is no such file");
+    check(&["raspberry-pi/gym"], Some("missing"), 7, "no source that the store knows");
+    check(&["/no/such/folder/gym.db"], Some("missing"), 7, "there is no such file");
+}
+
+#[test]
+fn an_option_that_is_none_is_refused() {
+    check(&["-x"], None, 2, "unexpected argument '-x'");
+    check(&[], None, 2, "<SOURCE>");
+    check(&["--everything", "gym.db"], None, 2, "--everything");
+}
+
+#[test]
+fn an_address_that_is_none_is_refused() {
+    check(&["host:99999/x"], Some("usage"), 2, "`host:99999/x`: that is no port");
+    check(&["host:0/x"], Some("usage"), 2, "that is no port");
+    check(&[":7420/x"], Some("usage"), 2, "the host is missing");
+    check(&["host:7420/"], Some("usage"), 2, "the database's name is missing");
+    check(&["a b:7420/x"], Some("usage"), 2, "that is no host");
+    check(&["--", "-oProxyCommand=x:7420/x"], Some("usage"), 2, "a host does not begin with `-`");
+}
+
+#[test]
+fn an_ssh_address_is_said_to_have_no_door_yet() {
+    for source in ["ssh://pi/home/pi/gym.db", "ssh://", "pi:/home/pi/gym.db", "pi:gym.db", "me@pi:gym.db"] {
+        check(&[source], Some("usage"), 2, "no ssh door yet");
+    }
+}
+
+#[test]
+fn a_value_that_is_none_is_refused() {
+    for timeout in ["banana", "", "0", "1ms", "99ms", "-5s", "1e9y"] {
+        check(&[&format!("--timeout={timeout}"), "gym.db"], None, 2, "--timeout <DUR>");
+    }
+    check(&["--verify", "sometimes", "gym.db"], None, 2, "--verify <HOW>");
+    check(&["--keep-last=-1", "gym.db"], None, 2, "--keep-last <N>");
+    check(&["--keep-days", "forever", "gym.db"], None, 2, "--keep-days <N>");
+    check(&["--retries", "4294967296", "gym.db"], None, 2, "--retries <N>");
+}
+
+#[test]
+fn one_name_is_not_for_two_sources() {
+    check(&["--name", "gym", "a.db", "b.db"], Some("usage"), 2, "`--name` is for one source");
+}
+
+#[test]
+fn a_variable_that_makes_no_sense_is_refused_as_the_option_is() {
+    let sandbox = sandbox();
+    for (variable, value, says) in [
+        ("PULLER_TIMEOUT", "banana", "--timeout <DUR>"),
+        ("PULLER_KEEP_LAST", "few", "--keep-last <N>"),
+        ("PULLER_NOW", "yesterday", "`PULLER_NOW=yesterday` is no time"),
+    ] {
+        let mut command = sandbox.command(pullback_tests::programs::puller());
+        command.args(["pull", "--json", "gym.db", "--store"]).arg(sandbox.store()).env(variable, value);
+        let ran = sandbox.run(&mut command).exits(2);
+        assert!(ran.stderr.contains(says), "`{says}` on stderr of {ran}");
+        nothing_came_of_it(&sandbox, &ran);
+    }
+}
+
+/// The programs and commands that read a configuration, each with a file of its own.
+#[derive(Clone, Copy, PartialEq)]
+enum Reads {
+    Puller,
+    Agent,
+}
+
+/// Lets every reader of the configuration `text` say that it is wrong, with the file, the place in it (`line 3`, or
+/// nothing where something is missing from the whole) and the key.
+#[track_caller]
+fn check_config(reads: Reads, text: &str, place: &str, key: &str) {
+    let sandbox = sandbox();
+    let file = sandbox.file("wrong.toml");
+    fs::write(&file, text).unwrap();
+    check_config_file(&sandbox, reads, &file, &[place, key]);
+}
+
+#[track_caller]
+fn check_config_file(sandbox: &Sandbox, reads: Reads, file: &Path, says: &[&str]) {
+    let name = file.to_str().unwrap();
+    let commands: [&[&str]; 2] = match reads {
+        Reads::Puller => [&["pull", "gym.db"], &["config", "check"]],
+        Reads::Agent => [&["serve"], &["config", "check"]],
+    };
+    for command in commands {
+        let words = [&["--json", "--config", name], command].concat();
+        let ran = if reads == Reads::Puller { sandbox.puller(&words) } else { sandbox.agent(&words) };
+        let ran = ran.exits(2);
+        let error = &ran.only_json()["error"];
+        assert_eq!((&error["code"], &error["exit"]), (&"config".into(), &2.into()), "{ran}");
+        for part in says.iter().chain(&[name]) {
+            assert!(error["message"].as_str().is_some_and(|said| said.contains(part)), "`{part}`: {ran}");
+            assert!(ran.stderr.contains(part), "`{part}` on stderr of {ran}");
+        }
+        assert!(ran.stderr.contains("hint: "), "{ran}");
+        nothing_came_of_it(sandbox, &ran);
+    }
+}
+
+#[test]
+fn a_wrong_configuration_of_the_puller_is_named_with_its_line_and_key() {
+    let check = |text, place, key| check_config(Reads::Puller, text, place, key);
+    check("keep-last = 3\n\nkeep-lats = 4\n", "line 3 ", "keep-lats");
+    check("keep-last = \"three\"\n", "line 1 ", "keep-last");
+    check("# few\nkeep-last = -1\n", "line 2 ", "keep-last");
+    check("verify = \"sometimes\"\n", "line 1 ", "verify");
+    check("store = 7\n", "line 1 ", "store");
+    check("keep-last = 3\nkeep-last = 4\n", "line 2 ", "keep-last");
+    check("keep-last = \n", "line 1 ", "keep-last");
+    check("keep-days = 1\n\n[rules]\n", "line 3 ", "rules");
+}
+
+#[test]
+fn a_wrong_configuration_of_the_agent_is_named_with_its_line_and_key() {
+    let check = |text, place, key| check_config(Reads::Agent, text, place, key);
+    check("tls = \"off\"\n\nlissten = \"127.0.0.1:0\"\n", "line 3 ", "lissten");
+    check("tls = \"off\"\nlisten = \"nowhere\"\n", "line 2 ", "listen");
+    check("tls = \"off\"\nreserve = \"lots\"\n", "line 2 ", "reserve");
+    check("tls = \"off\"\nmirror = \"maybe\"\n", "line 2 ", "mirror");
+    check("tls = \"off\"\npulls_max = -1\n", "line 2 ", "pulls_max");
+    check("tls = \"off\"\nlock_wait = \"soon\"\n", "line 2 ", "lock_wait");
+    check("tls = \"on\"\n", "line 1 ", "tls");
+    check("tls = \"off\"\ntls = \"off\"\n", "line 2 ", "tls");
+    check("tls = \"off\"\n[database.gym]\npath = 7\n", "line 3 ", "path");
+    check("tls = \"off\"\n[database.gym]\npath = \"/gym.db\"\npth = \"/x\"\n", "line 4 ", "pth");
+    check("tls = \"off\"\n\n[database.gym]\n", "line 3 ", "path");
+    check("tls = \"off", "line 1 ", "tls");
+}
+
+/// Each of these is well formed, and still cannot be meant.
+#[test]
+fn a_configuration_of_the_agent_that_cannot_be_meant_is_named_with_its_line_and_key() {
+    let check = |text, place, key| check_config(Reads::Agent, text, place, key);
+    check("tls = \"off\"\nlisten = \"0.0.0.0:7420\"\n", "line 2 ", "listen");
+    check("tls = \"off\"\n\n[database.gym]\npath = \"gym.db\"\n", "line 4 ", "path");
+    check("tls = \"off\"\n[database.\"../gym\"]\npath = \"/gym.db\"\n", "line 2 ", "../gym");
+    check("tls = \"off\"\n[database.\"\"]\npath = \"/gym.db\"\n", "line 2 ", "database");
+    check("listen = \"127.0.0.1:0\"\n", "", "`tls = \"off\"` is missing");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_named() {
+    for reads in [Reads::Puller, Reads::Agent] {
+        let sandbox = sandbox();
+        check_config_file(&sandbox, reads, &sandbox.file("nowhere.toml"), &["No such file"]);
+        check_config_file(&sandbox, reads, &sandbox.file("home"), &["Is a directory"]);
+        let binary = sandbox.file("binary.toml");
+        fs::write(&binary, b"tls = \"\xff\xfe\"").unwrap();
+        check_config_file(&sandbox, reads, &binary, &["UTF-8"]);
+    }
+}
