@@ -281,8 +281,15 @@ impl Run<'_> {
                 draft = Some(now_draft);
                 continue;
             }
-            let proof = self.read_back(&mut now_draft, done)?;
-            if proof.snapshot == done.snapshot && done.md5.is_none_or(|md5| proof.md5 == Some(md5)) {
+            let mut proof = self.read_back(&mut now_draft, done)?;
+            if let Some(no) = proof.first_wrong.filter(|_| proof.snapshot == done.snapshot) {
+                // The pages are the snapshot's; their list, which came with the base, is not.
+                sums.notes.push(format!("the base's list of page hashes has rotted at page {}", no.get()));
+                now_draft.rehash()?;
+                proof = self.read_back(&mut now_draft, done)?;
+            }
+            let is_proven = proof.snapshot == done.snapshot && proof.first_wrong.is_none();
+            if is_proven && done.md5.is_none_or(|md5| proof.md5 == Some(md5)) {
                 let base = base.as_ref().and_then(|copy| copy.manifest.as_ref().ok()?.snapshot_id());
                 return Ok(Arrived::Draft {
                     draft: Box::new(now_draft),
