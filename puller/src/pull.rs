@@ -63,7 +63,7 @@ pub struct Pulled {
     pub manifest: Manifest,
     /// The level of the check in this run.
     pub checked: Level,
-    /// What SQLite found, or why the copy is suspect.
+    /// Why the copy is suspect, if it is, and what SQLite found.
     pub findings: Vec<String>,
     /// `full`, `delta` or `none`.
     pub transfer: &'static str,
@@ -525,7 +525,7 @@ impl Run<'_> {
         Ok(Pulled {
             stored: false,
             checked: level,
-            findings: findings.into_iter().chain(why).collect(),
+            findings: why.into_iter().chain(findings).collect(),
             transfer: "none",
             changed_pages: 0,
             held: sums.held,
@@ -586,7 +586,7 @@ impl Run<'_> {
         Ok(Pulled {
             stored: true,
             checked: level,
-            findings: findings.into_iter().chain(why).collect(),
+            findings: why.into_iter().chain(findings).collect(),
             transfer: if kind == "full" { "full" } else { "delta" },
             changed_pages: sums.pages,
             held: sums.held,
