@@ -169,7 +169,8 @@ impl<'a> Midway<'a> {
         let db = databases::create(&source, "CREATE TABLE photos(body BLOB)");
         let mut dice = Dice::new(2);
         for _ in 0..16 {
-            db.execute("INSERT INTO photos VALUES (?1)", [dice.bytes(LARGE / 16)]).unwrap();
+            db.execute("INSERT INTO photos VALUES (?1)", [dice.bytes(LARGE / 16)])
+                .expect("a row can be written");
         }
         drop(db);
         let mut command = sandbox.command(programs::puller());

@@ -54,8 +54,8 @@ fn a_file_is_no_store() {
 
 fn marker(text: &'static str) -> impl FnOnce(&Path) {
     move |store| {
-        fs::create_dir(store).unwrap();
-        fs::write(store.join("pullback-store.json"), text).unwrap();
+        fs::create_dir(store).expect("a folder can be made");
+        fs::write(store.join("pullback-store.json"), text).expect("a file can be written");
     }
 }
 

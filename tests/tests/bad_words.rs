@@ -26,7 +26,11 @@ fn check(words: &[&str], code: Option<&str>, exit: i32, says: &str) {
 #[track_caller]
 fn nothing_came_of_it(sandbox: &Sandbox, ran: &Ran) {
     assert!(Folder::of(&sandbox.store()).is_absent(), "a store was made by {ran}");
-    assert_eq!(fs::read_dir(sandbox.db("")).unwrap().count(), 0, "a file was made by {ran}");
+    assert_eq!(
+        fs::read_dir(sandbox.db("")).expect("a folder can be read").count(),
+        0,
+        "a file was made by {ran}"
+    );
 }
 
 #[test]
@@ -109,13 +113,13 @@ enum Reads {
 fn check_config(reads: Reads, text: &str, place: &str, key: &str) {
     let sandbox = sandbox();
     let file = sandbox.file("wrong.toml");
-    fs::write(&file, text).unwrap();
+    fs::write(&file, text).expect("a file can be written");
     check_config_file(&sandbox, reads, &file, &[place, key]);
 }
 
 #[track_caller]
 fn check_config_file(sandbox: &Sandbox, reads: Reads, file: &Path, says: &[&str]) {
-    let name = file.to_str().unwrap();
+    let name = file.to_str().expect("paths of tests are UTF-8");
     let commands: [&[&str]; 2] = match reads {
         Reads::Puller => [&["pull", "gym.db"], &["config", "check"]],
         Reads::Agent => [&["serve"], &["config", "check"]],

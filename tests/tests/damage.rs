@@ -12,10 +12,14 @@ use std::time::Duration;
 /// Header fields that a copy has of its own, whatever the source says (design.md, "Canonical page 1").
 const CANONICAL: [std::ops::Range<usize>; 5] = [18..20, 24..28, 28..32, 40..44, 92..100];
 
+fn bytes(path: &Path) -> Vec<u8> {
+    fs::read(path).expect("a file can be read")
+}
+
 /// The copy has every byte of the source but those fields, and they say what they always say.
 #[track_caller]
 fn is_exact(source: &Path, copy: &Path) {
-    let [mut source, mut copy] = [source, copy].map(|path| fs::read(path).expect("a file can be read"));
+    let [mut source, mut copy] = [source, copy].map(bytes);
     assert_eq!(source.len(), copy.len(), "the length of the copy");
     let pages = (copy.len() / usize::from(u16::from_be_bytes([copy[16], copy[17]]))) as u32;
     let said = [&[1, 1][..], &[0, 0, 0, 1], &pages.to_be_bytes(), &[0, 0, 0, 1], &[0, 0, 0, 1, 0, 0, 0, 0]];
@@ -67,7 +71,7 @@ fn check(wound: fn(&Path)) {
     }
     databases::visits_in_the_wal(&source, 20);
     let good = doors.clone().map(|(door, _)| sandbox.pull(&[&door]).succeeds("stored"));
-    let healthy = fs::read(&source).unwrap();
+    let healthy = bytes(&source);
     wound(&source);
     let damaged = doors.clone().map(|(door, _)| pull(&door));
     for ((door, name), (damaged, good)) in doors.iter().zip(damaged.iter().zip(&good)) {
@@ -85,8 +89,8 @@ fn check(wound: fn(&Path)) {
         assert_eq!(listed(&sandbox, name), kept);
     }
     assert_eq!(damaged[0].snapshot, damaged[1].snapshot, "both doors see the same damage");
-    assert_eq!(fs::read(&damaged[0].path).unwrap(), fs::read(&damaged[1].path).unwrap());
-    fs::write(&source, healthy).unwrap();
+    assert_eq!(bytes(&damaged[0].path), bytes(&damaged[1].path));
+    fs::write(&source, healthy).expect("a file can be written");
     databases::visits_in_the_wal(&source, 20);
     for (door, _) in &doors {
         let mended = pull(door).succeeds("stored");
@@ -148,7 +152,7 @@ fn a_source_that_was_always_damaged_has_no_latest() {
 fn large_gym(path: &Path) {
     databases::gym(path, 600_000, 32768);
     let db = databases::create(path, "CREATE TABLE photos(body BLOB)");
-    db.execute("INSERT INTO photos VALUES (zeroblob(?1))", [66 << 20]).unwrap();
+    db.execute("INSERT INTO photos VALUES (zeroblob(?1))", [66 << 20]).expect("a row can be written");
 }
 
 /// A store that is pulled into once a day.
@@ -258,7 +262,7 @@ fn check_cut(journal: &str, length: impl Fn(u64) -> u64) {
     let served = Served::start(&sandbox, &[("gym", &source)]);
     let doors = [OsString::from(&source), served.source("gym").into()];
     let good = doors.clone().map(|door| sandbox.pull(&[door]).succeeds("stored"));
-    wounds::cut(&source, length(source.metadata().unwrap().len()));
+    wounds::cut(&source, length(source.metadata().expect("a source has a length").len()));
     for (door, good) in doors.iter().zip(&good) {
         for _ in 0..2 {
             let failed = sandbox.pull(&[OsStr::new("--keep-last"), OsStr::new("1"), door]);

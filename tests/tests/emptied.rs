@@ -122,7 +122,7 @@ fn emptied(sandbox: &Sandbox) -> (PathBuf, Vec<u8>, Pulled, Pulled) {
     let source = sandbox.db("gym.db");
     databases::gym(&source, 600_000, 4096);
     let good = sandbox.pull(&[&source]).succeeds("stored");
-    let full = fs::read(&source).unwrap();
+    let full = fs::read(&source).expect("a file can be read");
     databases::create(&source, DROP_ALL);
     let suspect = sandbox.pull(&[&source]);
     is_suspect(&suspect, "stored", &good, "no table is left");

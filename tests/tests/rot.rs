@@ -10,6 +10,15 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The copy that the file called `name` belongs to.
+fn copy_of(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(copy, _)| copy)
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    fs::read(path).expect("a file can be read")
+}
+
 /// The files of some copies as they are to be, to rot one at a time.
 struct Shelf {
     sandbox: Sandbox,
@@ -30,11 +39,11 @@ impl Shelf {
         }
         // The first look of `verify` writes down that it was there; from then on nothing changes.
         sandbox.puller(&["verify", "--all"]).exits(0);
-        let folder = stored.path.parent().unwrap().to_owned();
-        let read =
-            |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
-        let files: BTreeMap<_, _> =
-            fs::read_dir(&folder).unwrap().map(|entry| read(entry.unwrap())).collect();
+        let folder = stored.path.parent().expect("a copy lies in a folder").to_owned();
+        let names = fs::read_dir(&folder).expect("a folder can be read");
+        let names = names.map(|entry| entry.expect("a folder can be read").file_name());
+        let files = names.map(|name| (name.display().to_string(), bytes(&folder.join(&name))));
+        let files: BTreeMap<_, _> = files.collect();
         assert_eq!(files.len(), 9, "three files for each of three copies");
         Self { sandbox, folder, files }
     }
@@ -42,8 +51,8 @@ impl Shelf {
     /// Puts `bytes` in the place of the file called `name`, which cannot be written.
     fn put(&self, name: &str, bytes: &[u8]) {
         let path = self.folder.join(name);
-        fs::remove_file(&path).unwrap();
-        fs::write(path, bytes).unwrap();
+        fs::remove_file(&path).expect("a file can be removed");
+        fs::write(path, bytes).expect("a file can be written");
     }
 
     /// What `verify` says of each copy.
@@ -65,12 +74,13 @@ impl Shelf {
     #[track_caller]
     fn flip(&self, dice: &mut Dice) {
         let mut one_of = |count: usize| dice.between(0, count as i64) as usize;
-        let (name, sound) = self.files.iter().nth(one_of(self.files.len())).unwrap();
+        let (name, sound) =
+            self.files.iter().nth(one_of(self.files.len())).expect("BUG: dice above their number");
         let (byte, bit) = (one_of(sound.len()), one_of(8));
         let mut rotten = sound.clone();
         rotten[byte] ^= 1 << bit;
         self.put(name, &rotten);
-        let copy = name.split_once('.').unwrap().0;
+        let copy = copy_of(name);
         for (found, result) in self.verify(4) {
             let wanted = if found == copy { "rotten" } else { "ok" };
             assert_eq!(result, wanted, "{found}, with bit {bit} of byte {byte} of {name} flipped");
@@ -122,9 +132,9 @@ fn a_file_of_a_copy_that_is_gone_is_found() {
     for (name, bytes) in &shelf.files {
         fs::remove_file(shelf.folder.join(name)).unwrap();
         let found = shelf.verify(4);
-        assert_eq!(found[name.split_once('.').unwrap().0], "rotten", "without {name}");
+        assert_eq!(found[copy_of(name)], "rotten", "without {name}");
         fs::write(shelf.folder.join(name), bytes).unwrap();
-        let manifest = format!("{}.json", name.split_once('.').unwrap().0);
+        let manifest = format!("{}.json", copy_of(name));
         shelf.put(&manifest, &shelf.files[&manifest]);
     }
     shelf.is_sound();
@@ -143,18 +153,18 @@ const PLACES: [Place; 5] = [
 
 fn rot(copy: &Path, (suffix, place): Place) {
     let path = copy.with_extension(suffix);
-    let mut bytes = fs::read(&path).unwrap();
-    let place = place(bytes.len());
-    bytes[place] ^= 0x10;
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, bytes).unwrap();
+    let mut rotten = bytes(&path);
+    let place = place(rotten.len());
+    rotten[place] ^= 0x10;
+    fs::remove_file(&path).expect("a file can be removed");
+    fs::write(&path, rotten).expect("a file can be written");
 }
 
 #[track_caller]
 fn is_exact_and_sound(sandbox: &Sandbox, source: &Path, pulled: &Pulled, of: &str) {
     assert_eq!(pulled.verdict, "ok", "{of}: {}", pulled.ran);
     contents::assert_equal(source, &pulled.path);
-    let name = pulled.json["source"].as_str().unwrap();
+    let name = pulled.json["source"].as_str().unwrap_or_default();
     sandbox.puller(&["verify", name, &pulled.copy]).exits(0);
 }
 
@@ -178,7 +188,7 @@ fn check_base(change: fn(&Path), through_service: bool) {
         assert_ne!(next.copy, newest.copy, "{of}: {}", next.ran);
         is_exact_and_sound(&sandbox, &source, &next, &of);
         // And what rotted is still known for it.
-        let name = next.json["source"].as_str().unwrap();
+        let name = next.json["source"].as_str().unwrap_or_default();
         let found = sandbox.puller(&["verify", "--json", name, &newest.copy]).exits(4).only_json();
         assert_eq!(found["result"], "rotten", "{of}");
     }

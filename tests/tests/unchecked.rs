@@ -11,6 +11,12 @@ fn link(pulled: &Pulled) -> PathBuf {
     folder.join("latest.db")
 }
 
+/// The newest good copy.
+#[track_caller]
+fn latest(pulled: &Pulled) -> PathBuf {
+    link(pulled).canonicalize().expect("there is a good copy")
+}
+
 #[track_caller]
 fn is_unchecked(pulled: Pulled, outcome: &str) -> Pulled {
     let pulled = pulled.succeeds(outcome);
@@ -31,7 +37,7 @@ fn check(sandbox: &Sandbox, source: &Path, door: &OsStr, name: &str) {
         contents::assert_equal(source, &unchecked.path);
         assert_eq!(unchecked.transfer, "delta", "an unchecked copy is a base: {}", unchecked.ran);
         is_unchecked(pull(&["--verify", "hash"]), "unchanged");
-        assert_eq!(link(&good).canonicalize().unwrap(), good.path, "the latest, after {}", unchecked.ran);
+        assert_eq!(latest(&good), good.path, "the latest, after {}", unchecked.ran);
     }
     assert!(good.path.is_file(), "nothing that was not judged evicts a good copy");
     sandbox.puller(&["rotate", name, "--keep-last", "1"]).exits(0);
@@ -41,7 +47,7 @@ fn check(sandbox: &Sandbox, source: &Path, door: &OsStr, name: &str) {
     assert!(verified.iter().all(|line| line["result"] == "ok"), "{verified:?}");
     let newest = pull(&["--verify", "hash"]).succeeds("unchanged");
     assert_eq!(newest.verdict, "ok", "what was passed stays passed: {}", newest.ran);
-    assert_eq!(link(&good).canonicalize().unwrap(), newest.path, "the latest, once `verify` passed it");
+    assert_eq!(latest(&good), newest.path, "the latest, once `verify` passed it");
     assert!(!good.path.exists(), "now the policy works: {}", newest.ran);
 }
 
@@ -64,7 +70,7 @@ fn a_pull_that_judges_is_as_good_as_verify() {
     assert!(!link(&first).exists(), "there is no latest before anything was judged");
     let judged = sandbox.pull(&[&source]).succeeds("unchanged");
     assert_eq!((judged.verdict.as_str(), judged.checked.as_str()), ("ok", "full"), "{}", judged.ran);
-    assert_eq!(link(&first).canonicalize().unwrap(), first.path);
+    assert_eq!(latest(&first), first.path);
 }
 
 #[test]
@@ -77,7 +83,7 @@ fn damage_in_a_copy_that_was_not_judged_is_found_by_verify() {
     let unchecked = is_unchecked(sandbox.pull(&["--verify", "hash", source.to_str().unwrap()]), "stored");
     let found = sandbox.puller(&["verify", "--json", "local/gym", &unchecked.copy]).exits(4).only_json();
     assert_eq!(found["result"], "damaged");
-    assert_eq!(link(&good).canonicalize().unwrap(), good.path);
+    assert_eq!(latest(&good), good.path);
     // From then on it sticks, whatever is asked for.
     let next = sandbox.pull(&["--verify", "hash", source.to_str().unwrap()]);
     assert_eq!((next.verdict.as_str(), next.ran.code()), ("damaged", 4), "{}", next.ran);
