@@ -49,11 +49,11 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     if let Some(state_dir) = &config.settings.state_dir {
         use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state_dir)
-            .with_context(|| format!("the state directory `{}`", state_dir.display()))?;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+        if let Err(error) = made {
+            // State is a cache. Without one, each pull says that it worked without its mirror, and why.
+            tracing::warn!(dir = %state_dir.display(), %error, "there is no state directory, and so no mirror");
+        }
     }
     let (health, health_service) = tonic_health::server::health_reporter();
     let agent =

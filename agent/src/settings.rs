@@ -34,7 +34,8 @@ impl Settings {
 
     /// Where unnamed files go: into the state directory, or, where that cannot be written, to the system's place for such.
     pub fn temp_dir(&self) -> PathBuf {
-        let usable = |dir: &PathBuf| rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok();
+        let usable =
+            |dir: &PathBuf| dir.is_dir() && rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok();
         self.state_dir.clone().filter(usable).unwrap_or_else(std::env::temp_dir)
     }
 

@@ -1,9 +1,10 @@
 //! The history of a source: one JSON line for each run that stored, found nothing new, failed, or removed copies.
 
 use crate::durable;
+use crate::manifest::Manifest;
 use crate::source_dir::SourceDir;
 use pullback_shared::fault::Fault;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -13,6 +14,16 @@ pub fn add(source: &SourceDir, line: &Value) -> Result<(), Fault> {
     let file = source.history_file();
     durable::append_line(&file, &line.to_string())
         .map_err(|error| Fault::io(format!("`{}`", file.display()), &error))
+}
+
+/// The line of a copy whose run died after it was stored and before that was written down.
+pub fn late_line(manifest: &Manifest) -> Value {
+    json!({
+        "v": 1, "at": crate::clock::rfc3339(manifest.taken_at), "run": "pull", "outcome": "stored",
+        "transfer": manifest.transfer.kind, "snapshot": manifest.snapshot, "copy": manifest.copy,
+        "verdict": manifest.verdict.word(), "checked": manifest.checked().word(),
+        "notes": ["the run was cut short after the copy was stored"],
+    })
 }
 
 /// The lines of the history, oldest first. A line that a crash cut short is left out.

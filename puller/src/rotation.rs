@@ -154,6 +154,9 @@ pub fn plan_findings(copies: &[Facts]) -> Vec<Decision> {
 }
 
 /// Carries `decisions` out: removes the copies that no reason keeps. Returns their ids.
+///
+/// History says so first: a run that dies in between leaves either a whole copy, which [`SourceDir::clear_drafts`] enters
+/// into history again, or files without a manifest, which it clears away. The other way round they would be missed for ever.
 pub fn carry_out(
     source: &SourceDir,
     decisions: &[Decision],
@@ -163,11 +166,11 @@ pub fn carry_out(
     let mut removed = Vec::new();
     source.link_latest(lock)?;
     for decision in decisions.iter().filter(|decision| !decision.stays()) {
-        source.remove(&decision.id, lock)?;
         let line = serde_json::json!({
             "v": 1, "at": crate::clock::rfc3339(now), "run": "rotate", "outcome": "removed", "copy": decision.id,
         });
         history::add(source, &line)?;
+        source.remove(&decision.id, lock)?;
         removed.push(decision.id.clone());
     }
     Ok(removed)

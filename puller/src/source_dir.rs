@@ -236,22 +236,32 @@ impl SourceDir {
             .map_err(|error| Fault::io(format!("`{}`", file.display()), &error))
     }
 
-    /// Removes what a run that died left behind: drafts, but for one that is gone on from (`keep_draft`), and files of a copy
-    /// that never got its manifest.
+    /// Puts in order what a run that died left behind: removes drafts, but for one that is gone on from (`keep_draft`), and
+    /// files of a copy that never got its manifest or lost it to a rotation, and enters copies into history that it does not
+    /// know.
     pub fn clear_drafts(&self, keep_draft: bool, _lock: &Lock) -> Result<(), Fault> {
-        let dir = self.copies_dir();
-        let io = |error: io::Error| Fault::io(format!("`{}`", dir.display()), &error);
         let stored = crate::history::stored_copies(self)?;
-        for entry in fs::read_dir(&dir).map_err(io)?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
+        for manifest in self.copies()?.into_iter().filter_map(|copy| copy.manifest.ok()) {
+            if !stored.contains(&manifest.copy) {
+                crate::history::add(self, &crate::history::late_line(&manifest))?;
+            }
+        }
+        let is_left_over = |name: &str| {
             let orphan = name.strip_suffix(".db").or_else(|| name.strip_suffix(".pages")).is_some_and(|id| {
                 // A manifest that went missing later is damage, not a draft: history knows the copy.
                 sequence_of(id).is_some() && !self.file(id, "json").exists() && !stored.contains(id)
             });
-            let aside = name.starts_with('.') && name.ends_with(".new");
-            if (name.starts_with("draft-") && !keep_draft) || orphan || aside {
-                tracing::debug!(name, "left by a run that died; removed");
-                durable::remove(&entry.path()).map_err(io)?;
+            (name.starts_with("draft-") && !keep_draft) || orphan
+        };
+        for dir in [self.copies_dir(), self.dir.clone()] {
+            let io = |error: io::Error| Fault::io(format!("`{}`", dir.display()), &error);
+            for entry in fs::read_dir(&dir).map_err(io)?.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let aside = name.starts_with('.') && name.ends_with(".new");
+                if aside || (dir == self.copies_dir() && is_left_over(&name)) {
+                    tracing::debug!(name, "left by a run that died; removed");
+                    durable::remove(&entry.path()).map_err(io)?;
+                }
             }
         }
         Ok(())
@@ -323,5 +333,39 @@ mod tests {
         {
             assert_eq!(sequence_of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn runs_that_died_between_two_steps_are_put_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let source =
+            SourceDir::create(dir.path().into(), "local:/a/gym.db".into(), None, "gym".into()).unwrap();
+        fs::create_dir(source.copies_dir()).unwrap();
+        let lock = source.lock().unwrap();
+        let ids: Vec<String> = (1..=3).map(|number| crate::manifest::tests::manifest(number).copy).collect();
+        for id in &ids {
+            fs::write(source.file(id, "db"), "rows").unwrap();
+            fs::write(source.file(id, "pages"), "hashes").unwrap();
+        }
+        let say = |outcome: &str, id: &String| {
+            crate::history::add(&source, &serde_json::json!({"outcome": outcome, "copy": id})).unwrap();
+        };
+        // The first died in its rotation, the second after its commit, the third lost its manifest long after.
+        say("stored", &ids[0]);
+        say("removed", &ids[0]);
+        source.write_manifest(&crate::manifest::tests::manifest(2), &lock).unwrap();
+        say("stored", &ids[2]);
+        for aside in [source.dir().join(".latest.new"), source.copies_dir().join(".x.json.new")] {
+            fs::write(aside, "").unwrap();
+        }
+        source.clear_drafts(false, &lock).unwrap();
+        let kept = |id: &String| source.file(id, "db").exists();
+        assert_eq!(ids.iter().map(kept).collect::<Vec<_>>(), [false, true, true]);
+        assert_eq!(source.missing_copies().unwrap(), [ids[2].clone()]);
+        let known = crate::history::stored_copies(&source).unwrap();
+        assert!(known.contains(&ids[1]), "{known:?}");
+        let left = |dir: &Path| fs::read_dir(dir).unwrap().flatten().map(|entry| entry.file_name());
+        let asides = left(source.dir()).chain(left(&source.copies_dir()));
+        assert_eq!(asides.filter(|name| name.to_string_lossy().ends_with(".new")).count(), 0);
     }
 }

@@ -16,15 +16,19 @@ use crate::source_dir::SourceDir;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use serde::{Deserialize, Serialize};
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The version of the store's layout.
 const VERSION: u32 = 1;
 
 const MARKER: &str = "pullback-store.json";
+
+/// How long a run waits for another one that is making a folder for a source.
+const CREATING_WAIT: Duration = Duration::from_secs(10);
 
 const README: &str = include_str!("store_readme.txt");
 
@@ -90,8 +94,7 @@ impl Store {
             if fault.kind == Kind::Io { fault.hint("name an empty or a new directory") } else { fault }
         };
         durable::make_dir(root).map_err(io)?;
-        let foreign =
-            fs::read_dir(root).map_err(io)?.flatten().any(|entry| entry.file_name() != "lost+found");
+        let foreign = fs::read_dir(root).map_err(io)?.flatten().any(|entry| !is_begun_store(&entry.path()));
         if foreign {
             return Err(Fault::new(Kind::Usage, format!("`{}` is no store, and not empty", root.display()))
                 .hint("name an empty or a new directory"));
@@ -175,6 +178,11 @@ impl Store {
 
     /// A folder for a source that the store does not have yet.
     pub fn create(&self, address: &Address, name: Option<&str>) -> Result<SourceDir, Fault> {
+        let _alone = self.lock_for_creating()?;
+        // Another run may have made it since this one looked.
+        if let Some(source) = self.find(Some(address), name)? {
+            return Ok(source);
+        }
         let (host, stem) = address.folder();
         let stem = name.map_or(stem, crate::address::folder_name);
         let host_dir = self.root.join(host);
@@ -182,7 +190,7 @@ impl Store {
         let dir = loop {
             let dir = host_dir.join(if number == 1 { stem.clone() } else { format!("{stem}-{number}") });
             // Names that differ only in case are one folder on some file systems, so the folder itself is asked.
-            if dir.symlink_metadata().is_err() {
+            if dir.symlink_metadata().is_err() || is_begun_source(&dir) {
                 break dir;
             }
             number += 1;
@@ -195,6 +203,49 @@ impl Store {
             .map_err(|error| Fault::io(&what, &error))?;
         Ok(source)
     }
+
+    /// A kernel lock on the store's marker: two runs that make folders for two sources of one name take turns.
+    fn lock_for_creating(&self) -> Result<File, Fault> {
+        let path = self.root.join(MARKER);
+        let io = |error: io::Error| Fault::io(format!("`{}`", path.display()), &error);
+        let marker = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
+        let began = Instant::now();
+        loop {
+            match marker.try_lock() {
+                Ok(()) => return Ok(marker),
+                Err(fs::TryLockError::Error(error)) => return Err(io(error)),
+                Err(fs::TryLockError::WouldBlock) if began.elapsed() > CREATING_WAIT => {
+                    return Err(Fault::new(
+                        Kind::Locked,
+                        format!("another run makes a folder in `{}`", self.root.display()),
+                    )
+                    .hint("wait until it ends; the lock goes with its process, there is nothing to remove"));
+                }
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+/// Whether `path` is what a run that died while it made a store leaves in its folder, or lies in an empty one anyway.
+fn is_begun_store(path: &Path) -> bool {
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some("lost+found" | ".README.txt.new") => true,
+        Some("README.txt") => fs::read(path).is_ok_and(|text| text == README.as_bytes()),
+        Some(name) => name.strip_prefix('.').and_then(|name| name.strip_suffix(".new")) == Some(MARKER),
+        None => false,
+    }
+}
+
+/// Whether the folder `dir` is what a run leaves that died before the folder said which source it is.
+fn is_begun_source(dir: &Path) -> bool {
+    let only = |dir: &Path, names: &[&str]| {
+        fs::read_dir(dir).is_ok_and(|entries| {
+            entries.flatten().all(|entry| names.iter().any(|name| entry.file_name() == *name))
+        })
+    };
+    let copies = dir.join("copies");
+    only(dir, &["copies", ".source.json.new"]) && (!copies.exists() || only(&copies, &[]))
 }
 
 /// The stores that this user's runs have seen, so that a store on a disk that is not mounted is missed.
@@ -253,6 +304,34 @@ mod tests {
         fs::write(dir.path().join("letter.txt"), "dear").unwrap();
         let known = KnownStores::in_file(dir.path().join("state/stores"));
         assert_eq!(Store::open_or_create(dir.path(), &known, true).unwrap_err().kind, Kind::Usage);
+    }
+
+    fn new_store(dir: &Path) -> Store {
+        Store::open_or_create(&dir.join("store"), &KnownStores::in_file(dir.join("stores")), true).unwrap()
+    }
+
+    #[test]
+    fn a_store_that_was_begun_is_made_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("README.txt"), README).unwrap();
+        fs::write(root.join(".pullback-store.json.new"), "{").unwrap();
+        assert_eq!(new_store(dir.path()).root(), root);
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_folder_that_was_begun_is_taken_and_one_that_lost_its_name_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = new_store(dir.path());
+        let host = store.root().join("local");
+        fs::create_dir_all(host.join("gym/copies")).unwrap();
+        fs::write(host.join("gym/.source.json.new"), "{").unwrap();
+        assert_eq!(store.create(&Address::Local("/a/gym.db".into()), None).unwrap().label(), "local/gym");
+        fs::create_dir_all(host.join("app/copies")).unwrap();
+        fs::write(host.join("app/copies/app-000001-20261121T090000Z.db"), "rows").unwrap();
+        assert_eq!(store.create(&Address::Local("/a/app.db".into()), None).unwrap().label(), "local/app-2");
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod rows;
 pub mod sandbox;
 pub mod served;
 pub mod small_disk;
+pub mod strace;
 pub mod stuck;
 pub mod wounds;
 pub mod writer;

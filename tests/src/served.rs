@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -32,12 +32,24 @@ impl<'a> Served<'a> {
     /// The same with more lines of configuration, such as `mirror = "discard"`.
     #[track_caller]
     pub fn start_with(sandbox: &'a Sandbox, databases: &[(&str, &Path)], lines: &str) -> Self {
-        let mut settings =
-            format!("state_dir = {}\ntls = \"off\"\nreserve = \"0\"\n{lines}\n", toml(&sandbox.state()));
+        let command = sandbox.command(programs::agent());
+        Self::start_by(sandbox, databases, &format!("reserve = \"0\"\n{lines}"), command)
+    }
+
+    /// The same with `lines` only, so that `reserve` has its default, and by a `command` to which the arguments of the
+    /// agent are added: one of another user, or of a program that runs the agent. A restart is by the plain agent.
+    #[track_caller]
+    pub fn start_by(
+        sandbox: &'a Sandbox,
+        databases: &[(&str, &Path)],
+        lines: &str,
+        command: Command,
+    ) -> Self {
+        let mut settings = format!("state_dir = {}\ntls = \"off\"\n{lines}\n", toml(&sandbox.state()));
         for (name, path) in databases {
             settings += &format!("\n[database.{name}]\npath = {}\n", toml(path));
         }
-        let (child, address) = launch(sandbox, "127.0.0.1:0", &settings);
+        let (child, address) = launch(sandbox, command, "127.0.0.1:0", &settings);
         Self { sandbox, settings, address, child }
     }
 
@@ -79,7 +91,8 @@ impl<'a> Served<'a> {
     #[track_caller]
     pub fn restart(&mut self) {
         self.kill9();
-        (self.child, self.address) = launch(self.sandbox, &self.address, &self.settings);
+        let command = self.sandbox.command(programs::agent());
+        (self.child, self.address) = launch(self.sandbox, command, &self.address, &self.settings);
     }
 }
 
@@ -93,11 +106,10 @@ impl Drop for Served<'_> {
 }
 
 #[track_caller]
-fn launch(sandbox: &Sandbox, listen: &str, settings: &str) -> (Child, String) {
+fn launch(sandbox: &Sandbox, mut command: Command, listen: &str, settings: &str) -> (Child, String) {
     let config = sandbox.file("agent.toml");
     fs::write(&config, format!("listen = \"{listen}\"\n{settings}")).expect("a configuration can be written");
     let log = File::options().create(true).append(true).open(log_file(sandbox)).expect("a log can be opened");
-    let mut command = sandbox.command(programs::agent());
     command.arg("serve").arg("--config").arg(&config).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().expect("the agent can be started");
     let stdout = child.stdout.take().expect("the agent's stdout is a pipe");

@@ -27,6 +27,9 @@ struct Arguments {
     /// Rests this long after each commit
     #[arg(long, default_value_t = 0)]
     pause_ms: u64,
+    /// Never runs VACUUM, which needs as much room again as the database has
+    #[arg(long)]
+    no_vacuum: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -72,6 +75,7 @@ struct Writer {
     db: Connection,
     dice: Dice,
     newest: Commit,
+    vacuums: bool,
 }
 
 impl Writer {
@@ -97,14 +101,14 @@ impl Writer {
         let newest = ledger::newest(&db).expect("a bank is founded with its first ledger row");
         assert_eq!(ledger::recount(&db), newest.state, "the state this writer takes up");
         db.busy_timeout(LOCK_WAIT)?;
-        Ok(Self { db, dice: Dice::new(arguments.seed), newest })
+        Ok(Self { db, dice: Dice::new(arguments.seed), newest, vacuums: !arguments.no_vacuum })
     }
 
     /// One commit, and now and then what commits nothing.
     fn round(&mut self) -> Result<Commit> {
         match self.dice.between(0, 100) {
             0 => ignore_busy(self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))?,
-            1 => ignore_busy(self.db.execute_batch("VACUUM"))?,
+            1 if self.vacuums => ignore_busy(self.db.execute_batch("VACUUM"))?,
             _ => (),
         }
         self.db.execute_batch("BEGIN IMMEDIATE")?;
