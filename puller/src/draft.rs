@@ -314,11 +314,10 @@ fn full(dir: &Path, needed: u64, free: u64) -> Fault {
 }
 
 fn no_room(dir: &Path, geometry: Geometry, error: &io::Error) -> Fault {
+    let free = rustix::fs::statvfs(dir).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
     match error.kind() {
-        io::ErrorKind::StorageFull => {
-            let free = rustix::fs::statvfs(dir).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-            full(dir, geometry.bytes(), free)
-        }
+        io::ErrorKind::StorageFull if free < geometry.bytes() => full(dir, geometry.bytes(), free),
+        // A disk can also run out of files, or of what a quota leaves.
         _ => Fault::io(format!("the draft in `{}`", dir.display()), error),
     }
 }

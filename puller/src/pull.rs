@@ -190,6 +190,17 @@ pub fn plan(
 impl Run<'_> {
     /// Pulls from `address`.
     pub fn pull(&mut self, address: &Address) -> Result<Pulled, Fault> {
+        let pulled = self.bring(address);
+        // What was received would keep a full disk full, for everybody on it.
+        if pulled.as_ref().is_err_and(|fault| fault.kind == Kind::NoSpace)
+            && let Err(fault) = self.source.clear_drafts(false, self.lock)
+        {
+            tracing::debug!(%fault, "a draft is left for the next run to clear");
+        }
+        pulled
+    }
+
+    fn bring(&mut self, address: &Address) -> Result<Pulled, Fault> {
         let draft = if self.options.full { None } else { Draft::resume(self.source) };
         self.source.clear_drafts(draft.is_some(), self.lock)?;
         let mut client = Client::open(address, self.options.timeout)?;
