@@ -4,6 +4,7 @@
 //! that a kill can leave on the disk. `strace` counts calls per thread, and so does [`Points`].
 
 use crate::dice::Dice;
+use crate::privilege;
 use crate::sandbox::Sandbox;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,7 +34,7 @@ const CALLS: [&str; 15] = [
 
 /// Of a call that a run makes more often than this, a sample is taken.
 const EACH_MAX: u32 = 24;
-const SAMPLE: u32 = 6;
+const SAMPLE: u32 = 4;
 
 /// How long `strace` may take to write its log.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -64,7 +65,7 @@ pub fn is_usable() -> bool {
     command.args(["-D", "-f", "-qq", "-e", "trace=none", "true"]).stdout(Stdio::null()).stderr(Stdio::null());
     let usable = command.status().is_ok_and(|status| status.success());
     if !usable {
-        eprintln!("SKIPPED: there is no `strace` here that may trace; nothing is killed at a chosen point");
+        privilege::skip("kills at chosen points", "there is no `strace` here that may trace");
     }
     usable
 }

@@ -316,6 +316,24 @@ fn pulls_from_an_agent_killed_at_random_moments_leave_the_last_good_copy() {
     kill_at_random(&mut Scene { door, ..Scene::local(&sandbox, &source, 4) });
 }
 
+#[test]
+fn a_line_of_history_that_was_cut_short_costs_no_copy() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    make(&source, 100_000);
+    let mut scene = Scene::local(&sandbox, &source, 9);
+    for _ in 0..2 {
+        scene.change();
+        scene.pull_whole().succeeds("stored");
+    }
+    let history = sandbox.store().join("local/gym/history.jsonl");
+    let lines = bytes(&history);
+    fs::write(&history, &lines[..lines.len() - 30]).unwrap();
+    scene.check("the last line of history", |_| true);
+    scene.settle();
+    assert_eq!(scene.listed().len(), 2);
+}
+
 /// An agent's source and state.
 struct Edge<'a> {
     sandbox: &'a Sandbox,
@@ -395,7 +413,7 @@ fn an_agent_killed_while_it_makes_its_first_mirror_serves_exact_copies_afterward
     }
     let sandbox = Sandbox::new();
     let source = sandbox.db("gym.db");
-    make(&source, 1_500_000);
+    make(&source, 800_000);
     let mut edge = Edge { sandbox: &sandbox, source, dice: Dice::new(5) };
     edge.kill_at_each_step("gym", |edge| {
         change(&edge.source, &mut edge.dice);
@@ -412,7 +430,7 @@ fn kill_refreshing_agents(name: &str) {
     }
     let sandbox = Sandbox::new();
     let source = sandbox.db("gym.db");
-    make(&source, 1_500_000);
+    make(&source, 800_000);
     let mut edge = Edge { sandbox: &sandbox, source, dice: Dice::new(6) };
     let served = edge.serve(sandbox.command(programs::agent()));
     edge.pull("at first", &served, name, &[]);
