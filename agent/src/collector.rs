@@ -3,7 +3,6 @@
 use crate::call::Outbound;
 use crate::delta::DeltaWriter;
 use crate::room::Room;
-use crate::sink::PageSink;
 use crate::spool::{ROOM_CHECK_EVERY, Spool};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame::{Frame, FrameBuilder, FrameError};
@@ -14,7 +13,6 @@ use pullback_shared::wire::Event;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::SpooledTempFile;
 
 /// Bytes of new page hashes in memory; more go to an unnamed file.
@@ -23,8 +21,9 @@ pub const HASHES_IN_MEMORY_MAX: usize = 4 * 1024 * 1024;
 /// Pages between two words to the puller about progress.
 const PROGRESS_EVERY: u32 = 4096;
 
-/// Bytes of neighbouring pages that are written to a mirror at once.
-const RUN_BYTES: usize = 256 * 1024;
+/// Bytes of neighbouring pages that are written to a mirror at once. More is no faster anywhere, and slower where Linux takes
+/// larger stretches of memory for its page cache then.
+const RUN_BYTES: usize = 128 * 1024;
 
 /// Where new pages go.
 pub enum Outlet {
@@ -69,13 +68,8 @@ impl Collector {
         Self { geometry, known, fresh, outlet, outbound, pages_read: 0, pages_new: 0 }
     }
 
-    /// The sink to read a source into, and what to get the collector back from afterwards.
-    pub fn share(self) -> (Box<dyn PageSink>, SharedCollector) {
-        let shared = Arc::new(Mutex::new(self));
-        (Box::new(Handle(Arc::clone(&shared))), SharedCollector(shared))
-    }
-
-    fn page(&mut self, no: PageNo, page: &[u8]) -> Result<(), Fault> {
+    /// Takes page `no`.
+    pub fn page(&mut self, no: PageNo, page: &[u8]) -> Result<(), Fault> {
         self.pages_read += 1;
         if self.pages_read.is_multiple_of(PROGRESS_EVERY)
             && let Some(outbound) = &self.outbound
@@ -163,25 +157,6 @@ fn internal(error: FrameError) -> Fault {
 
 fn hashes_io(error: &io::Error) -> Fault {
     Fault::io("a list of page hashes", error)
-}
-
-struct Handle(Arc<Mutex<Collector>>);
-
-impl PageSink for Handle {
-    fn page(&mut self, no: PageNo, page: &mut [u8]) -> Result<(), Fault> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).page(no, page)
-    }
-}
-
-/// A collector that a backup writes into.
-pub struct SharedCollector(Arc<Mutex<Collector>>);
-
-impl SharedCollector {
-    /// The collector, once the sink is gone.
-    pub fn take(self) -> Collector {
-        let collector = Arc::into_inner(self.0).expect("BUG: a sink that outlives its backup");
-        collector.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Writes pages to the file of a new mirror, neighbours together.

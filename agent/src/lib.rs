@@ -7,6 +7,7 @@
 pub mod service;
 pub mod snapshot;
 pub mod source;
+pub mod relay;
 pub mod collector;
 pub mod delta;
 pub mod mirror;

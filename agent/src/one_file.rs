@@ -1,6 +1,7 @@
 //! One proven snapshot in one file, without puller or state: `pullback-agent backup`, and what rows are counted in.
 
 use crate::collector::{Collector, MirrorWriter, Outlet};
+use crate::relay;
 use crate::room::disk;
 use crate::source::{HoldLimits, Source};
 use md5::{Digest, Md5};
@@ -41,9 +42,10 @@ pub fn write(source: &Source, limits: HoldLimits, file: &File, dir: &Path) -> Re
     }
     let hashes = tempfile::tempfile_in(dir).map_err(io)?;
     let writer = MirrorWriter::new(file.try_clone().map_err(io)?, hashes, geometry);
-    let (sink, shared) = Collector::new(geometry, None, Outlet::Mirror(writer), None, dir).share();
+    let collector = Collector::new(geometry, None, Outlet::Mirror(writer), None, dir);
+    let (sink, collecting) = relay::start(collector, geometry)?;
     let held = hold.read_into(sink)?;
-    let mut collector = shared.take();
+    let mut collector = collecting.finish()?;
     collector.finish()?;
     let snapshot = collector.snapshot_id()?;
     let (found, md5) = read_back(file, geometry).map_err(io)?;

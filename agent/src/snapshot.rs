@@ -7,6 +7,7 @@ use crate::call::{Inbound, Outbound};
 use crate::collector::{Collector, MirrorWriter, Outlet};
 use crate::delta::DeltaWriter;
 use crate::mirror::{Mirror, MirrorState};
+use crate::relay;
 use crate::settings::Settings;
 use crate::source::{Hold, Source};
 use crate::spool::{MEMORY_SPOOL_MAX, Spool};
@@ -315,9 +316,9 @@ impl Pull<'_> {
         let (geometry, facts) = (hold.geometry(), hold.facts().clone());
         let outbound = Some(self.transfer.outbound.clone());
         let collector = Collector::new(geometry, known, outlet, outbound, &self.settings.temp_dir());
-        let (sink, shared) = collector.share();
+        let (sink, collecting) = relay::start(collector, geometry)?;
         let time = hold.read_into(sink)?;
-        let mut collector = shared.take();
+        let mut collector = collecting.finish()?;
         collector.finish()?;
         Ok((Held { geometry, facts, time }, collector))
     }

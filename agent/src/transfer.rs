@@ -79,12 +79,13 @@ impl Transfer<'_> {
         };
         let whole = theirs.is_none();
         let (batches, received) = sync_channel(BATCHES_IN_FLIGHT);
+        let (sent, used) = sync_channel(BATCHES_IN_FLIGHT + 1);
         let md5 = std::thread::scope(|scope| {
             let pages = mirror.pages()?;
-            let reader = scope.spawn(move || read_batches(pages, runs, whole, &batches));
-            let sent = self.batches(taken.geometry, received);
+            let reader = scope.spawn(move || read_batches(pages, runs, whole, &batches, &used));
+            let ended = self.batches(taken.geometry, received, &sent);
             let panicked = |_| Err(Fault::new(Kind::Internal, "reading the mirror panicked"));
-            sent.and(reader.join().unwrap_or_else(panicked))
+            ended.and(reader.join().unwrap_or_else(panicked))
         })?;
         self.done(taken, md5, 0)
     }
@@ -114,7 +115,13 @@ impl Transfer<'_> {
             .map_err(|error| Fault::new(Kind::Internal, error.to_string()))
     }
 
-    fn batches(&self, geometry: Geometry, batches: Receiver<Batch>) -> Result<(), Fault> {
+    /// Sends `batches` as frames, and gives each back through `sent`, to be filled again.
+    fn batches(
+        &self,
+        geometry: Geometry,
+        batches: Receiver<Batch>,
+        sent: &SyncSender<Batch>,
+    ) -> Result<(), Fault> {
         let internal =
             |error: pullback_shared::frame::FrameError| Fault::new(Kind::Internal, error.to_string());
         let mut builder = self.builder(geometry)?;
@@ -126,6 +133,8 @@ impl Transfer<'_> {
                     self.outbound.send(Event::Frame(frame))?;
                 }
             }
+            // The reader may be done, and needs no more of them.
+            let _ = sent.try_send(batch);
         }
         match builder.finish().map_err(internal)? {
             Some(frame) => self.outbound.send(Event::Frame(frame)),
@@ -180,12 +189,14 @@ struct Batch {
     hashes: Vec<PageHash>,
 }
 
-/// Reads `runs` of pages into `batches`; where they are the whole file, in order, gives its MD5.
+/// Reads `runs` of pages into `batches`, which come back through `used`; where they are the whole file, in order, gives
+/// its MD5.
 fn read_batches(
     mut pages: MirrorPages,
     runs: impl Iterator<Item = Result<(PageNo, u32), Fault>>,
     whole: bool,
     batches: &SyncSender<Batch>,
+    used: &Receiver<Batch>,
 ) -> Result<Option<[u8; 16]>, Fault> {
     let size = pages.geometry().page_size.as_usize();
     let batch_pages = (FRAME_BYTES_MAX / size) as u32;
@@ -196,7 +207,10 @@ fn read_batches(
         while done < count {
             let now = batch_pages.min(count - done);
             let first = PageNo::new(first.get() + done).expect("BUG: page 0");
-            let mut batch = Batch { first, pages: vec![0; now as usize * size], hashes: Vec::new() };
+            let (mut room, hashes) =
+                used.try_recv().map(|batch| (batch.pages, batch.hashes)).unwrap_or_default();
+            room.resize(now as usize * size, 0);
+            let mut batch = Batch { first, pages: room, hashes };
             pages.read(first, &mut batch.pages, &mut batch.hashes)?;
             if whole {
                 md5.update(&batch.pages);

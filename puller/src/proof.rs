@@ -15,11 +15,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
-/// Bytes read at once.
-const CHUNK: usize = 1024 * 1024;
+/// Bytes read at once: a whole number of pages of any size, and few enough to stay in a processor's cache.
+const CHUNK: usize = 256 * 1024;
 
 /// Chunks between the thread that reads and hashes pages and the one that computes the MD5.
-const CHUNKS_IN_FLIGHT: usize = 2;
+const CHUNKS_IN_FLIGHT: usize = 4;
 
 /// Rows of one check that are looked at.
 const ROWS_MAX: u32 = 100_000;
@@ -55,10 +55,15 @@ pub fn read_back(
     let mut hashes = HashList::new(hashes, geometry.page_count);
     std::thread::scope(|scope| {
         let (chunks, to_sum) = sync_channel::<Vec<u8>>(CHUNKS_IN_FLIGHT);
+        let (summed, used) = sync_channel::<Vec<u8>>(CHUNKS_IN_FLIGHT + 1);
         let summing = want_md5.then(|| {
             scope.spawn(move || {
                 let mut md5 = Md5::new();
-                to_sum.iter().for_each(|chunk| md5.update(&chunk));
+                for chunk in to_sum {
+                    md5.update(&chunk);
+                    // To be filled again; at the end nobody wants it.
+                    let _ = summed.try_send(chunk);
+                }
                 <[u8; 16]>::from(md5.finalize())
             })
         });
@@ -66,8 +71,9 @@ pub fn read_back(
         let mut first_wrong = None;
         let mut number = 0;
         let mut left = len;
+        let mut chunk = Vec::new();
         while left > 0 {
-            let mut chunk = vec![0; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
+            chunk.resize(CHUNK.min(usize::try_from(left).unwrap_or(CHUNK)), 0);
             file.read_exact(&mut chunk)?;
             left -= chunk.len() as u64;
             for page in chunk.chunks_exact(geometry.page_size.as_usize()) {
@@ -80,8 +86,11 @@ pub fn read_back(
                 id.push(hash);
             }
             progress(len - left);
-            if want_md5 && chunks.send(chunk).is_err() {
-                return Err(io::Error::other("BUG: the MD5's thread ended early"));
+            if want_md5 {
+                let next = used.try_recv().unwrap_or_default();
+                if chunks.send(std::mem::replace(&mut chunk, next)).is_err() {
+                    return Err(io::Error::other("BUG: the MD5's thread ended early"));
+                }
             }
         }
         drop(chunks);

@@ -3,7 +3,7 @@
 use crate::address::Address;
 use crate::client::Client;
 use crate::draft::{BaseFile, Draft};
-use crate::judge::{self, Verify};
+use crate::judge::{self, Look, Verify};
 use crate::manifest::{Level, Manifest, Transfer};
 use crate::proof;
 use crate::rotation::{self, Facts, Policy};
@@ -109,6 +109,7 @@ enum Arrived {
         done: Done,
         base: Option<SnapshotId>,
         md5: Option<[u8; 16]>,
+        look: Box<Look>,
     },
 }
 
@@ -213,8 +214,8 @@ impl Run<'_> {
         drop(client);
         let mut pulled = match arrived {
             Arrived::Unchanged(copy) => self.unchanged(*copy, sums)?,
-            Arrived::Draft { draft, offer, done, base, md5 } => {
-                self.store(*draft, *offer, done, base, md5, sums, counts)?
+            Arrived::Draft { draft, offer, done, base, md5, look } => {
+                self.store(*draft, *offer, done, base, md5, *look, sums, counts)?
             }
         };
         (pulled.bytes_received, pulled.bytes_sent) = counts;
@@ -292,12 +293,12 @@ impl Run<'_> {
                 draft = Some(now_draft);
                 continue;
             }
-            let mut proof = self.read_back(&mut now_draft, done)?;
+            let (mut proof, mut look) = self.prove(&mut now_draft, done)?;
             if let Some(no) = proof.first_wrong.filter(|_| proof.snapshot == done.snapshot) {
                 // The pages are the snapshot's; their list, which came with the base, is not.
                 sums.notes.push(format!("the base's list of page hashes has rotted at page {}", no.get()));
                 now_draft.rehash()?;
-                proof = self.read_back(&mut now_draft, done)?;
+                (proof, look) = self.prove(&mut now_draft, done)?;
             }
             let is_proven = proof.snapshot == done.snapshot && proof.first_wrong.is_none();
             if is_proven && done.md5.is_none_or(|md5| proof.md5 == Some(md5)) {
@@ -308,6 +309,7 @@ impl Run<'_> {
                     done,
                     base,
                     md5: proof.md5,
+                    look: Box::new(look?),
                 });
             }
             proofs_failed += 1;
@@ -484,14 +486,23 @@ impl Run<'_> {
         }
     }
 
-    fn read_back(&self, draft: &mut Draft, done: Done) -> Result<proof::ReadBack, Fault> {
+    /// Makes `draft` durable, and then reads it back while SQLite looks at it. What SQLite says counts only if what was
+    /// read back is the snapshot.
+    fn prove(&self, draft: &mut Draft, done: Done) -> Result<(proof::ReadBack, Result<Look, Fault>), Fault> {
         draft.sync()?;
-        let (geometry, of) = (draft.geometry(), draft.geometry().bytes());
-        let hashes = draft.hashes_file()?;
-        let read = proof::read_back(draft.path(), geometry, hashes, done.md5.is_some(), &|bytes| {
-            self.watch.proving(bytes, of)
-        });
-        read.map_err(|error| Fault::io("the draft cannot be read back", &error))
+        let (geometry, of, now) = (draft.geometry(), draft.geometry().bytes(), self.now);
+        let level = judge::level(self.options.verify, of, &self.source.copies()?, now);
+        let (hashes, path) = (draft.hashes_file()?, draft.path());
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(move || judge::look(path, geometry, level, now));
+            let read = proof::read_back(path, geometry, hashes, done.md5.is_some(), &|bytes| {
+                self.watch.proving(bytes, of)
+            });
+            let look = looking
+                .join()
+                .unwrap_or_else(|_| Err(Fault::new(Kind::Internal, "SQLite's look at the draft panicked")));
+            Ok((read.map_err(|error| Fault::io("the draft cannot be read back", &error))?, look))
+        })
     }
 
     /// Reads `copy` against its hashes; one that rotted is marked so.
@@ -556,13 +567,13 @@ impl Run<'_> {
         done: Done,
         base: Option<SnapshotId>,
         md5: Option<[u8; 16]>,
+        look: Look,
         sums: Sums,
         counts: (u64, u64),
     ) -> Result<Pulled, Fault> {
         let copies = self.source.copies()?;
         let geometry = draft.geometry();
-        let level = judge::level(self.options.verify, geometry.bytes(), &copies, self.now);
-        let look = judge::look(draft.path(), geometry, level, self.now)?;
+        let level = look.check.level;
         let findings = look.check.findings.clone();
         let (copy, sequence) = self.source.next_copy(self.now)?;
         let kind = if sums.full_because.is_some() { "full" } else { "delta" };

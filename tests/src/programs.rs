@@ -95,10 +95,10 @@ fn executable(messages: &str, name: &str) -> PathBuf {
     PathBuf::from(message["executable"].as_str().expect("an executable has a path"))
 }
 
-/// `TARGET/PROFILE`, the folder above the `deps` this very test lies in.
+/// `TARGET/PROFILE`: the folder above the `deps` this very test lies in, or that of this very binary.
 fn profile_folder() -> PathBuf {
     let exe = std::env::current_exe().expect("a process knows its own program");
     let deps = exe.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "deps"));
-    let folder = deps.and_then(Path::parent).expect("a test lies in TARGET/PROFILE/deps");
+    let folder = deps.unwrap_or(&exe).parent().expect("a program lies in a folder");
     folder.to_owned()
 }

@@ -26,8 +26,13 @@ impl Sandbox {
     /// An empty one. The store is not made: puller does that.
     #[expect(clippy::new_without_default, reason = "making folders is no default value")]
     pub fn new() -> Self {
-        let folder =
-            tempfile::Builder::new().prefix("pullback-").tempdir().expect("a temporary folder can be made");
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// The same, in `dir` instead of where temporary files go.
+    pub fn new_in(dir: &Path) -> Self {
+        let folder = tempfile::Builder::new().prefix("pullback-").tempdir_in(dir);
+        let folder = folder.expect("a temporary folder can be made");
         // Resolved, so that a path as a program reports it can be compared (macOS: /tmp is a link).
         let root = folder.path().canonicalize().expect("a temporary folder has a path");
         for name in ["state", "db", "home"] {

@@ -1,0 +1,119 @@
+//! Where the bench works: a folder with databases, and places with an agent process and a store each.
+
+use crate::meter::{self, Counters, Run};
+use crate::source;
+use pullback_tests::programs;
+use pullback_tests::sandbox::Sandbox;
+use pullback_tests::served::Served;
+use serde_json::Value;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A folder of the bench's own, gone with the value.
+pub(crate) struct Workshop {
+    dir: PathBuf,
+    databases: PathBuf,
+    updates: Cell<u64>,
+    _folder: TempDir,
+}
+
+impl Workshop {
+    /// Opens one in `dir`, or where temporary files go. Databases that are to be kept lie in `dir` itself.
+    pub(crate) fn open(dir: Option<&Path>, keep_databases: bool) -> Self {
+        let dir = dir.map_or_else(std::env::temp_dir, Path::to_owned);
+        std::fs::create_dir_all(&dir).expect("the folder to work in can be made");
+        let dir = dir.canonicalize().expect("the folder to work in has a path");
+        let folder = tempfile::Builder::new().prefix("pullback-bench-").tempdir_in(&dir);
+        let folder = folder.expect("a folder to work in can be made");
+        let databases = if keep_databases { dir } else { folder.path().to_owned() };
+        Self { dir: folder.path().to_owned(), databases, updates: Cell::new(0), _folder: folder }
+    }
+
+    /// A file of the bench's own.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The database called `name`, made by `make` unless an earlier run left it.
+    pub(crate) fn database(&self, name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+        let path = self.databases.join(format!("bench-{name}.db"));
+        if !path.exists() {
+            eprintln!("making the database `{name}` …");
+            let unfinished = self.file("unfinished.db");
+            make(&unfinished);
+            std::fs::rename(&unfinished, &path).expect("a database can be renamed");
+        }
+        path
+    }
+
+    /// Removes `database`, unless it is to be kept.
+    pub(crate) fn done_with(&self, database: &Path) {
+        if self.databases == self.dir {
+            std::fs::remove_file(database).expect("a database can be removed");
+        }
+    }
+
+    /// Updates random members of `database`, other ones each time.
+    pub(crate) fn update_members(&self, database: &Path) {
+        self.updates.set(self.updates.get() + 1);
+        source::update_members(database, self.updates.get());
+    }
+
+    /// A place with an empty store and an agent without state.
+    pub(crate) fn place(&self) -> Place {
+        Place { sandbox: Sandbox::new_in(&self.dir) }
+    }
+}
+
+/// A store, and the state of an agent.
+pub(crate) struct Place {
+    sandbox: Sandbox,
+}
+
+/// A pull, and what both programs took for it.
+pub(crate) struct Pull {
+    /// The puller.
+    pub(crate) puller: Run,
+    /// The agent, which served nothing else.
+    pub(crate) agent: Counters,
+    json: Value,
+}
+
+impl Pull {
+    /// A figure in the puller's report.
+    pub(crate) fn figure(&self, field: &str) -> Option<f64> {
+        self.json[field].as_f64()
+    }
+}
+
+impl Place {
+    /// Pulls `database` from an agent process that is started for it, with what there is in the place. It must end as
+    /// `outcome`.
+    pub(crate) fn pull(&self, database: &Path, verify: &str, outcome: &str) -> Pull {
+        let agent = Served::start(&self.sandbox, &[("gym", database)]);
+        let puller = self.pull_from(&agent, verify);
+        let json: Value = serde_json::from_str(puller.stdout.trim()).unwrap_or_default();
+        assert_eq!(json["outcome"], outcome, "how a pull ended: {}", puller.stdout);
+        let agent = meter::at_rest(agent.pid());
+        Pull { puller, agent, json }
+    }
+
+    /// Starts an agent that serves `database`, for several pulls.
+    pub(crate) fn serve(&self, database: &Path) -> Served<'_> {
+        Served::start(&self.sandbox, &[("gym", database)])
+    }
+
+    /// Pulls from `agent`.
+    pub(crate) fn pull_from(&self, agent: &Served<'_>, verify: &str) -> Run {
+        let mut command = self.sandbox.command(programs::puller());
+        command.arg("--store").arg(self.sandbox.store()).arg("--json").arg("pull").arg(agent.source("gym"));
+        // Each agent process listens on a port of its own: the name says that they are one source.
+        command.args(["--name", "gym", "--verify", verify, "--keep-last", "2"]);
+        // What earlier runs left to be written is written, so that nobody's fsync pays for it.
+        rustix::fs::sync();
+        let run = meter::run(&mut command).expect("puller can be started");
+        assert!(run.status.success(), "a pull failed: {}", run.stdout);
+        run
+    }
+}

@@ -1,0 +1,51 @@
+//! The databases of the bench, and what happens to them between two pulls.
+
+use pullback_tests::databases;
+use pullback_tests::dice::Dice;
+use rusqlite::{Connection, params};
+use std::path::Path;
+
+/// Rows that are updated between two pulls.
+pub(crate) const UPDATES: usize = 1_000;
+
+/// Bytes in the megabyte of file sizes.
+pub(crate) const MB: u64 = 1_000_000;
+
+/// Bytes of the gym in a [`bulky`] database.
+const BULKY_GYM: u64 = 50 * MB;
+
+/// A gym of `bytes` bytes.
+pub(crate) fn gym(path: &Path, bytes: u64) {
+    databases::gym(path, bytes, 4096);
+}
+
+/// A gym that grew to `bytes` bytes by copies of its log: quick to make, for what depends on size alone.
+pub(crate) fn bulky(path: &Path, bytes: u64, page_size: u32) {
+    databases::gym(path, bytes.min(BULKY_GYM), page_size);
+    let db = Connection::open(path).expect("a gym can be opened");
+    db.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").expect("settings can be made");
+    let mut number = 0;
+    while std::fs::metadata(path).expect("a database has a size").len() < bytes {
+        number += 1;
+        let sql = format!("CREATE TABLE log_{number} AS SELECT * FROM access_log");
+        db.execute_batch(&sql).expect("a log can be copied");
+    }
+    db.execute_batch("PRAGMA journal_mode = WAL").expect("the journal mode can be set");
+}
+
+/// Updates [`UPDATES`] random members in one transaction, and closes the database, so that nothing is left in its `-wal`.
+pub(crate) fn update_members(path: &Path, seed: u64) {
+    let db = Connection::open(path).expect("a gym can be opened");
+    let members: i64 =
+        db.query_row("SELECT max(id) FROM members", [], |row| row.get(0)).expect("members can be counted");
+    let mut dice = Dice::new(seed ^ (u64::from(std::process::id()) << 32));
+    db.execute_batch("BEGIN").expect("a transaction can begin");
+    for _ in 0..UPDATES {
+        let at = dice.between(1_735_689_600, 2_000_000_000);
+        let sql = "UPDATE members SET joined_at = datetime(?2, 'unixepoch') WHERE id = ?1";
+        db.prepare_cached(sql)
+            .and_then(|mut update| update.execute(params![dice.between(0, members) + 1, at]))
+            .expect("a member can be updated");
+    }
+    db.execute_batch("COMMIT").expect("a transaction can be committed");
+}
