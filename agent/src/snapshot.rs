@@ -195,13 +195,18 @@ impl Pull<'_> {
         let taken = held.named(&mut collector, full_unless_hashes(&base, geometry))?;
         drop(collector);
         mirror.adopt(MirrorState { snapshot: taken.snapshot, geometry });
-        let done = std::thread::scope(|scope| {
-            let settled = scope.spawn(|| mirror.settle());
+        let (settled, sent) = std::thread::scope(|scope| {
+            let settling = scope.spawn(|| mirror.settle());
             let sent = self.transfer.from_mirror(&mirror, &taken, base.theirs(&taken));
-            settled.join().unwrap_or_else(|_| Err(panicked("making the mirror durable")))?;
-            sent
+            (settling.join().unwrap_or_else(|_| Err(panicked("making the mirror durable"))), sent)
         });
-        discard_if_rotten(mirror, done).map(|()| None)
+        if let Err(fault) = settled {
+            // A disk that does not keep the mirror costs the mirror, not the pull.
+            tracing::warn!(why = %fault, "the mirror is discarded");
+            mirror.discard_checked()?;
+            return sent.map(|()| None);
+        }
+        discard_if_rotten(mirror, sent).map(|()| None)
     }
 
     /// A further snapshot: what differs from the mirror goes into its delta, and then into the mirror.

@@ -241,11 +241,6 @@ impl SourceDir {
     /// know.
     pub fn clear_drafts(&self, keep_draft: bool, _lock: &Lock) -> Result<(), Fault> {
         let stored = crate::history::stored_copies(self)?;
-        for manifest in self.copies()?.into_iter().filter_map(|copy| copy.manifest.ok()) {
-            if !stored.contains(&manifest.copy) {
-                crate::history::add(self, &crate::history::late_line(&manifest))?;
-            }
-        }
         let is_left_over = |name: &str| {
             let orphan = name.strip_suffix(".db").or_else(|| name.strip_suffix(".pages")).is_some_and(|id| {
                 // A manifest that went missing later is damage, not a draft: history knows the copy.
@@ -262,6 +257,12 @@ impl SourceDir {
                     tracing::debug!(name, "left by a run that died; removed");
                     durable::remove(&entry.path()).map_err(io)?;
                 }
+            }
+        }
+        // Last: on a full disk, what was removed makes room for the lines.
+        for manifest in self.copies()?.into_iter().filter_map(|copy| copy.manifest.ok()) {
+            if !stored.contains(&manifest.copy) {
+                crate::history::add(self, &crate::history::late_line(&manifest))?;
             }
         }
         Ok(())

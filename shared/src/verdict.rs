@@ -105,7 +105,8 @@ impl Findings {
 
     fn keep(&mut self, line: &str) {
         if self.lines.len() < LINES_MAX {
-            self.lines.push(crate::text::printable(line, 300));
+            // SQLite puts several findings into one row, a line each.
+            self.lines.push(crate::text::printable(&line.trim().replace('\n', "; "), 300));
         }
     }
 
