@@ -271,6 +271,13 @@ impl Run<'_> {
                         base = self.whole_base(Some(copy), sums)?;
                         continue;
                     }
+                    Some(copy) if proofs_failed + 1 < PROOFS_MAX => {
+                        sums.notes.push(format!("copy {} and its list of page hashes do not agree", copy.id));
+                        sums.full_because = Some(format!("{} cannot be built upon", copy.id));
+                        proofs_failed += 1;
+                        base = None;
+                        continue;
+                    }
                     _ => {
                         return Err(Fault::new(
                             Kind::Protocol,

@@ -218,3 +218,26 @@ fn a_rotten_newest_copy_is_replaced_where_nothing_changed_through_the_local_door
 fn a_rotten_newest_copy_is_replaced_where_nothing_changed_through_the_service_door() {
     check_base(|_| (), true);
 }
+
+#[test]
+fn a_list_of_hashes_of_another_snapshot_does_not_stop_the_next_pull() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 300_000, 4096);
+    let old = sandbox.pull(&[&source]).succeeds("stored");
+    let db = rusqlite::Connection::open(&source).unwrap();
+    db.execute_batch("UPDATE access_log SET at = at || 'x' WHERE id % 9 = 0").unwrap();
+    drop(db);
+    let elsewhere = sandbox.file("elsewhere");
+    let new = sandbox.puller_in(&elsewhere, &["pull", "--json", source.to_str().unwrap()]).only_json();
+    let list = old.path.with_extension("pages");
+    fs::remove_file(&list).unwrap();
+    fs::copy(Path::new(new["path"].as_str().unwrap()).with_extension("pages"), &list).unwrap();
+    // The list says that the copy is what the source has become, so no page is sent.
+    let pulled = sandbox.pull(&[&source]).succeeds("stored");
+    assert_eq!(
+        (pulled.transfer.as_str(), new["snapshot"].as_str()),
+        ("full", Some(pulled.snapshot.as_str()))
+    );
+    contents::assert_equal(&source, &pulled.path);
+}
