@@ -105,7 +105,7 @@ fn print(database: &Path, pulls: &[[PullFigures; 3]; 3], copies: &[CopyFigures; 
     table.print();
     for (figures, (_, name)) in pulls.iter().zip(VERIFY) {
         let mut table = Table::new(
-            format!("one after the other: {name}"),
+            format!("one after the other: {name}; what the agent wrote has its log in it"),
             &[
                 "",
                 "seconds",

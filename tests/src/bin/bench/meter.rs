@@ -74,6 +74,19 @@ pub(crate) struct Counters {
     pub(crate) write_bytes: Option<f64>,
 }
 
+impl Counters {
+    /// These without those of an earlier look; the peak is that of the whole life.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        let less = |now: Option<f64>, before: Option<f64>| Some(now? - before?);
+        Self {
+            cpu_seconds: less(self.cpu_seconds, earlier.cpu_seconds),
+            peak_bytes: self.peak_bytes,
+            disk_bytes: less(self.disk_bytes, earlier.disk_bytes),
+            write_bytes: less(self.write_bytes, earlier.write_bytes),
+        }
+    }
+}
+
 /// The counters of process `pid` once it is at rest.
 pub(crate) fn at_rest(pid: u32) -> Counters {
     let began = Instant::now();

@@ -75,7 +75,7 @@ pub(crate) struct Place {
 pub(crate) struct Pull {
     /// The puller.
     pub(crate) puller: Run,
-    /// The agent, which served nothing else.
+    /// The agent, which served nothing else, without its start.
     pub(crate) agent: Counters,
     json: Value,
 }
@@ -89,13 +89,16 @@ impl Pull {
 
 impl Place {
     /// Pulls `database` from an agent process that is started for it, with what there is in the place. It must end as
-    /// `outcome`.
+    /// `outcome`. An application has the database open meanwhile, as it has a live one: what lies beside it is the
+    /// application's, and not made and removed by the agent.
     pub(crate) fn pull(&self, database: &Path, verify: &str, outcome: &str) -> Pull {
+        let _application = source::application(database);
         let agent = Served::start(&self.sandbox, &[("gym", database)]);
+        let started = meter::at_rest(agent.pid());
         let puller = self.pull_from(&agent, verify);
         let json: Value = serde_json::from_str(puller.stdout.trim()).unwrap_or_default();
         assert_eq!(json["outcome"], outcome, "how a pull ended: {}", puller.stdout);
-        let agent = meter::at_rest(agent.pid());
+        let agent = meter::at_rest(agent.pid()).since(started);
         Pull { puller, agent, json }
     }
 

@@ -33,6 +33,13 @@ pub(crate) fn bulky(path: &Path, bytes: u64, page_size: u32) {
     db.execute_batch("PRAGMA journal_mode = WAL").expect("the journal mode can be set");
 }
 
+/// An application that has `path` open and is idle.
+pub(crate) fn application(path: &Path) -> Connection {
+    let db = Connection::open(path).expect("a gym can be opened");
+    db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).expect("a gym can be read");
+    db
+}
+
 /// Updates [`UPDATES`] random members in one transaction, and closes the database, so that nothing is left in its `-wal`.
 pub(crate) fn update_members(path: &Path, seed: u64) {
     let db = Connection::open(path).expect("a gym can be opened");
