@@ -500,11 +500,12 @@ impl Run<'_> {
         let (geometry, of, now) = (draft.geometry(), draft.geometry().bytes(), self.now);
         let level = judge::level(self.options.verify, of, &self.source.copies()?, now);
         let (hashes, path) = (draft.hashes_file()?, draft.path());
+        // Beside SQLite's full check, which takes longer, the MD5 costs no time; else it would be the dearest step of a delta.
+        let want_md5 = done.md5.is_some() || level == Level::Full;
         std::thread::scope(|scope| {
             let looking = scope.spawn(move || judge::look(path, geometry, level, now));
-            let read = proof::read_back(path, geometry, hashes, done.md5.is_some(), &|bytes| {
-                self.watch.proving(bytes, of)
-            });
+            let read =
+                proof::read_back(path, geometry, hashes, want_md5, &|bytes| self.watch.proving(bytes, of));
             let look = looking
                 .join()
                 .unwrap_or_else(|_| Err(Fault::new(Kind::Internal, "SQLite's look at the draft panicked")));

@@ -2,6 +2,7 @@
 
 use pullback_tests::databases;
 use pullback_tests::sandbox::Sandbox;
+use pullback_tests::served::Served;
 use rusqlite::Connection;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -99,6 +100,19 @@ fn md5sum_agrees_with_what_show_prints() {
         Err(_) => eprintln!("SKIPPED: there is no md5sum on this machine"),
     }
     assert_eq!(shown.stdout.lines().count(), 3, "{shown}");
+    let manifest = sandbox.puller(&["show", "gym", "--json"]).exits(0).only_json();
+    assert_eq!(manifest["md5"].as_str(), md5_line.split_whitespace().next(), "the manifest has it as well");
+}
+
+#[test]
+fn the_md5_that_an_agent_sends_with_a_first_copy_is_kept() {
+    let (sandbox, source) = stored(0);
+    let served = Served::start(&sandbox, &[("gym", &source)]);
+    let name = served.source("gym");
+    sandbox.puller(&["pull", &name, "--verify", "hash"]).exits(0);
+    let manifest = sandbox.puller(&["show", &name, "gym-000001", "--json"]).exits(0).only_json();
+    let shown = sandbox.puller(&["show", &name, "gym-000001", "--checksums"]).exits(0);
+    assert_eq!(manifest["md5"].as_str(), shown.stdout.split_whitespace().next(), "{manifest}");
 }
 
 #[test]
