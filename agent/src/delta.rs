@@ -3,11 +3,11 @@
 //! A page that stands elsewhere in the mirror is *moved*; one that differs little from its old self is a *patch*; any other is
 //! *plain*. What is cheap to find is tried, nothing else: this runs while the source is held.
 
-use crate::mirror::MirrorPages;
+use crate::mirror_pages::MirrorPages;
 use crate::spool::Spool;
 use pullback_shared::fault::{Fault, Kind as FaultKind};
 use pullback_shared::frame::{Compression, Frame, FrameBuilder, FrameError, Kind, xor};
-use pullback_shared::page::{Geometry, PageHash, PageNo};
+use pullback_shared::page::{PageHash, PageNo};
 
 /// A patch is worth its while if less than one byte in so many differs: an ordinary page compresses to about a third.
 const PATCH_BYTES_PER_DIFFERENCE: usize = 4;
@@ -20,7 +20,6 @@ const INDEX_SLOTS_MAX: usize = 1 << 21;
 
 /// Takes the changed pages of one hold.
 pub struct DeltaWriter {
-    geometry: Geometry,
     old: MirrorPages,
     index: Option<Index>,
     pages: u32,
@@ -32,17 +31,11 @@ pub struct DeltaWriter {
 }
 
 impl DeltaWriter {
-    /// Writes what leads from `old` to a snapshot of `geometry`, which has the same page size, to `spool`.
-    pub fn new(
-        geometry: Geometry,
-        old: MirrorPages,
-        compression: Compression,
-        spool: Spool,
-    ) -> Result<Self, Fault> {
-        let size = geometry.page_size;
+    /// Writes what leads from `old` to a snapshot with the same page size to `spool`.
+    pub fn new(old: MirrorPages, compression: Compression, spool: Spool) -> Result<Self, Fault> {
+        let size = old.geometry().page_size;
         let builder = |kind| FrameBuilder::new(size, kind, compression).map_err(internal);
         Ok(Self {
-            geometry,
             old,
             index: None,
             pages: 0,
@@ -78,8 +71,7 @@ impl DeltaWriter {
             return Ok(false);
         }
         xor(&mut self.old_page, page);
-        let differences = self.old_page.iter().filter(|byte| **byte != 0).count();
-        Ok(differences * PATCH_BYTES_PER_DIFFERENCE < self.geometry.page_size.as_usize())
+        Ok(is_patch_worth(&self.old_page))
     }
 
     fn keep(&mut self, frame: Frame) -> Result<(), Fault> {
@@ -100,6 +92,12 @@ impl DeltaWriter {
     pub fn into_spool(self) -> Spool {
         self.spool
     }
+}
+
+/// Whether a page is better told by `patch`.
+pub fn is_patch_worth(patch: &[u8]) -> bool {
+    let differences = patch.iter().filter(|byte| **byte != 0).count();
+    differences * PATCH_BYTES_PER_DIFFERENCE < patch.len()
 }
 
 fn internal(error: FrameError) -> Fault {

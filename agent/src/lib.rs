@@ -2,7 +2,7 @@
 //!
 //! One pull, read top to bottom: [`service`] takes the call, [`snapshot`] decides and sends, [`source`] holds the
 //! database, `sink` is what SQLite's backup writes into, [`collector`] compares, [`mirror`] and [`spool`] keep,
-//! [`transfer`] sends.
+//! [`view`] reads what was kept, [`transfer`] sends.
 
 pub mod service;
 pub mod snapshot;
@@ -11,7 +11,13 @@ pub mod relay;
 pub mod collector;
 pub mod delta;
 pub mod mirror;
+pub mod mirror_dir;
+pub mod mirror_pages;
+pub mod chain;
+pub mod kept;
+pub mod view;
 pub mod spool;
+pub mod page_set;
 pub mod transfer;
 pub mod call;
 pub mod settings;

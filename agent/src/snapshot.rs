@@ -4,17 +4,19 @@
 //! comes before or after it.
 
 use crate::call::{Inbound, Outbound};
+use crate::chain::{Chain, MirrorState};
 use crate::collector::{Collector, MirrorWriter, Outlet};
 use crate::delta::DeltaWriter;
-use crate::mirror::{Mirror, MirrorState};
+use crate::mirror::Mirror;
 use crate::relay;
 use crate::settings::Settings;
 use crate::source::{Hold, Source};
 use crate::spool::{MEMORY_SPOOL_MAX, Spool};
-use crate::transfer::{Taken, Transfer};
+use crate::transfer::{Taken, Theirs, Transfer};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::hashes::HashList;
 use pullback_shared::page::{Geometry, PageHash};
+use pullback_shared::snapshot::SnapshotId;
 use pullback_shared::wire::{Base, Event, Offer, SourceFacts, Start};
 use std::fs::File;
 use std::io::{BufWriter, Seek, Write};
@@ -31,11 +33,12 @@ pub fn pull(
 ) -> Result<(), Fault> {
     let source = Source::find(path)?;
     let (mut mirror, mut no_mirror_because) = open_mirror(settings, &source);
-    let mirrored = mirror.as_ref().and_then(Mirror::state).map(|state| state.snapshot);
-    let base = match start.base {
+    let known =
+        |base: &Base| base.snapshot.filter(|id| mirror.as_ref().is_some_and(|mirror| mirror.knows(*id)));
+    let base = match start.base.map(|base| (base, known(&base))) {
         None => Have::Nothing,
-        Some(base) if base.snapshot.is_some() && base.snapshot == mirrored => Have::Mirror,
-        Some(base) => {
+        Some((base, Some(snapshot))) => Have::Snapshot(base.geometry, snapshot),
+        Some((base, None)) => {
             // A puller may take its time with its hashes; meanwhile the mirror is for others.
             drop(mirror);
             let hashes = receive_hashes(settings, base, inbound, outbound)?;
@@ -69,28 +72,43 @@ fn open_mirror(settings: &Settings, source: &Source) -> (Option<Mirror>, Option<
 /// What the puller has, as the agent knows it.
 enum Have {
     Nothing,
-    /// The snapshot that the mirror holds.
-    Mirror,
+    /// A snapshot that the mirror knows.
+    Snapshot(Geometry, SnapshotId),
     /// Something the agent has only the page hashes of.
     Hashes(Geometry, HashList<File>),
 }
 
 impl Have {
-    /// The same base, for when `mirror`, which holds `state`, is discarded: its list of hashes stays readable when its files
-    /// have lost their names.
-    fn without(self, mirror: &Mirror, state: MirrorState) -> Result<Self, Fault> {
+    /// The same base for when `mirror` is discarded, or will not know it any more: by its hashes.
+    fn by_hashes(self, mirror: &Mirror, temp_dir: &Path) -> Result<Self, Fault> {
+        let Self::Snapshot(geometry, snapshot) = self else { return Ok(self) };
+        let list = match mirror.view(snapshot)? {
+            Some(view) => view.into_hash_list(temp_dir)?,
+            None => None,
+        };
+        Ok(Self::Hashes(geometry, list.ok_or_else(gone)?))
+    }
+
+    /// Why every page must be sent of a snapshot of `geometry`, if so.
+    fn full_because(&self, geometry: Geometry) -> Option<String> {
         match self {
-            Self::Mirror => Ok(Self::Hashes(state.geometry, mirror.hashes()?)),
-            base => Ok(base),
+            Self::Snapshot(of, _) | Self::Hashes(of, _) if of.page_size == geometry.page_size => None,
+            Self::Snapshot(..) | Self::Hashes(..) => Some("the page size changed".to_owned()),
+            Self::Nothing => Some("the puller has no earlier copy to build upon".to_owned()),
         }
     }
 
-    /// The hashes of the base, if pages of `taken` that it has need not be sent.
-    fn theirs(&self, taken: &Taken) -> Option<&HashList<File>> {
-        match self {
-            Self::Hashes(_, list) if taken.full_because.is_none() => Some(list),
-            _ => None,
-        }
+    /// What of `taken`, a snapshot in `mirror`, need not be sent.
+    fn theirs(self, mirror: &Mirror, taken: &Taken) -> Result<Theirs, Fault> {
+        Ok(match self {
+            _ if taken.full_because.is_some() => Theirs::Nothing,
+            Self::Nothing => Theirs::Nothing,
+            Self::Hashes(_, list) => Theirs::Hashes(list),
+            Self::Snapshot(_, snapshot) => match mirror.view(snapshot)? {
+                Some(view) => Theirs::Snapshot(Box::new(view)),
+                None => return Err(gone()),
+            },
+        })
     }
 }
 
@@ -156,17 +174,18 @@ impl Held {
 impl Pull<'_> {
     /// A pull with the mirror, or how to do it without; then nothing was sent.
     fn with_mirror(&self, mut mirror: Mirror, base: Have) -> Result<Option<Instead>, Fault> {
+        mirror.make_room(&self.settings.room())?;
         let hold = self.source.hold(self.settings.hold)?;
         match mirror.state() {
             None => self.first(mirror, hold, base),
             Some(state) if state.geometry.page_size == hold.geometry().page_size => {
                 self.refresh(mirror, state, hold, base)
             }
-            Some(state) => {
+            Some(_) => {
                 // Discarding waits for the disk, which nothing inside a hold may do.
                 drop(hold);
                 tracing::info!(path = %self.source.path().display(), "the page size changed: the mirror is made anew");
-                let base = base.without(&mirror, state)?;
+                let base = base.by_hashes(&mirror, &self.settings.temp_dir())?;
                 mirror.discard_checked()?;
                 self.first(mirror, self.source.hold(self.settings.hold)?, base)
             }
@@ -192,21 +211,18 @@ impl Pull<'_> {
                 };
             }
         };
-        let taken = held.named(&mut collector, full_unless_hashes(&base, geometry))?;
+        let taken = held.named(&mut collector, base.full_because(geometry))?;
         drop(collector);
         mirror.adopt(MirrorState { snapshot: taken.snapshot, geometry });
-        let (settled, sent) = std::thread::scope(|scope| {
-            let settling = scope.spawn(|| mirror.settle());
-            let sent = self.transfer.from_mirror(&mirror, &taken, base.theirs(&taken));
-            (settling.join().unwrap_or_else(|_| Err(panicked("making the mirror durable"))), sent)
-        });
-        if let Err(fault) = settled {
-            // A disk that does not keep the mirror costs the mirror, not the pull.
-            tracing::warn!(why = %fault, "the mirror is discarded");
-            mirror.discard_checked()?;
-            return sent.map(|()| None);
-        }
-        discard_if_rotten(mirror, sent).map(|()| None)
+        let view = mirror.view(taken.snapshot)?.ok_or_else(gone)?;
+        let theirs = base.theirs(&mirror, &taken)?;
+        std::thread::scope(|scope| {
+            // The next refresh waits for this, and not for the transfer.
+            let settling = scope.spawn(move || settle(mirror));
+            let sent = self.transfer.from_view(view, &taken, theirs);
+            settling.join().unwrap_or_else(|_| Err(panicked("making the mirror durable"))).and(sent)
+        })?;
+        Ok(None)
     }
 
     /// A further snapshot: what differs from the mirror goes into its delta, and then into the mirror.
@@ -219,36 +235,59 @@ impl Pull<'_> {
     ) -> Result<Option<Instead>, Fault> {
         let geometry = hold.geometry();
         let spool = Spool::in_file(self.settings.room(), mirror.delta());
-        let delta = DeltaWriter::new(geometry, mirror.pages()?, self.settings.compression, spool)?;
+        let delta = DeltaWriter::new(mirror.pages()?, self.settings.compression, spool)?;
         let outlet = Outlet::Delta(Box::new(delta));
         let (held, mut collector) = self.read(hold, Some(mirror.hashes()?), outlet)?;
-        let taken = held.named(&mut collector, full_unless_hashes(&base, geometry))?;
+        let taken = held.named(&mut collector, base.full_because(geometry))?;
         let spool = collector.into_spool();
+        let temp_dir = self.settings.temp_dir();
         let grown = geometry.bytes().saturating_sub(state.geometry.bytes());
         if spool.is_full() || self.settings.room().left() < grown {
             let why = "its refresh needs more room than `reserve` and `max_state` leave".to_owned();
             drop(spool);
-            let base = base.without(&mirror, state)?;
+            let base = base.by_hashes(&mirror, &temp_dir)?;
             mirror.discard_checked()?;
             return Ok(Some(Instead { base, why }));
         }
         let delta = spool.finish()?;
         let next = MirrorState { snapshot: taken.snapshot, geometry };
-        if matches!(base, Have::Mirror) {
+        let room = self.settings.room();
+        if matches!(base, Have::Snapshot(_, snapshot) if snapshot == state.snapshot) {
             // The frames are read from a file that stays readable when the fold takes its name away.
-            return std::thread::scope(|scope| {
-                let folded = scope.spawn(|| fold(&mut mirror, state, next).map(|_| ()));
+            std::thread::scope(|scope| {
+                // The next refresh waits for this, and not for the transfer.
+                let folded = scope.spawn(move || match state == next {
+                    true => Ok(()),
+                    false => {
+                        let chain = mirror.keep(next, &room);
+                        fold(&mut mirror, chain).map(|_| ())
+                    }
+                });
                 let sent = self.transfer.spooled(&taken, delta, 0);
-                folded.join().unwrap_or_else(|_| Err(panicked("folding the mirror")))?;
-                sent.map(|()| None)
-            });
+                folded.join().unwrap_or_else(|_| Err(panicked("folding the mirror"))).and(sent)
+            })?;
+            return Ok(None);
         }
         drop(delta);
-        if let Some(why) = fold(&mut mirror, state, next)? {
-            return Ok(Some(Instead { base, why }));
+        let mut base = base;
+        if state != next {
+            let chain = mirror.keep(next, &room);
+            if matches!(base, Have::Snapshot(_, snapshot) if chain.find(snapshot).is_none()) {
+                base = base.by_hashes(&mirror, &temp_dir)?;
+            }
+            if let Some(why) = fold(&mut mirror, chain)? {
+                // What the mirror knew is lost with it: the puller names its base once more.
+                return match base {
+                    Have::Snapshot(..) => Err(gone()),
+                    base => Ok(Some(Instead { base, why })),
+                };
+            }
         }
-        let sent = self.transfer.from_mirror(&mirror, &taken, base.theirs(&taken));
-        discard_if_rotten(mirror, sent).map(|()| None)
+        let view = mirror.view(taken.snapshot)?.ok_or_else(gone)?;
+        let theirs = base.theirs(&mirror, &taken)?;
+        // The next refresh need not wait for the transfer.
+        drop(mirror);
+        self.transfer.from_view(view, &taken, theirs).map(|()| None)
     }
 
     /// A pull without a mirror: changed pages are spooled in the hold and then sent, or, behind the local door, go straight
@@ -256,7 +295,7 @@ impl Pull<'_> {
     fn without_mirror(&self, base: Have, no_mirror_because: Option<String>) -> Result<(), Fault> {
         let hold = self.source.hold(self.settings.hold)?;
         let geometry = hold.geometry();
-        let full_because = full_unless_hashes(&base, geometry);
+        let full_because = base.full_because(geometry);
         let known = match base {
             Have::Hashes(of, list) if of.page_size == geometry.page_size => Some(list),
             _ => None,
@@ -329,33 +368,24 @@ impl Pull<'_> {
     }
 }
 
-fn full_unless_hashes(base: &Have, geometry: Geometry) -> Option<String> {
-    match base {
-        Have::Mirror => None,
-        Have::Hashes(of, _) if of.page_size == geometry.page_size => None,
-        Have::Hashes(..) => Some("the page size changed".to_owned()),
-        Have::Nothing => Some("the puller has no earlier copy to build upon".to_owned()),
-    }
+/// Makes a new mirror durable. A disk that does not keep it costs the mirror, not the pull.
+fn settle(mut mirror: Mirror) -> Result<(), Fault> {
+    let Err(fault) = mirror.settle() else { return Ok(()) };
+    tracing::warn!(why = %fault, "the mirror is discarded");
+    mirror.discard_checked()
 }
 
-/// Folds the delta into the mirror, if there is anything to fold. A fold that fails costs the mirror, not the pull: then the
-/// sentence why is given.
-fn fold(mirror: &mut Mirror, state: MirrorState, next: MirrorState) -> Result<Option<String>, Fault> {
-    if state == next {
-        return Ok(None);
-    }
+/// Folds the delta into the mirror. A fold that fails costs the mirror, not the pull: then the sentence why is given.
+fn fold(mirror: &mut Mirror, next: Chain) -> Result<Option<String>, Fault> {
     let Err(fault) = mirror.fold(next) else { return Ok(None) };
     tracing::warn!(why = %fault, "the mirror is discarded");
     mirror.discard_checked()?;
     Ok(Some(fault.message))
 }
 
-/// After a transfer that failed because the mirror was found rotten: the mirror is discarded.
-fn discard_if_rotten(mut mirror: Mirror, sent: Result<(), Fault>) -> Result<(), Fault> {
-    if sent.as_ref().is_err_and(|fault| fault.kind == Kind::Unproven) {
-        mirror.discard_checked()?;
-    }
-    sent
+fn gone() -> Fault {
+    Fault::new(Kind::Unproven, "the agent's mirror lost the snapshot that it was to build upon")
+        .hint("pull again")
 }
 
 fn panicked(what: &str) -> Fault {

@@ -168,20 +168,33 @@ pub struct Spooled {
 impl Spooled {
     /// The frames, from the first.
     pub fn into_frames(self) -> FrameReader {
-        FrameReader(match self.place {
-            SpooledPlace::File(file) => Box::new(BufReader::with_capacity(256 * 1024, file)),
-            SpooledPlace::Memory(bytes) => Box::new(Cursor::new(bytes)),
-        })
+        match self.place {
+            SpooledPlace::File(file) => FrameReader::of_file(file),
+            SpooledPlace::Memory(bytes) => FrameReader::of_bytes(bytes),
+        }
     }
 }
 
 /// Reads the frames of a spool, one after the other.
-pub struct FrameReader(Box<dyn Read + Send>);
+pub struct FrameReader {
+    from: Box<dyn Read + Send>,
+    position: u64,
+}
 
 impl FrameReader {
-    /// The frames in `file`, from its beginning.
+    /// The frames in `file`, from where it stands.
     pub fn of_file(file: File) -> Self {
-        Self(Box::new(BufReader::with_capacity(256 * 1024, file)))
+        Self { from: Box::new(BufReader::with_capacity(256 * 1024, file)), position: 0 }
+    }
+
+    /// The frames in `bytes`.
+    pub fn of_bytes(bytes: Vec<u8>) -> Self {
+        Self { from: Box::new(Cursor::new(bytes)), position: 0 }
+    }
+
+    /// Bytes of the frames read so far.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     /// The next frame, checked but for its pages; `None` at the end.
@@ -192,11 +205,12 @@ impl FrameReader {
         let mut len = 0u64;
         for shift in 0.. {
             let mut byte = [0];
-            match self.0.read(&mut byte).map_err(io)? {
+            match self.from.read(&mut byte).map_err(io)? {
                 0 if shift == 0 => return Ok(None),
                 0 => return Err(rot()),
                 _ => len |= u64::from(byte[0] & 0x7f) << (7 * shift),
             }
+            self.position += 1;
             match byte[0] & 0x80 {
                 0 => break,
                 _ if shift == 3 => return Err(rot()),
@@ -207,7 +221,8 @@ impl FrameReader {
             return Err(rot());
         }
         let mut message = vec![0; len as usize];
-        self.0.read_exact(&mut message).map_err(|_| rot())?;
+        self.from.read_exact(&mut message).map_err(|_| rot())?;
+        self.position += len;
         let frame = pb::Frame::decode(message.as_slice()).map_err(|_| rot())?;
         wire::decode_frame(frame).map(Some).map_err(|_| rot())
     }

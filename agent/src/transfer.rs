@@ -1,11 +1,15 @@
-//! What is sent of a snapshot once the hold is over: an offer, frames out of a spool or out of the mirror, and the end.
+//! What is sent of a snapshot once the hold is over: an offer, frames out of a spool or out of a view, and the end.
 
 use crate::call::Outbound;
-use crate::mirror::{Mirror, MirrorPages};
+use crate::delta::is_patch_worth;
+use crate::page_set::PageSet;
 use crate::spool::Spooled;
+use crate::view::{Found, HASHES_AT_ONCE, View};
 use md5::{Digest, Md5};
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::frame::{Compression, FRAME_BYTES_MAX, FrameBuilder, Kind as FrameKind};
+use pullback_shared::frame::{
+    Compression, FRAME_BYTES_MAX, Frame, FrameBuilder, FrameError, Kind as FrameKind, xor,
+};
 use pullback_shared::hashes::HashList;
 use pullback_shared::page::{Geometry, PageHash, PageNo};
 use pullback_shared::snapshot::SnapshotId;
@@ -14,7 +18,7 @@ use std::fs::File;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-/// Batches of pages between the thread that reads a mirror and the one that compresses.
+/// Batches of pages between the thread that reads a view and the one that compresses.
 const BATCHES_IN_FLIGHT: usize = 2;
 
 /// A snapshot that was taken: its name, and what is the same in every offer of it.
@@ -31,6 +35,16 @@ pub struct Taken {
     pub full_because: Option<String>,
     /// Why the agent worked without a mirror.
     pub no_mirror_because: Option<String>,
+}
+
+/// What the puller has, as far as it saves sending pages.
+pub enum Theirs {
+    /// Nothing.
+    Nothing,
+    /// Pages with these hashes.
+    Hashes(HashList<File>),
+    /// A snapshot that the agent can read: what differs little from it is sent as a patch.
+    Snapshot(Box<View>),
 }
 
 /// Sends to one puller.
@@ -56,38 +70,32 @@ impl Transfer<'_> {
         self.done(taken, None, pages_missing)
     }
 
-    /// Sends, out of the mirror, the pages whose hash is another one in `theirs`, or every page if that is not given.
-    pub fn from_mirror(
-        &self,
-        mirror: &Mirror,
-        taken: &Taken,
-        theirs: Option<&HashList<File>>,
-    ) -> Result<(), Fault> {
-        let pages = match theirs {
-            Some(theirs) => {
-                Lacking::new(mirror, theirs)?.try_fold(0, |sum, run| run.map(|(_, count)| sum + count))?
-            }
-            None => taken.geometry.page_count,
+    /// Sends the pages of `view`, which is of what was taken, but for those that are `theirs` already.
+    pub fn from_view(&self, mut view: View, taken: &Taken, mut theirs: Theirs) -> Result<(), Fault> {
+        let Some(pages) = lacking(&mut view, taken.geometry, &mut theirs)? else {
+            let pages = taken.geometry.page_count;
+            self.offer(taken, pages, 0)?;
+            return self.done(taken, None, pages);
         };
-        self.offer(taken, pages, 0)?;
+        self.offer(taken, pages.len(), 0)?;
         if self.dry_run {
             return self.done(taken, None, 0);
         }
-        let runs: Box<dyn Iterator<Item = Result<(PageNo, u32), Fault>> + Send> = match theirs {
-            Some(theirs) => Box::new(Lacking::new(mirror, theirs)?),
-            None => Box::new(PageNo::new(pages).map(|last| Ok((PageNo::FIRST, last.get()))).into_iter()),
+        let base = match theirs {
+            Theirs::Snapshot(base) => Some(base),
+            Theirs::Nothing | Theirs::Hashes(_) => None,
         };
-        let whole = theirs.is_none();
+        let whole = taken.full_because.is_some();
         let (batches, received) = sync_channel(BATCHES_IN_FLIGHT);
         let (sent, used) = sync_channel(BATCHES_IN_FLIGHT + 1);
-        let md5 = std::thread::scope(|scope| {
-            let pages = mirror.pages()?;
-            let reader = scope.spawn(move || read_batches(pages, runs, whole, &batches, &used));
+        let read = std::thread::scope(|scope| {
+            let pages = &pages;
+            let reader = scope.spawn(move || read_batches(view, base, pages, whole, &batches, &used));
             let ended = self.batches(taken.geometry, received, &sent);
             let panicked = |_| Err(Fault::new(Kind::Internal, "reading the mirror panicked"));
             ended.and(reader.join().unwrap_or_else(panicked))
         })?;
-        self.done(taken, md5, 0)
+        self.done(taken, read.md5, read.missing)
     }
 
     /// Offers `pages` pages in `bytes` bytes of frames (0: not known yet).
@@ -111,8 +119,11 @@ impl Transfer<'_> {
 
     /// Frames of plain pages of `geometry`, compressed as configured.
     pub fn builder(&self, geometry: Geometry) -> Result<FrameBuilder, Fault> {
-        FrameBuilder::new(geometry.page_size, FrameKind::Plain, self.compression)
-            .map_err(|error| Fault::new(Kind::Internal, error.to_string()))
+        self.builder_of(FrameKind::Plain, geometry)
+    }
+
+    fn builder_of(&self, kind: FrameKind, geometry: Geometry) -> Result<FrameBuilder, Fault> {
+        FrameBuilder::new(geometry.page_size, kind, self.compression).map_err(internal)
     }
 
     /// Sends `batches` as frames, and gives each back through `sent`, to be filled again.
@@ -122,104 +133,146 @@ impl Transfer<'_> {
         batches: Receiver<Batch>,
         sent: &SyncSender<Batch>,
     ) -> Result<(), Fault> {
-        let internal =
-            |error: pullback_shared::frame::FrameError| Fault::new(Kind::Internal, error.to_string());
-        let mut builder = self.builder(geometry)?;
-        for batch in batches {
-            let pages = batch.pages.chunks_exact(geometry.page_size.as_usize());
-            for (index, (page, hash)) in pages.zip(&batch.hashes).enumerate() {
+        let size = geometry.page_size.as_usize();
+        let mut plain = self.builder(geometry)?;
+        let mut patches: Option<FrameBuilder> = None;
+        for mut batch in batches {
+            for (index, (page, hash)) in batch.pages.chunks_exact(size).zip(&batch.hashes).enumerate() {
                 let no = PageNo::new(batch.first.get() + index as u32).expect("BUG: page 0");
-                if let Some(frame) = builder.push(no, page, *hash).map_err(internal)? {
-                    self.outbound.send(Event::Frame(frame))?;
-                }
+                let patch = batch.old.chunks_exact_mut(size).nth(index).and_then(|old| {
+                    xor(old, page);
+                    is_patch_worth(old).then_some(old)
+                });
+                let frame = match patch {
+                    None => plain.push(no, page, *hash),
+                    Some(patch) => {
+                        let builder = match &mut patches {
+                            Some(builder) => builder,
+                            none => none.insert(self.builder_of(FrameKind::Patch, geometry)?),
+                        };
+                        builder.push(no, patch, *hash)
+                    }
+                };
+                self.send(frame)?;
             }
             // The reader may be done, and needs no more of them.
             let _ = sent.try_send(batch);
         }
-        match builder.finish().map_err(internal)? {
-            Some(frame) => self.outbound.send(Event::Frame(frame)),
-            None => Ok(()),
+        self.send(plain.finish())?;
+        patches.map_or(Ok(()), |mut patches| self.send(patches.finish()))
+    }
+
+    fn send(&self, frame: Result<Option<Frame>, FrameError>) -> Result<(), Fault> {
+        frame.map_err(internal)?.map_or(Ok(()), |frame| self.outbound.send(Event::Frame(frame)))
+    }
+}
+
+fn internal(error: FrameError) -> Fault {
+    Fault::new(Kind::Internal, error.to_string())
+}
+
+/// The pages of `view` that are not `theirs`; `None` if either is gone.
+fn lacking(view: &mut View, geometry: Geometry, theirs: &mut Theirs) -> Result<Option<PageSet>, Fault> {
+    if let Theirs::Nothing = theirs {
+        return Ok(Some(PageSet::all(geometry.page_count)));
+    }
+    let mut lacking = PageSet::none(geometry.page_count);
+    let (mut ours, mut other) = (Vec::new(), Vec::new());
+    for number in (1..=geometry.page_count).step_by(HASHES_AT_ONCE as usize) {
+        let first = PageNo::new(number).expect("BUG: page 0");
+        let count = HASHES_AT_ONCE.min(geometry.page_count - number + 1);
+        ours.resize(count as usize, PageHash::ABSENT);
+        other.resize(count as usize, PageHash::ABSENT);
+        if view.hashes(first, &mut ours)? == Found::Gone
+            || their_hashes(theirs, first, &mut other)? == Found::Gone
+        {
+            return Ok(None);
+        }
+        let differ = (number..).zip(ours.iter().zip(&other)).filter(|(_, (ours, theirs))| ours != theirs);
+        differ.filter_map(|(number, _)| PageNo::new(number)).for_each(|no| lacking.insert(no));
+    }
+    Ok(Some(lacking))
+}
+
+fn their_hashes(theirs: &mut Theirs, first: PageNo, hashes: &mut [PageHash]) -> Result<Found, Fault> {
+    match theirs {
+        Theirs::Nothing => hashes.fill(PageHash::ABSENT),
+        Theirs::Hashes(list) => {
+            for (hash, number) in hashes.iter_mut().zip(first.get()..) {
+                let no = PageNo::new(number).expect("BUG: page 0");
+                *hash = list.get(no).map_err(|error| Fault::io("a list of page hashes", &error))?;
+            }
+        }
+        Theirs::Snapshot(base) => {
+            let held = base.state().geometry.page_count.saturating_sub(first.get() - 1) as usize;
+            let (held, beyond) = hashes.split_at_mut(held.min(hashes.len()));
+            beyond.fill(PageHash::ABSENT);
+            return base.hashes(first, held);
         }
     }
+    Ok(Found::All)
 }
 
-/// The runs of pages whose hash in the base is not that in the mirror, in page order.
-struct Lacking {
-    ours: HashList<File>,
-    theirs: HashList<File>,
-    next: u32,
-}
-
-impl Lacking {
-    fn new(mirror: &Mirror, theirs: &HashList<File>) -> Result<Self, Fault> {
-        let file = theirs.file().try_clone().map_err(|error| Fault::io("a list of page hashes", &error))?;
-        Ok(Self { ours: mirror.hashes()?, theirs: HashList::new(file, theirs.page_count()), next: 1 })
-    }
-
-    fn differs(&mut self, number: u32) -> std::io::Result<bool> {
-        let no = PageNo::new(number).expect("BUG: page 0");
-        Ok(self.ours.get(no)? != self.theirs.get(no)?)
-    }
-
-    fn run(&mut self) -> std::io::Result<Option<(PageNo, u32)>> {
-        let last = self.ours.page_count();
-        while self.next <= last && !self.differs(self.next)? {
-            self.next += 1;
-        }
-        let first = self.next;
-        while self.next <= last && self.differs(self.next)? {
-            self.next += 1;
-        }
-        Ok(PageNo::new(first).filter(|_| self.next > first).map(|no| (no, self.next - first)))
-    }
-}
-
-impl Iterator for Lacking {
-    type Item = Result<(PageNo, u32), Fault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.run().map_err(|error| Fault::io("a list of page hashes", &error)).transpose()
-    }
-}
-
-/// Neighbouring pages out of the mirror, with their hashes.
+/// Neighbouring pages of a view, with their hashes.
+#[derive(Debug)]
 struct Batch {
     first: PageNo,
     pages: Vec<u8>,
     hashes: Vec<PageHash>,
+    /// The same pages of the puller's base; fewer, or none, where that has no more.
+    old: Vec<u8>,
 }
 
-/// Reads `runs` of pages into `batches`, which come back through `used`; where they are the whole file, in order, gives
-/// its MD5.
+/// What came of reading.
+struct Read {
+    md5: Option<[u8; 16]>,
+    /// Pages that could not be read, since the view was gone.
+    missing: u32,
+}
+
+/// Reads `pages` into `batches`, which come back through `used`; where they are the `whole` file, gives its MD5.
 fn read_batches(
-    mut pages: MirrorPages,
-    runs: impl Iterator<Item = Result<(PageNo, u32), Fault>>,
+    mut view: View,
+    mut base: Option<Box<View>>,
+    pages: &PageSet,
     whole: bool,
     batches: &SyncSender<Batch>,
     used: &Receiver<Batch>,
-) -> Result<Option<[u8; 16]>, Fault> {
-    let size = pages.geometry().page_size.as_usize();
-    let batch_pages = (FRAME_BYTES_MAX / size) as u32;
+) -> Result<Read, Fault> {
+    let geometry = view.state().geometry;
+    let size = geometry.page_size.as_usize();
     let mut md5 = Md5::new();
-    for run in runs {
-        let (first, count) = run?;
-        let mut done = 0;
-        while done < count {
-            let now = batch_pages.min(count - done);
-            let first = PageNo::new(first.get() + done).expect("BUG: page 0");
-            let (mut room, hashes) =
-                used.try_recv().map(|batch| (batch.pages, batch.hashes)).unwrap_or_default();
-            room.resize(now as usize * size, 0);
-            let mut batch = Batch { first, pages: room, hashes };
-            pages.read(first, &mut batch.pages, &mut batch.hashes)?;
-            if whole {
-                md5.update(&batch.pages);
-            }
-            if batches.send(batch).is_err() {
-                return Ok(None);
-            }
-            done += now;
+    let mut missing = pages.len();
+    let mut old_hashes = Vec::new();
+    for (first, count) in pages.runs((FRAME_BYTES_MAX / size) as u32) {
+        let mut batch = used.try_recv().unwrap_or(Batch {
+            first,
+            pages: Vec::new(),
+            hashes: Vec::new(),
+            old: Vec::new(),
+        });
+        batch.first = first;
+        batch.pages.resize(count as usize * size, 0);
+        batch.old.clear();
+        if view.read(first, &mut batch.pages, &mut batch.hashes)? == Found::Gone {
+            tracing::info!(missing, "a snapshot is no longer one of the recent ones; its puller asks again");
+            return Ok(Read { md5: None, missing });
         }
+        if let Some(view) = &mut base {
+            let held = view.state().geometry.page_count.saturating_sub(first.get() - 1).min(count);
+            batch.old.resize(held as usize * size, 0);
+            if view.read(first, &mut batch.old, &mut old_hashes)? == Found::Gone {
+                batch.old.clear();
+                base = None;
+            }
+        }
+        if whole {
+            md5.update(&batch.pages);
+        }
+        if batches.send(batch).is_err() {
+            break;
+        }
+        missing -= count;
     }
-    Ok(whole.then(|| md5.finalize().into()))
+    Ok(Read { md5: whole.then(|| md5.finalize().into()), missing })
 }

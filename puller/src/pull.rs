@@ -260,6 +260,20 @@ impl Run<'_> {
                 }
                 Err(fault) => return Err(fault),
             };
+            if done.pages_missing > 0 {
+                rounds_without_progress =
+                    if done.pages_missing < fewest_missing { 0 } else { rounds_without_progress + 1 };
+                fewest_missing = fewest_missing.min(done.pages_missing);
+                if rounds_without_progress > ROUNDS_WITHOUT_PROGRESS_MAX {
+                    return Err(Fault::new(
+                        Kind::NoSpace,
+                        "the device has no room to set changed pages aside, and they change faster than they travel",
+                    )
+                    .hint("free some room on the device, or lower `reserve` in its agent's configuration"));
+                }
+                draft = now_draft;
+                continue;
+            }
             let Some(mut now_draft) = now_draft else {
                 // No page came and the shape is the same: the source is what the base is, if the names agree.
                 match &base {
@@ -286,20 +300,6 @@ impl Run<'_> {
                     }
                 }
             };
-            if done.pages_missing > 0 {
-                rounds_without_progress =
-                    if done.pages_missing < fewest_missing { 0 } else { rounds_without_progress + 1 };
-                fewest_missing = fewest_missing.min(done.pages_missing);
-                if rounds_without_progress > ROUNDS_WITHOUT_PROGRESS_MAX {
-                    return Err(Fault::new(
-                        Kind::NoSpace,
-                        "the device has no room to set changed pages aside, and they change faster than they travel",
-                    )
-                    .hint("free some room on the device, or lower `reserve` in its agent's configuration"));
-                }
-                draft = Some(now_draft);
-                continue;
-            }
             let (mut proof, mut look) = self.prove(&mut now_draft, done)?;
             if let Some(no) = proof.first_wrong.filter(|_| proof.snapshot == done.snapshot) {
                 // The pages are the snapshot's; their list, which came with the base, is not.

@@ -278,7 +278,8 @@ impl FrameBuilder {
     }
 }
 
-fn check_of(hashes: &[PageHash]) -> u64 {
+/// The check value of a frame of pages with `hashes`.
+pub fn check_of(hashes: &[PageHash]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hashes.iter().for_each(|hash| {
         hasher.update(&hash.0);

@@ -5,6 +5,7 @@
 use crate::page::{Geometry, PageHash, PageNo};
 use crate::snapshot::{SnapshotHasher, SnapshotId};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 
 /// Bytes of the buffer.
 const BUFFER_LEN: usize = 64 * 1024;
@@ -17,13 +18,14 @@ pub struct HashList<F> {
     buffer: Vec<u8>,
     /// Offset in `file` of the buffer's first byte.
     start: u64,
-    dirty: bool,
+    /// Which bytes of the buffer are not in `file` yet: few are written where few were set.
+    dirty: Range<usize>,
 }
 
 impl<F: Read + Write + Seek> HashList<F> {
     /// The list of `page_count` hashes in `file`. What the file is too short for reads as [`PageHash::ABSENT`].
     pub fn new(file: F, page_count: u32) -> Self {
-        Self { file, page_count, buffer: Vec::new(), start: 0, dirty: false }
+        Self { file, page_count, buffer: Vec::new(), start: 0, dirty: 0..0 }
     }
 
     /// How many hashes there are.
@@ -52,18 +54,19 @@ impl<F: Read + Write + Seek> HashList<F> {
         assert!(no.get() <= self.page_count, "BUG: a page hash set beyond the list's end");
         let at = self.load(no)?;
         self.buffer[at..at + PageHash::LEN].copy_from_slice(&hash.0);
-        self.dirty = true;
+        self.dirty = match self.dirty.is_empty() {
+            true => at..at + PageHash::LEN,
+            false => self.dirty.start.min(at)..self.dirty.end.max(at + PageHash::LEN),
+        };
         Ok(())
     }
 
     /// Writes what was set to the file.
     pub fn flush(&mut self) -> io::Result<()> {
-        if self.dirty {
-            let end = u64::from(self.page_count) * PageHash::LEN as u64;
-            let len = (end.saturating_sub(self.start)).min(self.buffer.len() as u64) as usize;
-            self.file.seek(SeekFrom::Start(self.start))?;
-            self.file.write_all(&self.buffer[..len])?;
-            self.dirty = false;
+        if !self.dirty.is_empty() {
+            self.file.seek(SeekFrom::Start(self.start + self.dirty.start as u64))?;
+            self.file.write_all(&self.buffer[self.dirty.clone()])?;
+            self.dirty = 0..0;
         }
         Ok(())
     }
