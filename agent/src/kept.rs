@@ -6,19 +6,17 @@
 use crate::chain::{Kept, MirrorState};
 use crate::mirror_dir::{MirrorDir, open};
 use crate::mirror_pages::MirrorPages;
-use crate::spool::FrameReader;
-use prost::Message;
+use crate::spool::{FrameReader, stored};
 use pullback_shared::fault::{Fault, Kind as FaultKind};
 use pullback_shared::frame::{Compression, Encoding, Frame, FrameBuilder, FrameError, Kind, check_of, xor};
 use pullback_shared::page::{Geometry, PageHash, PageNo};
-use pullback_shared::wire;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Writes to `path` what leads back from the end of `delta`, a snapshot of `next`, to `old`. Gives its bytes, or `None` when
-/// it would be more than `bytes_max`; nothing stays of it then. Nothing is fsynced: a kept delta that a power cut spoils costs
+/// it would be more than `bytes_max`; the file is empty then. Nothing is fsynced: a kept delta that a power cut spoils costs
 /// only speed.
 pub fn keep(
     path: &Path,
@@ -36,7 +34,7 @@ pub fn keep(
     writer.file.flush().map_err(io)?;
     match kept {
         true => Ok(Some(writer.bytes)),
-        false => std::fs::remove_file(path).map(|()| None).map_err(io),
+        false => writer.file.get_ref().set_len(0).map(|()| None).map_err(io),
     }
 }
 
@@ -95,7 +93,7 @@ impl Writer {
     }
 
     fn frame(&mut self, frame: Frame) -> Result<bool, Fault> {
-        let message = wire::encode_stored_frame(frame).encode_length_delimited_to_vec();
+        let message = stored(frame);
         self.bytes += message.len() as u64;
         if self.bytes > self.bytes_max {
             return Ok(false);

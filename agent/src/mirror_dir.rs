@@ -3,6 +3,7 @@
 //! ```text
 //! STATE/mirrors/KEY/refresh      a kernel lock, held from before a hold until what it read is folded in: one at a time
 //!                   lock         a kernel lock: shared while a batch of pages is read, exclusive while one is changed
+//!                   turn         a kernel lock, held until one has `lock`: who wants to change pages keeps new readers waiting
 //!                   state.json   the chain: what `pages` and `hashes` hold, and where the kept deltas lead
 //!                   pages        the newest snapshot's pages, as a canonical database file
 //!                   hashes       its page hashes, 16 bytes each
@@ -13,7 +14,7 @@
 //!                   source.json  for people: of which source it is
 //! ```
 //!
-//! Locks are taken in that order. Nobody holds `lock` while waiting for anything but the disk, and nobody who holds `refresh`
+//! Locks are taken in the order `refresh`, `turn`, `lock`. Nobody holds `lock` while waiting for anything but the disk, and nobody who holds `refresh`
 //! waits for a puller.
 
 use crate::chain::Chain;
@@ -30,7 +31,7 @@ pub const REFRESH_WAIT: Duration = Duration::from_secs(30);
 pub const BATCH_WAIT: Duration = Duration::from_secs(30);
 
 /// Between two tries to get a lock.
-const LOCK_EVERY: Duration = Duration::from_millis(2);
+const LOCK_EVERY: Duration = Duration::from_micros(500);
 
 /// Which of the files that tell the chain are there, so that a change is noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -85,11 +86,13 @@ impl MirrorDir {
 
     /// For reading a batch of pages that nobody changes meanwhile.
     pub fn lock_for_reading(&self) -> io::Result<File> {
+        let _turn = self.lock("turn", BATCH_WAIT, File::try_lock)?;
         self.lock("lock", BATCH_WAIT, File::try_lock_shared)
     }
 
     /// For changing some.
     pub fn lock_for_writing(&self) -> io::Result<File> {
+        let _turn = self.lock("turn", BATCH_WAIT, File::try_lock)?;
         self.lock("lock", BATCH_WAIT, File::try_lock)
     }
 

@@ -76,7 +76,7 @@ impl Spool {
         let pages = frame.page_count() as u32;
         let bare = matches!(frame.encoding, Encoding::Moved(_));
         let payload = frame.payload.len() as u64;
-        let message = wire::encode_stored_frame(frame).encode_length_delimited_to_vec();
+        let message = stored(frame);
         let len = message.len() as u64;
         if let Place::File { room, until_check, .. } = &mut self.place {
             match until_check.checked_sub(len) {
@@ -173,6 +173,11 @@ impl Spooled {
             SpooledPlace::Memory(bytes) => FrameReader::of_bytes(bytes),
         }
     }
+}
+
+/// `frame` as it lies in a file, with its length before it.
+pub fn stored(frame: Frame) -> Vec<u8> {
+    wire::encode_stored_frame(frame).encode_length_delimited_to_vec()
 }
 
 /// Reads the frames of a spool, one after the other.

@@ -211,3 +211,261 @@ fn rotten(how: &str) -> Fault {
     Fault::new(Kind::Unproven, format!("the agent's mirror {how}; it is discarded and made anew"))
         .hint("pull again; if it happens again, the device's disk or card may be failing")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::{Collector, MirrorWriter, Outlet};
+    use crate::delta::DeltaWriter;
+    use crate::mirror::Mirror;
+    use crate::room::{Room, RoomLimits};
+    use crate::spool::Spool;
+    use proptest::prelude::*;
+    use pullback_shared::frame::Compression;
+    use pullback_shared::page::Geometry;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    const PAGE_SIZE: usize = 512;
+
+    type Pages = Vec<Vec<u8>>;
+
+    fn room(dir: &Path) -> Room {
+        Room::new(dir, RoomLimits { reserve: Some(0), max_state: None })
+    }
+
+    fn mirror(dir: &Path) -> Mirror {
+        Mirror::open(dir, Path::new("/gym.db")).unwrap()
+    }
+
+    /// Refreshes the mirror to `pages`, as a pull does, but for the source.
+    fn refresh(dir: &Path, mirror: &mut Mirror, pages: &Pages) -> SnapshotId {
+        let geometry = Geometry::new(PAGE_SIZE as u32, pages.len() as u32).unwrap();
+        let (known, outlet) = match mirror.state() {
+            None => {
+                let (pages, hashes) = mirror.begin().unwrap();
+                (None, Outlet::Mirror(MirrorWriter::new(pages, hashes, geometry)))
+            }
+            Some(_) => {
+                let spool = Spool::in_file(room(dir), mirror.delta());
+                let delta = DeltaWriter::new(mirror.pages().unwrap(), Compression::Zstd(1), spool).unwrap();
+                (Some(mirror.hashes().unwrap()), Outlet::Delta(Box::new(delta)))
+            }
+        };
+        let is_first = known.is_none();
+        let mut collector = Collector::new(geometry, known, outlet, None, dir);
+        for (no, page) in (1..).filter_map(PageNo::new).zip(pages) {
+            collector.page(no, page).unwrap();
+        }
+        collector.finish().unwrap();
+        let state = MirrorState { snapshot: collector.snapshot_id().unwrap(), geometry };
+        match (is_first, mirror.state() == Some(state)) {
+            (true, _) => {
+                mirror.adopt(state);
+                mirror.settle().unwrap();
+            }
+            (false, true) => {}
+            (false, false) => {
+                collector.into_spool().finish().unwrap();
+                let chain = mirror.keep(state, &room(dir));
+                mirror.fold(chain).unwrap();
+            }
+        }
+        state.snapshot
+    }
+
+    /// Everything in `view`, in batches of `count` pages; `None` when it is gone.
+    fn read(view: &mut View, count: usize) -> Option<Pages> {
+        let (mut found, mut hashes) = (Pages::new(), Vec::new());
+        let of = view.state().geometry.page_count as usize;
+        while found.len() < of {
+            let first = PageNo::new(found.len() as u32 + 1).unwrap();
+            let mut pages = vec![0; count.min(of - found.len()) * PAGE_SIZE];
+            if view.read(first, &mut pages, &mut hashes).unwrap() == Found::Gone {
+                return None;
+            }
+            let mut alone = vec![PageHash::ABSENT; hashes.len()];
+            assert_eq!(view.hashes(first, &mut alone).unwrap(), Found::All);
+            assert_eq!(alone, hashes);
+            found.extend(pages.chunks_exact(PAGE_SIZE).map(<[u8]>::to_vec));
+        }
+        Some(found)
+    }
+
+    /// What happens to a database between two snapshots.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A byte of a page.
+        Byte(usize, usize, u8),
+        /// All of a page.
+        Page(usize, u8),
+        /// So many pages are there now.
+        Resize(usize),
+        /// Two pages change places.
+        Swap(usize, usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0usize..600, 0usize..PAGE_SIZE, any::<u8>()).prop_map(|(page, at, to)| Step::Byte(page, at, to)),
+            (0usize..600, any::<u8>()).prop_map(|(page, to)| Step::Page(page, to)),
+            (1usize..600).prop_map(Step::Resize),
+            (0usize..600, 0usize..600).prop_map(|(one, other)| Step::Swap(one, other)),
+        ]
+    }
+
+    fn change(pages: &mut Pages, steps: &[Step]) {
+        for step in steps {
+            let len = pages.len();
+            match *step {
+                Step::Byte(page, at, to) => pages[page % len][at] = to,
+                Step::Page(page, to) => {
+                    pages[page % len] = (0..PAGE_SIZE).map(|i| to ^ (i * 7) as u8).collect()
+                }
+                Step::Resize(count) => {
+                    let page = |index: usize| index.to_le_bytes().repeat(PAGE_SIZE / size_of::<usize>());
+                    (len..count).for_each(|index| pages.push(page(index)));
+                    pages.truncate(count);
+                }
+                Step::Swap(one, other) => pages.swap(one % len, other % len),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn any_recent_snapshot_can_be_read(
+            rounds in prop::collection::vec(prop::collection::vec(step(), 0..40), 1..12),
+            count in 1usize..300,
+            reopened_at in 0usize..12,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut owner = mirror(dir.path());
+            let mut pages: Pages = (0..300).map(|index| vec![index as u8; PAGE_SIZE]).collect();
+            let first = refresh(dir.path(), &mut owner, &pages);
+            let mut taken = vec![(first, pages.clone())];
+            let mut views = vec![owner.view(first).unwrap().unwrap()];
+            for (round, steps) in rounds.iter().enumerate() {
+                change(&mut pages, steps);
+                let snapshot = refresh(dir.path(), &mut owner, &pages);
+                if round == reopened_at {
+                    drop(owner);
+                    owner = mirror(dir.path());
+                }
+                taken.push((snapshot, pages.clone()));
+                views.push(owner.view(snapshot).unwrap().unwrap());
+                for (view, (snapshot, pages)) in views.iter_mut().zip(&taken) {
+                    // One that was opened when it was the newest, and one that is opened now.
+                    prop_assert!(read(view, count).as_ref() == Some(pages));
+                    let mut now = owner.view(*snapshot).unwrap().unwrap();
+                    prop_assert!(read(&mut now, count).as_ref() == Some(pages));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn views_stay_what_they_are_while_others_refresh() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut owner = mirror(dir.path());
+        let mut pages: Pages = (0..2000).map(|index| vec![(index / 7) as u8; PAGE_SIZE]).collect();
+        let first = refresh(dir.path(), &mut owner, &pages);
+        let is_over = AtomicBool::new(false);
+        let (views, of_readers) = std::sync::mpsc::channel();
+        views.send((owner.view(first).unwrap().unwrap(), pages.clone())).unwrap();
+        let of_readers = std::sync::Mutex::new(of_readers);
+        std::thread::scope(|scope| {
+            let reader = || {
+                let mut reads = 0;
+                let mut mine: Vec<(View, Pages)> = Vec::new();
+                while !is_over.load(Ordering::Relaxed) || reads < 10 {
+                    mine.extend(of_readers.lock().unwrap().try_iter().take(1));
+                    for (view, pages) in &mut mine {
+                        assert!(read(view, 100).as_ref() == Some(pages), "a view of another snapshot");
+                        reads += 1;
+                    }
+                    mine.truncate(3);
+                }
+                reads
+            };
+            let readers = [scope.spawn(reader), scope.spawn(reader)];
+            for round in 0..40u32 {
+                let from = round as usize * 37;
+                let changed = |index: usize| (from + index * 11) % 1900;
+                let steps = (0..300).map(|index| match index % 3 {
+                    0 => Step::Byte(changed(index), index, round as u8),
+                    1 => Step::Page(changed(index), round as u8),
+                    _ => Step::Swap(changed(index), changed(index + 5)),
+                });
+                change(&mut pages, &steps.collect::<Vec<_>>());
+                change(&mut pages, &[Step::Resize(1900 + round as usize * 13 % 200)]);
+                let snapshot = refresh(dir.path(), &mut owner, &pages);
+                views.send((owner.view(snapshot).unwrap().unwrap(), pages.clone())).unwrap();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert!(readers.into_iter().all(|reader| reader.join().unwrap() >= 10));
+        });
+    }
+
+    #[test]
+    fn a_view_reads_on_when_its_mirror_is_discarded_and_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut owner = mirror(dir.path());
+        let mut pages: Pages = (0..100).map(|index| vec![index as u8; PAGE_SIZE]).collect();
+        let first = refresh(dir.path(), &mut owner, &pages);
+        let mut view = owner.view(first).unwrap().unwrap();
+        let before = pages.clone();
+        owner.discard().unwrap();
+        change(&mut pages, &[Step::Page(3, 9)]);
+        let second = refresh(dir.path(), &mut owner, &pages);
+        change(&mut pages, &[Step::Page(5, 9)]);
+        refresh(dir.path(), &mut owner, &pages);
+        assert_eq!(read(&mut view, 10), Some(before));
+        assert!(owner.view(first).unwrap().is_none() && owner.view(second).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_view_whose_deltas_were_dropped_or_have_rotted_is_gone() {
+        for rots in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut owner = mirror(dir.path());
+            let mut pages: Pages = (0..100).map(|index| vec![index as u8; PAGE_SIZE]).collect();
+            let first = refresh(dir.path(), &mut owner, &pages);
+            let mut view = owner.view(first).unwrap().unwrap();
+            change(&mut pages, &[Step::Page(3, 9), Step::Byte(7, 3, 3)]);
+            let second = refresh(dir.path(), &mut owner, &pages);
+            match rots {
+                true => {
+                    let kept = MirrorDir::of(dir.path(), Path::new("/gym.db")).kept(1);
+                    let mut bytes = std::fs::read(&kept).unwrap();
+                    let middle = bytes.len() / 2;
+                    bytes[middle] ^= 1;
+                    std::fs::write(&kept, bytes).unwrap();
+                }
+                false => {
+                    let none = Room::new(dir.path(), RoomLimits { reserve: Some(u64::MAX), max_state: None });
+                    owner.make_room(&none).unwrap();
+                    assert!(owner.view(first).unwrap().is_none());
+                }
+            }
+            assert_eq!(read(&mut view, 10), None);
+            assert_eq!(read(&mut owner.view(second).unwrap().unwrap(), 10), Some(pages));
+        }
+    }
+
+    #[test]
+    fn a_page_of_the_mirror_that_rots_is_noticed_and_the_mirror_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut owner = mirror(dir.path());
+        let pages: Pages = (0..100).map(|index| vec![index as u8; PAGE_SIZE]).collect();
+        let first = refresh(dir.path(), &mut owner, &pages);
+        let mut view = owner.view(first).unwrap().unwrap();
+        let file = MirrorDir::of(dir.path(), Path::new("/gym.db")).open("pages").unwrap();
+        file.write_all_at(b"rot", 4000).unwrap();
+        let mut found = vec![0; 100 * PAGE_SIZE];
+        let fault = view.read(PageNo::FIRST, &mut found, &mut Vec::new()).unwrap_err();
+        assert_eq!(fault.kind, Kind::Unproven);
+        drop(owner);
+        assert_eq!(mirror(dir.path()).state(), None);
+    }
+}

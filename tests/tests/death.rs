@@ -458,7 +458,7 @@ fn idle_mirror(state: &Path) -> (PathBuf, File) {
     let mirrors: Vec<_> = fs::read_dir(state.join("mirrors")).expect("there are mirrors").collect();
     assert_eq!(mirrors.len(), 1, "one source, one mirror");
     let mirror = mirrors[0].as_ref().expect("a folder can be read").path();
-    let lock = File::options().write(true).open(mirror.join("lock")).expect("a mirror has a lock");
+    let lock = File::options().write(true).open(mirror.join("refresh")).expect("a mirror has a lock");
     let started = Instant::now();
     while lock.try_lock().is_err() {
         assert!(started.elapsed() < Duration::from_secs(20), "the mirror is locked and nobody pulls");
@@ -532,6 +532,7 @@ fn half_folded(edge: &mut Edge<'_>) -> Option<Files> {
     let point = strace::Point::new("fsync", 4);
     let mut served = edge.serve(strace::killed_at(&point, edge.sandbox, programs::agent()));
     edge.sandbox.pull(&["--name", "gym", &served.source("gym")]);
+    idle_mirror(&edge.sandbox.state());
     assert!(
         !served.terminate().success(),
         "a fold makes its delta, its mark and the folder of both durable before its pages"
@@ -562,6 +563,11 @@ fn a_mirror_that_rots_reaches_no_copy_and_blocks_no_pull() {
             } else {
                 for _ in 0..edge.dice.between(1, 4) {
                     said.push(rot(&mirror, &earlier, &mut edge.dice));
+                }
+                for kept in fs::read_dir(mirror.join("deltas")).expect("there is such a folder").flatten() {
+                    if edge.dice.between(0, 3) == 0 {
+                        said.push(flip(&kept.path(), 20, &mut edge.dice));
+                    }
                 }
             }
         }
