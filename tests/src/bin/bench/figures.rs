@@ -58,6 +58,12 @@ pub(crate) fn quantile(figures: &[f64], share: f64) -> f64 {
     figures[((last as f64 * share).round() as usize).min(last)]
 }
 
+impl FromIterator<Option<f64>> for Figures {
+    fn from_iter<I: IntoIterator<Item = Option<f64>>>(rounds: I) -> Self {
+        Self(rounds.into_iter().collect())
+    }
+}
+
 /// Seconds.
 pub(crate) fn seconds(figure: f64) -> String {
     format!("{figure:.2}")

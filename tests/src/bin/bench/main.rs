@@ -1,7 +1,7 @@
 //! The bench: what a pull costs, beside the tools people use now, measured on real processes in one run.
 //!
 //! ```text
-//! cargo run --release -p pullback-tests --bin bench -- [cost|memory|latency|all] [--size-mb N] [--runs N] [--dir DIR]
+//! cargo run --release -p pullback-tests --bin bench -- [cost|deltas|memory|latency|all] [--size-mb N,…] [--runs N] [--dir DIR]
 //! ```
 //!
 //! It builds both programs in its own profile, makes its own seeded database, and starts the agent as a process that
@@ -9,12 +9,18 @@
 //! machine times mean little alone. A tool that is not installed, or a figure the system does not tell, is `not measured`.
 
 mod cost;
+mod deltas;
+mod disk;
 mod figures;
+mod floor;
+mod goals;
 mod latency;
 mod memory;
 mod meter;
+mod mutation;
 mod peers;
 mod place;
+mod replicas;
 mod source;
 mod table;
 
@@ -27,19 +33,19 @@ struct Arguments {
     /// What to measure
     #[arg(default_value = "all")]
     what: What,
-    /// Size of the database of `cost` and `latency`, in millions of bytes
-    #[arg(long, default_value_t = 1000)]
-    size_mb: u64,
-    /// Rounds of `cost` and `memory`
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
+    /// Sizes of the databases of `cost`, `deltas` and `latency`, in millions of bytes [default: 1000; `deltas`: 200,1000]
+    #[arg(long, value_delimiter = ',')]
+    size_mb: Vec<u64>,
+    /// Rounds of `cost`, `deltas` and `memory` [default: 3; `deltas`: 5]
+    #[arg(long)]
+    runs: Option<usize>,
     /// Rounds of `latency`
     #[arg(long, default_value_t = 10)]
     rounds: usize,
     /// Sizes of the databases of `memory`, in millions of bytes
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1000, 4000])]
     memory_mb: Vec<u64>,
-    /// Where databases, copies and the agent's state lie meanwhile; a real disk, with room for four times the size
+    /// Where databases, copies and the agent's state lie meanwhile; a real disk, with room for four times the size, `deltas` twelve
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Leave the databases in DIR, for the next run to use
@@ -51,31 +57,47 @@ struct Arguments {
 enum What {
     /// Time, CPU, bytes on the wire and bytes written, beside `.backup` with `zstd -1` and with `rsync`
     Cost,
+    /// Bytes, CPU and time of a pull after each of some mutations, against its goals and what keeps a replica up to date
+    Deltas,
     /// Peak resident memory of both programs, for small and large databases
     Memory,
     /// What a writer's commits take while pulls go on
     Latency,
-    /// All three
+    /// All of them
     All,
+}
+
+impl Arguments {
+    fn sizes_mb<'a>(&'a self, default: &'a [u64]) -> &'a [u64] {
+        if self.size_mb.is_empty() { default } else { &self.size_mb }
+    }
+
+    fn wants(&self, what: What) -> bool {
+        self.what == what || self.what == What::All
+    }
 }
 
 fn main() {
     let arguments = Arguments::parse();
     let workshop = place::Workshop::open(arguments.dir.as_deref(), arguments.keep_databases);
-    let is_wanted = |what| arguments.what == what || arguments.what == What::All;
     println!(
-        "{} processors, SQLite {}, {} rounds; times in seconds, median (least to most)",
+        "{} processors, SQLite {}; times in seconds, median (least to most)",
         std::thread::available_parallelism().map_or(0, usize::from),
         rusqlite::version(),
-        arguments.runs
     );
-    if is_wanted(What::Cost) {
-        cost::run(&workshop, arguments.size_mb, arguments.runs);
+    let runs = arguments.runs.unwrap_or(3);
+    if arguments.wants(What::Cost) {
+        arguments.sizes_mb(&[1000]).iter().for_each(|size_mb| cost::run(&workshop, *size_mb, runs));
     }
-    if is_wanted(What::Memory) {
-        memory::run(&workshop, &arguments.memory_mb, arguments.runs);
+    if arguments.wants(What::Deltas) {
+        let runs = arguments.runs.unwrap_or(5);
+        arguments.sizes_mb(&[200, 1000]).iter().for_each(|size_mb| deltas::run(&workshop, *size_mb, runs));
     }
-    if is_wanted(What::Latency) {
-        latency::run(&workshop, arguments.size_mb, arguments.rounds);
+    if arguments.wants(What::Memory) {
+        memory::run(&workshop, &arguments.memory_mb, runs);
+    }
+    if arguments.wants(What::Latency) {
+        let rounds = arguments.rounds;
+        arguments.sizes_mb(&[1000]).iter().for_each(|size_mb| latency::run(&workshop, *size_mb, rounds));
     }
 }

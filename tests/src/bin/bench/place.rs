@@ -1,8 +1,10 @@
 //! Where the bench works: a folder with databases, and places with an agent process and a store each.
 
+use crate::disk::Disk;
 use crate::meter::{self, Counters, Run};
 use crate::source;
 use pullback_tests::programs;
+use pullback_tests::relay::Relay;
 use pullback_tests::sandbox::Sandbox;
 use pullback_tests::served::Served;
 use serde_json::Value;
@@ -62,12 +64,21 @@ impl Workshop {
 
     /// A place with an empty store and an agent without state.
     pub(crate) fn place(&self) -> Place {
-        Place { sandbox: Sandbox::new_in(&self.dir) }
+        Place { disk: None, sandbox: Sandbox::new_in(&self.dir) }
+    }
+
+    /// The same with a disk of its own for the agent's state, with room for that of a database of `bytes`.
+    pub(crate) fn place_with_disk(&self, bytes: u64) -> Option<Place> {
+        let sandbox = Sandbox::new_in(&self.dir);
+        let disk = Disk::mount(&sandbox.state(), &sandbox.file("state.img"), 3 * bytes + 256 * source::MB)?;
+        Some(Place { disk: Some(disk), sandbox })
     }
 }
 
 /// A store, and the state of an agent.
 pub(crate) struct Place {
+    /// Of the state, if that has one of its own. Unmounted before the sandbox is cleared away.
+    disk: Option<Disk>,
     sandbox: Sandbox,
 }
 
@@ -77,6 +88,8 @@ pub(crate) struct Pull {
     pub(crate) puller: Run,
     /// The agent, which served nothing else, without its start.
     pub(crate) agent: Counters,
+    /// Bytes written to the disk of the agent's state, if that has one of its own.
+    pub(crate) state_disk_bytes: Option<f64>,
     json: Value,
 }
 
@@ -84,6 +97,11 @@ impl Pull {
     /// A figure in the puller's report.
     pub(crate) fn figure(&self, field: &str) -> Option<f64> {
         self.json[field].as_f64()
+    }
+
+    /// The file of the copy.
+    pub(crate) fn copy(&self) -> PathBuf {
+        PathBuf::from(self.json["path"].as_str().unwrap_or_default())
     }
 }
 
@@ -94,12 +112,39 @@ impl Place {
     pub(crate) fn pull(&self, database: &Path, verify: &str, outcome: &str) -> Pull {
         let _application = source::application(database);
         let agent = Served::start(&self.sandbox, &[("gym", database)]);
+        self.watch(&agent, agent.address(), verify, outcome)
+    }
+
+    /// The same through a relay, and the bytes that came from the agent and went to it. The agent logs nothing, so that
+    /// what it writes is its state alone; the relay makes a pull a little slower, and never faster.
+    pub(crate) fn pull_by_relay(&self, database: &Path, verify: &str, outcome: &str) -> (Pull, [f64; 2]) {
+        let _application = source::application(database);
+        let mut silent = self.sandbox.command(programs::agent());
+        silent.env("PULLBACK_AGENT_LOG", "off");
+        let agent = Served::start_by(&self.sandbox, &[("gym", database)], "reserve = \"0\"", silent);
+        let relay = Relay::to(agent.address());
+        let pull = self.watch(&agent, &relay.address(), verify, outcome);
+        (pull, [relay.from_agent() as f64, relay.to_agent() as f64])
+    }
+
+    /// Removes what agents have kept here.
+    pub(crate) fn forget(&self) {
+        let state = self.sandbox.state();
+        std::fs::remove_dir_all(&state).expect("an agent's state can be removed");
+        std::fs::create_dir(&state).expect("a folder can be made");
+    }
+
+    /// Pulls from `agent` at `address`, and sees what both programs take for it.
+    fn watch(&self, agent: &Served<'_>, address: &str, verify: &str, outcome: &str) -> Pull {
         let started = meter::at_rest(agent.pid());
-        let puller = self.pull_from(&agent, verify);
+        let written = || self.disk.as_ref().and_then(Disk::written);
+        let written_before = written();
+        let puller = self.pull_at(address, verify);
         let json: Value = serde_json::from_str(puller.stdout.trim()).unwrap_or_default();
         assert_eq!(json["outcome"], outcome, "how a pull ended: {}", puller.stdout);
         let agent = meter::at_rest(agent.pid()).since(started);
-        Pull { puller, agent, json }
+        let state_disk_bytes = written().zip(written_before).map(|(now, before)| now - before);
+        Pull { puller, agent, state_disk_bytes, json }
     }
 
     /// Starts an agent that serves `database`, for several pulls.
@@ -109,8 +154,13 @@ impl Place {
 
     /// Pulls from `agent`.
     pub(crate) fn pull_from(&self, agent: &Served<'_>, verify: &str) -> Run {
+        self.pull_at(agent.address(), verify)
+    }
+
+    fn pull_at(&self, address: &str, verify: &str) -> Run {
         let mut command = self.sandbox.command(programs::puller());
-        command.arg("--store").arg(self.sandbox.store()).arg("--json").arg("pull").arg(agent.source("gym"));
+        command.arg("--store").arg(self.sandbox.store()).arg("--json").arg("pull");
+        command.arg(format!("{address}/gym"));
         // Each agent process listens on a port of its own: the name says that they are one source.
         command.args(["--name", "gym", "--verify", verify, "--keep-last", "2"]);
         // What earlier runs left to be written is written, so that nobody's fsync pays for it.
