@@ -493,22 +493,24 @@ impl Run<'_> {
         }
     }
 
-    /// Makes `draft` durable, and then reads it back while SQLite looks at it. What SQLite says counts only if what was
+    /// Makes `draft` durable, reads it back and lets SQLite look at it, all at once. What SQLite says counts only if what was
     /// read back is the snapshot.
     fn prove(&self, draft: &mut Draft, done: Done) -> Result<(proof::ReadBack, Result<Look, Fault>), Fault> {
-        draft.sync()?;
         let (geometry, of, now) = (draft.geometry(), draft.geometry().bytes(), self.now);
         let level = judge::level(self.options.verify, of, &self.source.copies()?, now);
-        let (hashes, path) = (draft.hashes_file()?, draft.path());
+        let hashes = draft.hashes_file()?;
+        let draft = &*draft;
+        let path = draft.path();
         // Beside SQLite's full check, which takes longer, the MD5 costs no time; else it would be the dearest step of a delta.
         let want_md5 = done.md5.is_some() || level == Level::Full;
         std::thread::scope(|scope| {
             let looking = scope.spawn(move || judge::look(path, geometry, level, now));
+            let syncing = scope.spawn(|| draft.sync());
             let read =
                 proof::read_back(path, geometry, hashes, want_md5, &|bytes| self.watch.proving(bytes, of));
-            let look = looking
-                .join()
-                .unwrap_or_else(|_| Err(Fault::new(Kind::Internal, "SQLite's look at the draft panicked")));
+            let panicked = |what: &str| Fault::new(Kind::Internal, format!("{what} the draft panicked"));
+            let look = looking.join().unwrap_or_else(|_| Err(panicked("SQLite's look at")));
+            syncing.join().unwrap_or_else(|_| Err(panicked("the fsync of")))?;
             Ok((read.map_err(|error| Fault::io("the draft cannot be read back", &error))?, look))
         })
     }
