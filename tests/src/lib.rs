@@ -7,6 +7,7 @@ pub mod catalogue;
 pub mod contents;
 pub mod databases;
 pub mod dice;
+pub mod far_shell;
 pub mod folder;
 pub mod ledger;
 pub mod privilege;

@@ -1,22 +1,30 @@
 //! The bench: what a pull costs, beside the tools people use now, measured on real processes in one run.
 //!
 //! ```text
-//! cargo run --release -p pullback-tests --bin bench -- [cost|memory|latency|all] [--size-mb N] [--runs N] [--dir DIR]
+//! cargo run --release -p pullback-tests --bin bench -- [cost|memory|latency|links|stall|cut|two|all] [--size-mb N] [--runs N] [--dir DIR]
 //! ```
+//!
+//! `links`, `stall`, `cut` and `two` make slow or broken lines and are not part of `all`; `links` needs root.
 //!
 //! It builds both programs in its own profile, makes its own seeded database, and starts the agent as a process that
 //! serves on loopback. What is compared is run in turn, round after round, and ratios are taken within a round: on a busy
 //! machine times mean little alone. A tool that is not installed, or a figure the system does not tell, is `not measured`.
 
+mod across;
 mod cost;
+mod cut;
 mod figures;
 mod latency;
+mod link;
+mod links;
 mod memory;
 mod meter;
 mod peers;
 mod place;
 mod source;
+mod stall;
 mod table;
+mod two;
 
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
@@ -27,10 +35,10 @@ struct Arguments {
     /// What to measure
     #[arg(default_value = "all")]
     what: What,
-    /// Size of the database of `cost` and `latency`, in millions of bytes
+    /// Size of the database of all but `memory`, in millions of bytes
     #[arg(long, default_value_t = 1000)]
     size_mb: u64,
-    /// Rounds of `cost` and `memory`
+    /// Rounds of all but `latency`
     #[arg(long, default_value_t = 3)]
     runs: usize,
     /// Rounds of `latency`
@@ -55,7 +63,15 @@ enum What {
     Memory,
     /// What a writer's commits take while pulls go on
     Latency,
-    /// All three
+    /// Time over a slow link between two network namespaces, beside `rsync` and `sqlite3_rsync`
+    Links,
+    /// What a writer's commits take, and how its `-wal` grows, while a puller stands still for a minute
+    Stall,
+    /// What is sent again after a first copy was cut late, while a writer commits
+    Cut,
+    /// One puller at 64 KiB a second in a first copy, another that pulls every second meanwhile
+    Two,
+    /// `cost`, `memory` and `latency`
     All,
 }
 
@@ -77,5 +93,12 @@ fn main() {
     }
     if is_wanted(What::Latency) {
         latency::run(&workshop, arguments.size_mb, arguments.rounds);
+    }
+    match arguments.what {
+        What::Links => links::run(&workshop, arguments.size_mb, arguments.runs),
+        What::Stall => stall::run(&workshop, arguments.size_mb, arguments.runs),
+        What::Cut => cut::run(&workshop, arguments.size_mb, arguments.runs),
+        What::Two => two::run(&workshop, arguments.size_mb, arguments.runs),
+        What::Cost | What::Memory | What::Latency | What::All => {}
     }
 }

@@ -10,6 +10,9 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
+/// How long an agent may give no sign of life: longer than any line of the bench stands still.
+const TIMEOUT: &str = "3m";
+
 /// A folder of the bench's own, gone with the value.
 pub(crate) struct Workshop {
     dir: PathBuf,
@@ -107,16 +110,36 @@ impl Place {
         Served::start(&self.sandbox, &[("gym", database)])
     }
 
+    /// The same with more lines of configuration.
+    pub(crate) fn serve_with(&self, database: &Path, lines: &str) -> Served<'_> {
+        Served::start_with(&self.sandbox, &[("gym", database)], lines)
+    }
+
+    /// Removes the state of the agent, which is not to run.
+    pub(crate) fn forget_state(&self) {
+        std::fs::remove_dir_all(self.sandbox.state()).expect("state can be removed");
+    }
+
     /// Pulls from `agent`.
     pub(crate) fn pull_from(&self, agent: &Served<'_>, verify: &str) -> Run {
-        let mut command = self.sandbox.command(programs::puller());
-        command.arg("--store").arg(self.sandbox.store()).arg("--json").arg("pull").arg(agent.source("gym"));
-        // Each agent process listens on a port of its own: the name says that they are one source.
-        command.args(["--name", "gym", "--verify", verify, "--keep-last", "2"]);
-        // What earlier runs left to be written is written, so that nobody's fsync pays for it.
-        rustix::fs::sync();
-        let run = meter::run(&mut command).expect("puller can be started");
+        self.pull_at(&agent.source("gym"), verify)
+    }
+
+    /// Pulls from `source`, `HOST:PORT/NAME`.
+    pub(crate) fn pull_at(&self, source: &str, verify: &str) -> Run {
+        let run = self.try_pull_at(source, verify);
         assert!(run.status.success(), "a pull failed: {}", run.stdout);
         run
+    }
+
+    /// The same, for a pull that may fail.
+    pub(crate) fn try_pull_at(&self, source: &str, verify: &str) -> Run {
+        let mut command = self.sandbox.command(programs::puller());
+        command.arg("--store").arg(self.sandbox.store()).arg("--json").arg("pull").arg(source);
+        // Each agent process listens on a port of its own: the name says that they are one source.
+        command.args(["--name", "gym", "--verify", verify, "--keep-last", "2", "--timeout", TIMEOUT]);
+        // What earlier runs left to be written is written, so that nobody's fsync pays for it.
+        rustix::fs::sync();
+        meter::run(&mut command).expect("puller can be started")
     }
 }
