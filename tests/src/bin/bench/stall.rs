@@ -48,7 +48,7 @@ pub(crate) fn run(workshop: &Workshop, size_mb: u64, runs: usize) {
          stands still (goal: as if quiet)",
         STALL.as_secs()
     );
-    let head = ["", "p50", "p99", "most", "p99 ÷ quiet", "-wal at most", "the pull went on to"];
+    let head = ["", "p50", "p99", "most", "p99 ÷ quiet", "-wal at most", "how the pull ended"];
     let mut table = Table::new(title, &head);
     table.row(quiet.row("quiet", &quiet));
     for (noticed, (name, _)) in stalled.iter().zip(AGENTS) {
@@ -73,10 +73,15 @@ fn one_stall(workshop: &Workshop, database: &Path, lines: &str, seed: u64, notic
         puller.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     let json: serde_json::Value = serde_json::from_str(run.stdout.trim()).unwrap_or_default();
-    noticed.ended.push(json["outcome"].as_str().unwrap_or("?").to_owned());
-    if !run.status.success() {
-        place.pull_at(&through, "hash");
-    }
+    let ended = json["error"]["code"].as_str().or(json["outcome"].as_str()).unwrap_or("?").to_owned();
+    // Neither side waits for more than a minute; the next run goes on from what came.
+    noticed.ended.push(match run.status.success() {
+        true => ended,
+        false => {
+            place.pull_at(&through, "hash");
+            format!("{ended}, then stored")
+        }
+    });
 }
 
 impl Noticed {
@@ -102,7 +107,7 @@ impl Noticed {
             self.most.spread(micros),
             self.p99.by(&quiet.p99).spread(ratio),
             self.wal.spread(bytes),
-            self.ended.join(", "),
+            self.ended.join("; "),
         ]
     }
 }
