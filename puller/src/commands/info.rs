@@ -42,10 +42,10 @@ pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool) -> Result<u8, Fa
         ),
         false => print(&address, &reply, &database, counted_in.as_deref(), newest.as_ref())?,
     }
-    match problem {
-        Some(problem) => Err(problem),
-        None => Ok(0),
-    }
+    // What is wrong is part of the answer, which has been printed: only people are told once more.
+    let Some(problem) = problem else { return Ok(0) };
+    super::say_fault(&problem);
+    Ok(problem.kind.exit())
 }
 
 fn resolve(store: Option<&Store>, typed: &str) -> Result<(Address, Option<SourceDir>), Fault> {
