@@ -16,6 +16,11 @@ use toml::Spanned;
 /// The default port.
 pub const PORT: u16 = 7420;
 
+/// The highest level of each compression; the lowest is 1. zstd has higher ones, which take longer still and make frames of
+/// 1 MiB no smaller.
+const ZSTD_LEVEL_MAX: u32 = 19;
+const GZIP_LEVEL_MAX: u32 = 9;
+
 /// What `serve` needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -46,6 +51,7 @@ struct File {
     max_hold: Option<Seconds>,
     #[serde(default)]
     compression: CompressionWish,
+    compression_level: Option<Spanned<i64>>,
     #[serde(default)]
     reflection: bool,
     #[serde(default = "default_pulls_max")]
@@ -200,6 +206,9 @@ impl Config {
                 return Err(at(text, path.span().start, &why));
             }
         }
+        let level = file.compression_level.as_ref();
+        let compression = compression(file.compression, level.map(|level| *level.get_ref()))
+            .map_err(|why| at(text, level.map_or(0, |level| level.span().start), &why))?;
         let defaults = HoldLimits::default();
         let settings = Settings {
             state_dir: Some(file.state_dir.unwrap_or_else(default_state_dir)),
@@ -209,16 +218,28 @@ impl Config {
                 lock_wait: file.lock_wait.map_or(defaults.lock_wait, |s| s.0),
                 max_hold: file.max_hold.map(|s| s.0),
             },
-            compression: match file.compression {
-                CompressionWish::Zstd => Compression::Zstd(1),
-                CompressionWish::Gzip => Compression::Gzip,
-                CompressionWish::None => Compression::None,
-            },
+            compression,
         };
         let databases = file.database.into_iter();
         let databases =
             databases.map(|(name, database)| (name.into_inner(), database.path.into_inner())).collect();
         Ok(Self { listen, reflection: file.reflection, pulls_max: file.pulls_max, settings, databases })
+    }
+}
+
+/// The compression that is meant. Without a level, the fastest: it gains most of what there is to gain.
+fn compression(wish: CompressionWish, level: Option<i64>) -> Result<Compression, String> {
+    let up_to = |max: u32| match level.map_or(Ok(1), u32::try_from) {
+        Ok(level) if (1..=max).contains(&level) => Ok(level),
+        _ => Err(format!("`compression_level` is 1 to {max} with this `compression`")),
+    };
+    match wish {
+        CompressionWish::Zstd => up_to(ZSTD_LEVEL_MAX).map(|level| Compression::Zstd(level.cast_signed())),
+        CompressionWish::Gzip => up_to(GZIP_LEVEL_MAX).map(Compression::Gzip),
+        CompressionWish::None if level.is_some() => {
+            Err("`compression_level` means nothing with `compression = \"none\"`".to_owned())
+        }
+        CompressionWish::None => Ok(Compression::None),
     }
 }
 
@@ -289,6 +310,32 @@ mod tests {
     fn without_tls_only_loopback_is_listened_on() {
         check("listen = \"0.0.0.0:1\"\ntls = \"off\"", "loopback only");
         check("listen = \"127.0.0.1:1\"", "`tls = \"off\"` is missing");
+    }
+
+    #[track_caller]
+    fn check_compression(lines: &str, expected: Result<Compression, &str>) {
+        match (Config::parse(&format!("tls = \"off\"\n{lines}")), expected) {
+            (Ok(config), Ok(expected)) => assert_eq!(config.settings.compression, expected),
+            (Err(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
+            (found, _) => panic!("{lines}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn a_compression_has_its_own_levels_and_is_fast_without() {
+        check_compression("", Ok(Compression::Zstd(1)));
+        check_compression("compression = \"gzip\"", Ok(Compression::Gzip(1)));
+        check_compression("compression = \"none\"", Ok(Compression::None));
+        check_compression("compression_level = 19", Ok(Compression::Zstd(19)));
+        check_compression("compression = \"gzip\"\ncompression_level = 9", Ok(Compression::Gzip(9)));
+        for level in ["0", "20", "-1", "4294967297"] {
+            check_compression(&format!("compression_level = {level}"), Err("1 to 19"));
+        }
+        check_compression("compression = \"gzip\"\ncompression_level = 10", Err("1 to 9"));
+        check_compression(
+            "compression_level = 1\ncompression = \"none\"",
+            Err("line 2 (`compression_level = 1`): `compression_level` means nothing"),
+        );
     }
 
     #[test]

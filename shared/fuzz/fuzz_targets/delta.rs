@@ -116,7 +116,7 @@ fuzz_target!(|input: Input| {
     let compression = match input.compression {
         None => Compression::None,
         Some((true, level)) => Compression::Zstd(i32::from(level % 4) + 1),
-        Some((false, _)) => Compression::Gzip,
+        Some((false, level)) => Compression::Gzip(u32::from(level % 9) + 1),
     };
     let old: Vec<Vec<u8>> = input.old.iter().take(PAGES_MAX).map(|what| page(bytes, *what)).collect();
     let changes = input.new.iter().take(PAGES_MAX).enumerate();
