@@ -21,6 +21,13 @@ pub const PORT: u16 = 7420;
 const ZSTD_LEVEL_MAX: u32 = 19;
 const GZIP_LEVEL_MAX: u32 = 9;
 
+/// Pulls at once: without a word about them, and at most.
+const PULLS_DEFAULT: usize = 8;
+const PULLS_MAX: usize = 1000;
+
+/// The longest time that can be waited or held.
+const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// What `serve` needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -54,8 +61,7 @@ struct File {
     compression_level: Option<Spanned<i64>>,
     #[serde(default)]
     reflection: bool,
-    #[serde(default = "default_pulls_max")]
-    pulls_max: usize,
+    pulls_max: Option<Spanned<usize>>,
     #[serde(default)]
     database: BTreeMap<Spanned<String>, Database>,
 }
@@ -91,10 +97,6 @@ enum CompressionWish {
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], PORT))
-}
-
-fn default_pulls_max() -> usize {
-    8
 }
 
 /// A number of bytes: an integer, or text such as "64 MiB" or "1GiB".
@@ -164,7 +166,11 @@ impl TryFrom<Number> for Seconds {
                 }
             }
         };
-        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| wrong.to_owned())
+        match Duration::try_from_secs_f64(seconds) {
+            Ok(time) if time <= TIME_MAX => Ok(Self(time)),
+            Ok(_) => Err("no more than 7 days can be waited or held".to_owned()),
+            Err(_) => Err(wrong.to_owned()),
+        }
     }
 }
 
@@ -206,6 +212,10 @@ impl Config {
                 return Err(at(text, path.span().start, &why));
             }
         }
+        let pulls_max = file.pulls_max.as_ref().map_or(PULLS_DEFAULT, |pulls| *pulls.get_ref());
+        if let Some(pulls) = file.pulls_max.filter(|_| !(1..=PULLS_MAX).contains(&pulls_max)) {
+            return Err(at(text, pulls.span().start, &format!("`pulls_max` is 1 to {PULLS_MAX}")));
+        }
         let level = file.compression_level.as_ref();
         let compression = compression(file.compression, level.map(|level| *level.get_ref()))
             .map_err(|why| at(text, level.map_or(0, |level| level.span().start), &why))?;
@@ -223,7 +233,7 @@ impl Config {
         let databases = file.database.into_iter();
         let databases =
             databases.map(|(name, database)| (name.into_inner(), database.path.into_inner())).collect();
-        Ok(Self { listen, reflection: file.reflection, pulls_max: file.pulls_max, settings, databases })
+        Ok(Self { listen, reflection: file.reflection, pulls_max, settings, databases })
     }
 }
 
