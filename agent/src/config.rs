@@ -295,6 +295,7 @@ pub fn default_config_path() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[track_caller]
     fn check(text: &str, expected: &str) {
@@ -357,5 +358,33 @@ mod tests {
         let config = Config::parse("tls = \"off\"\nlock_wait = \"500ms\"\nmax_hold = 2").unwrap();
         assert_eq!(config.settings.hold.lock_wait, Duration::from_millis(500));
         assert_eq!(config.settings.hold.max_hold, Some(Duration::from_secs(2)));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_is_read_or_refused(
+            lines in prop::collection::vec(
+                prop_oneof![
+                    "(tls|listen|state_dir|mirror|compression|reflection|path) = (\"[a-zé\\\\/0-9.:]{0,12}\"?|-?[0-9]{1,20}|true|)",
+                    "(reserve|max_state|lock_wait|max_hold|pulls_max|compression_level) = (\"[0-9.]{0,25} ?[a-zKMG]{0,3}\"|-?[0-9.e]{1,20}|nan|inf)",
+                    "\\[database\\.(gym|\"\\PC{0,70}\")\\]",
+                    "\\PC{0,20}",
+                ],
+                0..6,
+            ),
+        ) {
+            let text = format!("tls = \"off\"\n{}", lines.join("\n"));
+            match Config::parse(&text) {
+                // What a pull adds to the clock does not go beyond what a clock can tell.
+                Ok(config) => {
+                    let hold = config.settings.hold;
+                    prop_assert!(hold.lock_wait <= TIME_MAX && hold.max_hold.is_none_or(|time| time <= TIME_MAX));
+                    prop_assert!((1..=PULLS_MAX).contains(&config.pulls_max));
+                    prop_assert!(config.listen.ip().is_loopback());
+                    prop_assert!(config.databases.values().all(|path| path.is_absolute()));
+                }
+                Err(why) => prop_assert!(why.starts_with("line "), "{why}"),
+            }
+        }
     }
 }
