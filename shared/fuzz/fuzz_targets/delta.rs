@@ -5,7 +5,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use pullback_fuzz::{Pages, open};
 use pullback_shared::frame::{Compression, Encoding, Frame, FrameBuilder, Kind, xor};
-use pullback_shared::page::{Geometry, PageHash, PageNo};
+use pullback_shared::page::{Geometry, PageHash, PageNo, PageSize};
 use pullback_shared::wire::{Event, decode_frame, encode_stored_frame};
 
 /// Pages of one snapshot, at most.
@@ -52,37 +52,39 @@ fn new_page(size: usize, change: &Change, old: &[Vec<u8>], index: usize) -> Vec<
     }
 }
 
-/// What leads from `old` to `new`, as an agent would tell it: moved where a page stands elsewhere, a patch where there is
-/// an old page and `patches` says so, plain otherwise.
+/// What leads from `old` to `new`, as an agent would tell it: moved where a page stands elsewhere, a patch of two of three
+/// others that have an old page, plain otherwise.
 fn frames(size: u32, old: &[Vec<u8>], new: &[Vec<u8>], compression: Compression) -> Vec<Frame> {
-    let geometry = Geometry::new(size, new.len() as u32).expect("a geometry of SQLite's");
-    let builder = |kind| FrameBuilder::new(geometry.page_size, kind, compression).expect("a builder");
-    let (mut plain, mut patch, mut moved) =
-        (builder(Kind::Plain), builder(Kind::Patch), builder(Kind::Moved));
-    let mut made = Vec::new();
-    for (index, page) in new.iter().enumerate() {
-        if old.get(index) == Some(page) {
-            continue;
-        }
-        let (no, hash) = (PageNo::new(index as u32 + 1).expect("1 or more"), PageHash::of(page));
-        let elsewhere = old.iter().position(|other| other == page);
-        let full = match (elsewhere, old.get(index)) {
-            (Some(from), _) => {
-                moved.push_moved(no, PageNo::new(from as u32 + 1).expect("1 or more"), page, hash)
-            }
-            (None, Some(before)) if index % 3 != 2 => {
-                let mut differences = page.clone();
-                xor(&mut differences, before);
-                patch.push(no, &differences, hash)
-            }
-            _ => plain.push(no, page, hash),
+    let size = PageSize::new(size).expect("a page size of SQLite's");
+    let (mut made, mut builders) =
+        (Vec::new(), [Kind::Plain, Kind::Patch, Kind::Moved].map(|kind| (kind, None)));
+    for (index, page) in new.iter().enumerate().filter(|(index, page)| old.get(*index) != Some(*page)) {
+        let (no, hash) = (number(index), PageHash::of(page));
+        let from = old.iter().position(|other| other == page).map(number);
+        let patch = old.get(index).filter(|_| index % 3 != 2).map(|before| {
+            let mut patch = page.clone();
+            xor(&mut patch, before);
+            patch
+        });
+        let which = if from.is_some() { 2 } else { usize::from(patch.is_some()) };
+        // Made when it is needed: the room for its frames takes longer than most deltas.
+        let (kind, builder) = &mut builders[which];
+        let builder =
+            builder.get_or_insert_with(|| FrameBuilder::new(size, *kind, compression).expect("a builder"));
+        let full = match (from, patch) {
+            (Some(from), _) => builder.push_moved(no, from, page, hash),
+            (None, patch) => builder.push(no, patch.as_ref().unwrap_or(page), hash),
         };
         made.extend(full.expect("a page fits into a frame"));
     }
-    for mut builder in [plain, patch, moved] {
+    for builder in builders.iter_mut().filter_map(|(_, builder)| builder.as_mut()) {
         made.extend(builder.finish().expect("a frame can be finished"));
     }
     made
+}
+
+fn number(index: usize) -> PageNo {
+    PageNo::new(index as u32 + 1).expect("1 or more")
 }
 
 /// What `frame` is for the puller: without hashes, and moved pages without their content.
