@@ -93,6 +93,9 @@ fn info_says_what_a_pull_would_move() {
         said(&format!("{} of {pages} pages, at most ", looked["changed_pages"]));
         let pulled = sandbox.pull(&[name]).succeeds("stored");
         assert_eq!(looked["changed_pages"], pulled.json["changed_pages"], "{looked}\n{}", pulled.ran);
+        // Looking has not made it dearer. What goes around the frames is counted as received, too.
+        let received = pulled.json["bytes_received"].as_u64().expect("a number of bytes");
+        assert!(Some(received) < moves(&looked).2.map(|bytes| bytes + 8192), "{looked}\n{}", pulled.ran);
 
         connection.execute_batch("PRAGMA journal_mode = DELETE; PRAGMA page_size = 1024; VACUUM").unwrap();
         let rewritten = info();
