@@ -28,6 +28,15 @@ struct Shape {
     page_size: u32,
 }
 
+impl Shape {
+    /// The shape of a draft of `len` bytes, from the bytes of its `draft-new.json`, if they can be those of one draft.
+    fn geometry(json: &[u8], len: u64) -> Option<Geometry> {
+        let shape: Self = serde_json::from_slice(json).ok()?;
+        let page_count = u32::try_from(len / u64::from(shape.page_size.max(512))).ok()?;
+        Geometry::new(shape.page_size, page_count).filter(|shape| shape.bytes() == len)
+    }
+}
+
 /// Bytes of neighbouring pages that are written at once. More is no faster anywhere, and slower where Linux takes larger
 /// stretches of memory for its page cache then: 1 MiB at once took two to four times as long as 128 KiB on ext4.
 const RUN_BYTES: usize = 128 * 1024;
@@ -83,10 +92,8 @@ impl Draft {
     pub fn resume(source: &SourceDir) -> Option<Self> {
         let dir = source.copies_dir();
         let (db_path, pages_path) = (dir.join("draft-new.db"), dir.join("draft-new.pages"));
-        let shape: Shape = serde_json::from_slice(&fs::read(dir.join("draft-new.json")).ok()?).ok()?;
-        let len = fs::metadata(&db_path).ok()?.len();
-        let page_count = u32::try_from(len / u64::from(shape.page_size.max(512))).ok()?;
-        let geometry = Geometry::new(shape.page_size, page_count).filter(|shape| shape.bytes() == len)?;
+        let shape = fs::read(dir.join("draft-new.json")).ok()?;
+        let geometry = Shape::geometry(&shape, fs::metadata(&db_path).ok()?.len())?;
         let (db, pages) = (open(&db_path).ok()?, open(&pages_path).ok()?);
         let hashes = HashList::new(pages, geometry.page_count);
         let mut draft = Self {
@@ -353,5 +360,30 @@ fn no_room(dir: &Path, geometry: Geometry, error: &io::Error) -> Fault {
         io::ErrorKind::StorageFull if free < geometry.bytes() => full(dir, geometry.bytes(), free),
         // A disk can also run out of files, or of what a quota leaves.
         _ => Fault::io(format!("the draft in `{}`", dir.display()), error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_draft_that_is_gone_on_from_has_whole_pages(
+            json in prop_oneof![
+                any::<u32>().prop_map(|size| format!("{{\"page_size\":{size}}}").into_bytes()),
+                (0u32..20).prop_map(|shift| format!("{{\"page_size\":{}}}", 1u32 << shift).into_bytes()),
+                "[\\[\\]{}:\",0-9a-z_ -]{0,40}".prop_map(String::into_bytes),
+                prop::collection::vec(any::<u8>(), 0..40),
+            ],
+            len in prop_oneof![any::<u64>(), (0u64..20, 0u64..20_000).prop_map(|(shift, count)| count << shift)],
+        ) {
+            if let Some(geometry) = Shape::geometry(&json, len) {
+                prop_assert_eq!(geometry.bytes(), len);
+                let again = serde_json::to_vec(&Shape { page_size: geometry.page_size.get() }).unwrap();
+                prop_assert_eq!(Shape::geometry(&again, len), Some(geometry));
+            }
+        }
     }
 }

@@ -143,9 +143,8 @@ pub fn plan(
     full: bool,
     timeout: Duration,
 ) -> Result<Planned, Fault> {
-    let copies = source.map_or(Ok(Vec::new()), SourceDir::copies)?;
-    let newest = copies.iter().rfind(|copy| !full && source.is_some_and(|source| can_be_base(source, copy)));
-    let (base, hashes) = match (source, newest) {
+    let newest = source.filter(|_| !full).map_or(Ok(None), newest_base)?;
+    let (base, hashes) = match (source, &newest) {
         (Some(source), Some(copy)) => {
             let (geometry, snapshot) = shape(copy)?;
             let hashes = open_hashes(source, copy)?;
@@ -167,7 +166,7 @@ pub fn plan(
             Event::Done(done) => {
                 let offer: Offer =
                     offer.ok_or_else(|| Fault::new(Kind::Protocol, "an end before an offer"))?;
-                let unchanged = newest.is_some_and(|copy| is_snapshot(copy, done.snapshot));
+                let unchanged = newest.as_ref().is_some_and(|copy| is_snapshot(copy, done.snapshot));
                 let transfer = match (unchanged, &offer.full_because) {
                     (true, _) => "none",
                     (false, None) => "delta",
@@ -186,6 +185,11 @@ pub fn plan(
             }
         }
     }
+}
+
+/// The newest copy in `source` that a pull may build upon.
+pub fn newest_base(source: &SourceDir) -> Result<Option<StoredCopy>, Fault> {
+    Ok(source.copies()?.into_iter().rfind(|copy| can_be_base(source, copy)))
 }
 
 impl Run<'_> {
@@ -240,8 +244,7 @@ impl Run<'_> {
         mut draft: Option<Draft>,
         sums: &mut Sums,
     ) -> Result<Arrived, Fault> {
-        let copies = self.source.copies()?;
-        let mut base = copies.into_iter().rfind(|copy| !self.options.full && can_be_base(self.source, copy));
+        let mut base = if self.options.full { None } else { newest_base(self.source)? };
         let (mut proofs_failed, mut rounds_without_progress, mut fewest_missing) = (0, 0, u32::MAX);
         for _ in 0..ROUNDS_MAX {
             let round = self.round(client, base.as_ref(), draft.take(), sums);
@@ -351,7 +354,7 @@ impl Run<'_> {
             return Ok(Some(copy));
         }
         sums.notes.push(format!("copy {} has rotted on this disk", copy.id));
-        Ok(self.source.copies()?.into_iter().rfind(|copy| can_be_base(self.source, copy)))
+        newest_base(self.source)
     }
 
     /// One call: what leads from the base, or from the draft of an earlier round, to the newest snapshot. No draft comes back
