@@ -24,8 +24,12 @@ pub const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// Calls at once on one connection.
 const STREAMS_MAX: u32 = 16;
 
-/// A connection over which nothing goes is asked for a sign of life after this time.
+/// A connection over which nothing comes is asked for a sign of life after this time.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How long the sign of life may take: it waits behind all that was sent before, and the system alone keeps megabytes for a
+/// slow line. A call whose puller is gone ends sooner, by [`crate::call::PULLER_WAIT`].
+const KEEPALIVE_WAIT: Duration = Duration::from_secs(600);
 
 /// Running pulls get this long to end after the signal to stop.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -37,7 +41,7 @@ fn builder() -> Server {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_WAIT))
         .tcp_nodelay(true)
 }
 
