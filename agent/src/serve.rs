@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 /// Bytes of an HTTP/2 frame.
 pub const HTTP2_FRAME: u32 = 256 * 1024;
@@ -42,7 +42,6 @@ fn builder() -> Server {
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_WAIT))
-        .tcp_nodelay(true)
 }
 
 /// Serves `config` on `listener` until `stop` is done; then running pulls have a few seconds to end.
@@ -73,7 +72,9 @@ pub async fn serve(
         .add_service(health_service)
         .add_optional_service(reflection.transpose()?);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+    // Said here: what a builder says of sockets does not reach those of a listener that is handed over.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = router.serve_with_incoming_shutdown(incoming, async move {
         stop.await;
         let _ = stopping.send(());
     });

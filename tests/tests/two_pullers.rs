@@ -1,10 +1,7 @@
-//! A puller over a slow line comes to its end, however slow, and does not stand in the way of another one.
+//! Several pullers of one agent do not stand in one another's way, however slow one of them is.
 
 use pullback_tests::contents;
-use pullback_tests::databases;
-use pullback_tests::relay::Relay;
 use pullback_tests::sandbox::Sandbox;
-use pullback_tests::served::Served;
 use pullback_tests::two_pullers::{self, Setting};
 use std::time::Duration;
 
@@ -32,17 +29,4 @@ fn a_slow_first_copy_and_a_pull_every_second_both_come_to_their_end() {
     for pulled in &outcome.fast[1..] {
         assert_ne!(pulled.transfer, "full", "{}", pulled.ran);
     }
-}
-
-#[test]
-fn a_line_in_whose_buffers_data_waits_for_half_a_minute_is_not_given_up() {
-    let sandbox = Sandbox::new().with_limit(Duration::from_secs(400));
-    let source = sandbox.db("gym.db");
-    databases::gym(&source, 42_000_000, 4096);
-    let served = Served::start(&sandbox, &[("gym", &source)]);
-    let relay = Relay::to(served.address());
-    // Linux keeps 4 MiB for a line, and a sign of life waits behind them, as it does in front of an ssh tunnel.
-    relay.pace(Some(90_000));
-    let pulled = sandbox.pull(&[&format!("{}/gym", relay.address())]).succeeds("stored");
-    contents::assert_equal(&source, &pulled.path);
 }
