@@ -13,6 +13,12 @@ const SETTING: Setting = Setting {
     max_state: 64 * 1024 * 1024,
 };
 
+/// For a page of which a row changed, as a patch: half of this. Whole, it is nearly twice as much.
+const RECEIVED_PER_PAGE_MAX: u64 = 700;
+
+/// Of such a pull: a name, and no list of page hashes, which alone would be 60 kB.
+const SENT_MAX: u64 = 2_000;
+
 #[test]
 fn a_slow_first_copy_and_a_pull_every_second_both_come_to_their_end() {
     let sandbox = Sandbox::new().with_limit(Duration::from_secs(300));
@@ -27,6 +33,11 @@ fn a_slow_first_copy_and_a_pull_every_second_both_come_to_their_end() {
             .query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
     assert_eq!(checked.as_deref(), Ok("ok"));
     for pulled in &outcome.fast[1..] {
+        let count = |field: &str| pulled.json[field].as_u64().expect("bytes are counted");
+        let (received, sent) = (count("bytes_received"), count("bytes_sent"));
         assert_ne!(pulled.transfer, "full", "{}", pulled.ran);
+        let received_max = RECEIVED_PER_PAGE_MAX * count("changed_pages") + 10_000;
+        assert!(received <= received_max && sent <= SENT_MAX, "{}", pulled.ran);
+        assert!(!pulled.json["notes"].to_string().contains("without its mirror"), "{}", pulled.ran);
     }
 }
