@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 /// Bytes of an HTTP/2 frame.
 pub const HTTP2_FRAME: u32 = 256 * 1024;
@@ -24,8 +24,12 @@ pub const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// Calls at once on one connection.
 const STREAMS_MAX: u32 = 16;
 
-/// A connection over which nothing goes is asked for a sign of life after this time.
+/// A connection over which nothing comes is asked for a sign of life after this time.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How long the sign of life may take: it waits behind all that was sent before, and the system alone keeps megabytes for a
+/// slow line. A call whose puller is gone ends sooner, by [`crate::call::PULLER_WAIT`].
+const KEEPALIVE_WAIT: Duration = Duration::from_secs(600);
 
 /// Running pulls get this long to end after the signal to stop.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -37,8 +41,7 @@ fn builder() -> Server {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .tcp_nodelay(true)
+        .http2_keepalive_timeout(Some(KEEPALIVE_WAIT))
 }
 
 /// Serves `config` on `listener` until `stop` is done; then running pulls have a few seconds to end.
@@ -69,7 +72,9 @@ pub async fn serve(
         .add_service(health_service)
         .add_optional_service(reflection.transpose()?);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+    // Said here: what a builder says of sockets does not reach those of a listener that is handed over.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = router.serve_with_incoming_shutdown(incoming, async move {
         stop.await;
         let _ = stopping.send(());
     });

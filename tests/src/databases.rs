@@ -51,6 +51,18 @@ pub fn visits_in_the_wal(path: &Path, visits: i64) -> Connection {
     db
 }
 
+/// Adds a table of `bytes` bytes that do not compress.
+pub fn add_noise(path: &Path, bytes: u64) {
+    let db = Connection::open(path).expect("a database can be opened");
+    db.execute_batch("CREATE TABLE noise(body BLOB); BEGIN").expect("a table can be made");
+    let mut dice = Dice::new(5);
+    for _ in 0..bytes / NOISE_BYTES {
+        let body = dice.bytes(NOISE_BYTES as usize);
+        db.execute("INSERT INTO noise VALUES (?1)", [body]).expect("a row can be written");
+    }
+    db.execute_batch("COMMIT").expect("a transaction can be committed");
+}
+
 /// A database a little above 1 GiB, with rows on both sides of the lock-byte page, which SQLite never uses. In 64 KiB
 /// pages, nearly all of them zero, so that it is quick to make and to send.
 pub fn above_one_gib(path: &Path) {
@@ -80,6 +92,9 @@ pub fn create(path: &Path, settings: &str) -> Connection {
 
 /// What one visit takes up in all, with its part of the indexes and of the members.
 const VISIT_BYTES: u64 = 104;
+/// Of a row of noise.
+const NOISE_BYTES: u64 = 100_000;
+
 const VISITS_A_MONTH: i64 = 5_000;
 
 const GYM: &str = "

@@ -2,7 +2,6 @@
 //! application writes.
 
 use crate::databases;
-use crate::dice::Dice;
 use crate::relay::Relay;
 use crate::room;
 use crate::sandbox::{Pulled, Sandbox, wait_until};
@@ -46,9 +45,6 @@ const PULL_EVERY: Duration = Duration::from_secs(1);
 /// Between two commits.
 const COMMIT_EVERY: Duration = Duration::from_millis(20);
 
-/// Of a row of noise.
-const NOISE_BYTES: u64 = 100_000;
-
 /// Pulls so, in `sandbox`. Every second copy of the fast puller is taken while no commit happens, and panics unless it is
 /// what the local door gives then; so does the slow puller's, of the state in which it began.
 #[track_caller]
@@ -56,7 +52,7 @@ pub fn run(sandbox: &Sandbox, setting: Setting) -> Outcome {
     let db = sandbox.db("gym.db");
     databases::gym(&db, setting.bytes, 4096);
     if setting.noise_bytes > 0 {
-        make_noise(&db, setting.noise_bytes);
+        databases::add_noise(&db, setting.noise_bytes);
     }
     let lines = format!("max_state = {}", setting.max_state);
     let served = Served::start_with(sandbox, &[("gym", &db)], &lines);
@@ -64,18 +60,6 @@ pub fn run(sandbox: &Sandbox, setting: Setting) -> Outcome {
     let ((slow, slow_seconds, fast), state_bytes_max) =
         room::largest(state, || both(sandbox, &db, &served, setting.bytes_per_second));
     Outcome { slow, slow_seconds, fast, state_bytes_max }
-}
-
-fn make_noise(db: &Path, bytes: u64) {
-    let db = Connection::open(db).expect("a gym can be opened");
-    let sql = "CREATE TABLE noise(body BLOB); BEGIN";
-    db.execute_batch(sql).expect("a table can be made");
-    let mut dice = Dice::new(5);
-    for _ in 0..bytes / NOISE_BYTES {
-        let body = dice.bytes(NOISE_BYTES as usize);
-        db.execute("INSERT INTO noise VALUES (?1)", [body]).expect("a row can be written");
-    }
-    db.execute_batch("COMMIT").expect("a transaction can be committed");
 }
 
 fn both(

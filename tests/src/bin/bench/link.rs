@@ -3,6 +3,7 @@
 //!
 //! Only root on Linux can make one. It is gone with the value; what a bench that was killed left is cleared by the next.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -143,12 +144,17 @@ fn enter(_namespace: &File) {
     unreachable!("BUG: a namespace where there are none");
 }
 
-/// Removes namespaces of benches that are no more.
+/// Removes namespaces of benches that are no more, and what runs in them.
 fn clear_leftovers() {
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.rsplit_once('-')).map(|(_, pid)| pid);
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let inside = Command::new("ip").args(["netns", "pids", &name]).output();
+            let inside = inside.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+            for pid in inside.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+            }
             let _ = ip(&["netns", "del", &name]);
         }
     }
