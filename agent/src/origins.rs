@@ -129,3 +129,48 @@ fn hash(bytes: &[u8]) -> u64 {
     let mixed = mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed ^ (mixed >> 32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A leaf of a table of 4096 bytes, with these rows of 50 bytes.
+    fn leaf(rows: std::ops::Range<u64>) -> Vec<u8> {
+        let mut page = vec![0; 4096];
+        page[0] = 13;
+        page[4] = (rows.end - rows.start) as u8;
+        for (index, row) in rows.enumerate() {
+            let start = 4096 - 50 * (index + 1);
+            page[8 + 2 * index..][..2].copy_from_slice(&(start as u16).to_be_bytes());
+            page[start..start + 8].copy_from_slice(&row.to_be_bytes());
+        }
+        page
+    }
+
+    #[test]
+    fn a_page_is_found_by_any_that_holds_part_of_it() {
+        for kept in [1, KEPT_OF_A_PAGE_MAX] {
+            let least = |rows, count| Least::new(count).of(&leaf(rows)).to_vec();
+            let found = (0..1000).filter(|number| {
+                let first = number * 60;
+                // Its rows are in these two pages now.
+                let sought = [first - first % 70, first - first % 70 + 70]
+                    .map(|first| least(first..first + 70, SOUGHT_OF_A_PAGE))
+                    .concat();
+                least(first..first + 60, kept).iter().any(|hash| sought.contains(hash))
+            });
+            let found = found.count();
+            assert!(found > 990, "{found} of 1000 with {kept} hashes a page");
+        }
+    }
+
+    #[test]
+    fn the_least_hashes_of_a_page_are_few_and_each_counts_once() {
+        let all = Least::new(1000).of(&leaf(0..70)).to_vec();
+        assert_eq!(all.len(), 70);
+        assert!(all.is_sorted());
+        assert_eq!(Least::new(5).of(&leaf(0..70)), &all[..5]);
+        assert_eq!(Least::new(5).of(&[0; 4096]).len(), 1);
+        assert_eq!(Least::new(5).of(&[13; 2]).len(), 1);
+    }
+}
