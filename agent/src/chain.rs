@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 /// The version of the files of a mirror; another one is discarded.
 const FORMAT: u32 = 2;
 
-/// Kept deltas, at most.
-pub const KEPT_MAX: usize = 64;
+/// Kept deltas, at most. Whoever reads the oldest snapshot has them all open, and several may.
+pub const KEPT_MAX: usize = 48;
 
 /// Bytes of all kept deltas together, at most: this, or where that is more the share of the mirror's own.
 pub const KEPT_BYTES_MIN: u64 = 8 * 1024 * 1024;

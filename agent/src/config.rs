@@ -16,6 +16,18 @@ use toml::Spanned;
 /// The default port.
 pub const PORT: u16 = 7420;
 
+/// The highest level of each compression; the lowest is 1. zstd has higher ones, which take longer still and make frames of
+/// 1 MiB no smaller.
+const ZSTD_LEVEL_MAX: u32 = 19;
+const GZIP_LEVEL_MAX: u32 = 9;
+
+/// Pulls at once: without a word about them, and at most.
+const PULLS_DEFAULT: usize = 8;
+const PULLS_MAX: usize = 1000;
+
+/// The longest time that can be waited or held.
+const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// What `serve` needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -46,10 +58,10 @@ struct File {
     max_hold: Option<Seconds>,
     #[serde(default)]
     compression: CompressionWish,
+    compression_level: Option<Spanned<i64>>,
     #[serde(default)]
     reflection: bool,
-    #[serde(default = "default_pulls_max")]
-    pulls_max: usize,
+    pulls_max: Option<Spanned<usize>>,
     #[serde(default)]
     database: BTreeMap<Spanned<String>, Database>,
 }
@@ -85,10 +97,6 @@ enum CompressionWish {
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], PORT))
-}
-
-fn default_pulls_max() -> usize {
-    8
 }
 
 /// A number of bytes: an integer, or text such as "64 MiB" or "1GiB".
@@ -158,7 +166,11 @@ impl TryFrom<Number> for Seconds {
                 }
             }
         };
-        Duration::try_from_secs_f64(seconds).map(Self).map_err(|_| wrong.to_owned())
+        match Duration::try_from_secs_f64(seconds) {
+            Ok(time) if time <= TIME_MAX => Ok(Self(time)),
+            Ok(_) => Err("no more than 7 days can be waited or held".to_owned()),
+            Err(_) => Err(wrong.to_owned()),
+        }
     }
 }
 
@@ -200,6 +212,13 @@ impl Config {
                 return Err(at(text, path.span().start, &why));
             }
         }
+        let pulls_max = file.pulls_max.as_ref().map_or(PULLS_DEFAULT, |pulls| *pulls.get_ref());
+        if let Some(pulls) = file.pulls_max.filter(|_| !(1..=PULLS_MAX).contains(&pulls_max)) {
+            return Err(at(text, pulls.span().start, &format!("`pulls_max` is 1 to {PULLS_MAX}")));
+        }
+        let level = file.compression_level.as_ref();
+        let compression = compression(file.compression, level.map(|level| *level.get_ref()))
+            .map_err(|why| at(text, level.map_or(0, |level| level.span().start), &why))?;
         let defaults = HoldLimits::default();
         let settings = Settings {
             state_dir: Some(file.state_dir.unwrap_or_else(default_state_dir)),
@@ -209,16 +228,28 @@ impl Config {
                 lock_wait: file.lock_wait.map_or(defaults.lock_wait, |s| s.0),
                 max_hold: file.max_hold.map(|s| s.0),
             },
-            compression: match file.compression {
-                CompressionWish::Zstd => Compression::Zstd(1),
-                CompressionWish::Gzip => Compression::Gzip,
-                CompressionWish::None => Compression::None,
-            },
+            compression,
         };
         let databases = file.database.into_iter();
         let databases =
             databases.map(|(name, database)| (name.into_inner(), database.path.into_inner())).collect();
-        Ok(Self { listen, reflection: file.reflection, pulls_max: file.pulls_max, settings, databases })
+        Ok(Self { listen, reflection: file.reflection, pulls_max, settings, databases })
+    }
+}
+
+/// The compression that is meant. Without a level, the fastest: it gains most of what there is to gain.
+fn compression(wish: CompressionWish, level: Option<i64>) -> Result<Compression, String> {
+    let up_to = |max: u32| match level.map_or(Ok(1), u32::try_from) {
+        Ok(level) if (1..=max).contains(&level) => Ok(level),
+        _ => Err(format!("`compression_level` is 1 to {max} with this `compression`")),
+    };
+    match wish {
+        CompressionWish::Zstd => up_to(ZSTD_LEVEL_MAX).map(|level| Compression::Zstd(level.cast_signed())),
+        CompressionWish::Gzip => up_to(GZIP_LEVEL_MAX).map(Compression::Gzip),
+        CompressionWish::None if level.is_some() => {
+            Err("`compression_level` means nothing with `compression = \"none\"`".to_owned())
+        }
+        CompressionWish::None => Ok(Compression::None),
     }
 }
 
@@ -264,6 +295,7 @@ pub fn default_config_path() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[track_caller]
     fn check(text: &str, expected: &str) {
@@ -291,6 +323,32 @@ mod tests {
         check("listen = \"127.0.0.1:1\"", "`tls = \"off\"` is missing");
     }
 
+    #[track_caller]
+    fn check_compression(lines: &str, expected: Result<Compression, &str>) {
+        match (Config::parse(&format!("tls = \"off\"\n{lines}")), expected) {
+            (Ok(config), Ok(expected)) => assert_eq!(config.settings.compression, expected),
+            (Err(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
+            (found, _) => panic!("{lines}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn a_compression_has_its_own_levels_and_is_fast_without() {
+        check_compression("", Ok(Compression::Zstd(1)));
+        check_compression("compression = \"gzip\"", Ok(Compression::Gzip(1)));
+        check_compression("compression = \"none\"", Ok(Compression::None));
+        check_compression("compression_level = 19", Ok(Compression::Zstd(19)));
+        check_compression("compression = \"gzip\"\ncompression_level = 9", Ok(Compression::Gzip(9)));
+        for level in ["0", "20", "-1", "4294967297"] {
+            check_compression(&format!("compression_level = {level}"), Err("1 to 19"));
+        }
+        check_compression("compression = \"gzip\"\ncompression_level = 10", Err("1 to 9"));
+        check_compression(
+            "compression_level = 1\ncompression = \"none\"",
+            Err("line 2 (`compression_level = 1`): `compression_level` means nothing"),
+        );
+    }
+
     #[test]
     fn sizes_and_times_are_numbers_or_text() {
         check(
@@ -300,5 +358,33 @@ mod tests {
         let config = Config::parse("tls = \"off\"\nlock_wait = \"500ms\"\nmax_hold = 2").unwrap();
         assert_eq!(config.settings.hold.lock_wait, Duration::from_millis(500));
         assert_eq!(config.settings.hold.max_hold, Some(Duration::from_secs(2)));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_is_read_or_refused(
+            lines in prop::collection::vec(
+                prop_oneof![
+                    "(tls|listen|state_dir|mirror|compression|reflection|path) = (\"[a-zé\\\\/0-9.:]{0,12}\"?|-?[0-9]{1,20}|true|)",
+                    "(reserve|max_state|lock_wait|max_hold|pulls_max|compression_level) = (\"[0-9.]{0,25} ?[a-zKMG]{0,3}\"|-?[0-9.e]{1,20}|nan|inf)",
+                    "\\[database\\.(gym|\"\\PC{0,70}\")\\]",
+                    "\\PC{0,20}",
+                ],
+                0..6,
+            ),
+        ) {
+            let text = format!("tls = \"off\"\n{}", lines.join("\n"));
+            match Config::parse(&text) {
+                // What a pull adds to the clock does not go beyond what a clock can tell.
+                Ok(config) => {
+                    let hold = config.settings.hold;
+                    prop_assert!(hold.lock_wait <= TIME_MAX && hold.max_hold.is_none_or(|time| time <= TIME_MAX));
+                    prop_assert!((1..=PULLS_MAX).contains(&config.pulls_max));
+                    prop_assert!(config.listen.ip().is_loopback());
+                    prop_assert!(config.databases.values().all(|path| path.is_absolute()));
+                }
+                Err(why) => prop_assert!(why.starts_with("line "), "{why}"),
+            }
+        }
     }
 }

@@ -102,16 +102,19 @@ impl Mirror {
     }
 
     /// Drops the kept deltas where they would leave too little room for a refresh.
-    pub fn make_room(&mut self, room: &Room) -> Result<(), Fault> {
-        let Some(chain) = self.chain.as_mut().filter(|chain| !chain.kept.is_empty()) else { return Ok(()) };
+    pub fn make_room(&mut self, room: &Room) {
+        let Some(chain) = self.chain.as_mut().filter(|chain| !chain.kept.is_empty()) else { return };
         if room.left() >= chain.newest.geometry.bytes() / ROOM_SHARE {
-            return Ok(());
+            return;
         }
         tracing::info!(dir = %self.dir.path().display(), "the kept deltas are dropped to make room");
         chain.kept.clear();
+        // The files first: a disk that is full takes a new chain only then, and a chain whose files are gone is mended.
         let dropped =
-            self.dir.write_chain("state.json", chain).and_then(|()| self.dir.remove_kept_but(Some(chain)));
-        dropped.map_err(|error| self.io(&error))
+            self.dir.remove_kept_but(Some(chain)).and_then(|()| self.dir.write_chain("state.json", chain));
+        if let Err(error) = dropped {
+            tracing::warn!(%error, "the kept deltas cannot be dropped in good order");
+        }
     }
 
     /// Makes the file that the frames of a refresh go to.

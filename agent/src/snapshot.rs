@@ -175,7 +175,7 @@ impl Held {
 impl Pull<'_> {
     /// A pull with the mirror, or how to do it without; then nothing was sent.
     fn with_mirror(&self, mut mirror: Mirror, base: Have) -> Result<Option<Instead>, Fault> {
-        mirror.make_room(&self.settings.room())?;
+        mirror.make_room(&self.settings.room());
         let hold = self.source.hold(self.settings.hold)?;
         match mirror.state() {
             None => self.first(mirror, hold, base),

@@ -79,7 +79,7 @@ impl View {
     ) -> Result<Found, Fault> {
         let size = self.state.geometry.page_size.as_usize();
         for is_last_try in [false, true] {
-            let _lock = self.dir.lock_for_reading().map_err(|error| failed(&error))?;
+            let Some(_lock) = self.lock()? else { return Ok(Found::Gone) };
             if self.catch_up(is_last_try)? == Found::Gone {
                 return Ok(Found::Gone);
             }
@@ -105,10 +105,19 @@ impl View {
 
     /// Reads the hashes of the pages from `first` on, as many as `hashes` has.
     pub fn hashes(&mut self, first: PageNo, hashes: &mut [PageHash]) -> Result<Found, Fault> {
-        let _lock = self.dir.lock_for_reading().map_err(|error| failed(&error))?;
+        let Some(_lock) = self.lock()? else { return Ok(Found::Gone) };
         match self.catch_up(false)? {
             Found::All => self.fill(first, hashes, None),
             Found::Gone => Ok(Found::Gone),
+        }
+    }
+
+    /// `None` where somebody stands still with the lock in hand.
+    fn lock(&self) -> Result<Option<File>, Fault> {
+        match self.dir.lock_for_reading() {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(failed(&error)),
         }
     }
 
@@ -444,7 +453,7 @@ mod tests {
                 }
                 false => {
                     let none = Room::new(dir.path(), RoomLimits { reserve: Some(u64::MAX), max_state: None });
-                    owner.make_room(&none).unwrap();
+                    owner.make_room(&none);
                     assert!(owner.view(first).unwrap().is_none());
                 }
             }

@@ -62,7 +62,7 @@ impl Address {
         match () {
             () if bare.is_empty() => Err(wrong("the host is missing")),
             () if bare.starts_with('-') => Err(wrong("a host does not begin with `-`")),
-            () if bare.chars().any(|c| c.is_control() || c.is_whitespace()) => Err(wrong("that is no host")),
+            () if bare.chars().any(is_in_no_host) => Err(wrong("that is no host")),
             () if database.is_empty() => Err(wrong("the database's name is missing")),
             () => Ok(Self::Service { host: bare.to_owned(), port, database: database.to_owned() }),
         }
@@ -98,6 +98,11 @@ impl fmt::Display for Address {
             }
         }
     }
+}
+
+/// Brackets stand around an IPv6 address and `~` before a path: in a host they would be read as these the next time.
+fn is_in_no_host(c: char) -> bool {
+    c.is_control() || c.is_whitespace() || "[]~".contains(c)
 }
 
 /// The absolute path, with links resolved as far as the file is there.
@@ -141,6 +146,7 @@ pub fn folder_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[track_caller]
     fn check(typed: &str, expected: &str) {
@@ -167,6 +173,8 @@ mod tests {
         check("-oProxyCommand=x:1/gym", "usage");
         check("pi:/home/pi/a.db", "usage: `pi:/home/pi/a.db` is an ssh address");
         check("ssh://pi/a.db", "usage");
+        check("[~]:1/gym", "usage: `[~]:1/gym`: that is no host");
+        check("[[pi]]:1/gym", "usage: `[[pi]]:1/gym`: that is no host");
         check("gym", "name");
         check("raspberry-pi/gym", "name");
     }
@@ -182,5 +190,26 @@ mod tests {
             assert!(!name.contains(['/', '\0', '\n']), "{hostile:?}: {name:?}");
         }
         assert_eq!(folder_name("회원.db"), "회원.db");
+    }
+
+    proptest! {
+        #[test]
+        fn a_source_is_found_again_by_its_key(
+            typed in prop_oneof![
+                "[a-z~./:\\[\\]0-9@ -]{1,30}",
+                "[a-z\\[\\]:~.-]{1,12}:[0-9]{1,5}/\\PC{1,12}",
+                "\\PC{0,30}",
+            ],
+        ) {
+            let Ok(Some(address)) = Address::parse(&typed) else { return Ok(()) };
+            let (host, stem) = address.folder();
+            for name in [host, stem] {
+                prop_assert!(!name.is_empty() && name.len() <= 64 && !name.starts_with(['.', '-']), "{name:?}");
+                prop_assert!(!name.contains(['/', '\0', '\n']), "{name:?}");
+            }
+            if let Address::Service { .. } = &address {
+                prop_assert_eq!(Address::parse(&address.to_string()).unwrap(), Some(address));
+            }
+        }
     }
 }

@@ -103,7 +103,7 @@ pub(crate) struct Pull {
 pub(crate) enum Command {
     /// Pull a proven copy of each source into the store
     Pull(Pull),
-    /// Say what is there now: sizes, journal, pages, tables, disk
+    /// Say what is there now: sizes, journal, pages, tables, disk, and what a pull would move
     Info {
         /// A source; none: what the store holds
         source: Option<String>,

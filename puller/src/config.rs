@@ -39,12 +39,15 @@ impl Config {
                 );
             }
         };
-        toml::from_str(&text).map_err(|error| {
+        Self::parse(&text).map_err(|why| wrong(why).hint("doc/operations.md lists the keys"))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start.min(text.len()));
             let line = text[..start].matches('\n').count() + 1;
             let source = text.lines().nth(line - 1).unwrap_or_default().trim();
-            wrong(format!("line {line} (`{}`): {}", printable(source, 80), error.message()))
-                .hint("doc/operations.md lists the keys")
+            format!("line {line} (`{}`): {}", printable(source, 80), error.message())
         })
     }
 }
@@ -67,4 +70,28 @@ pub fn known_stores() -> PathBuf {
 fn xdg(variable: &str, below_home: &str) -> PathBuf {
     let set = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     set.unwrap_or_else(|| std::env::home_dir().unwrap_or_else(|| PathBuf::from("/")).join(below_home))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_is_read_or_refused_with_its_line(
+            lines in prop::collection::vec(
+                prop_oneof![
+                    "(store|verify|keep-last|keep-days|keep) = (\"[a-zé\\\\/]{0,8}\"?|-?[0-9]{1,20}|[0-9.e]{1,9}|true|\\[\\]|)",
+                    "\\PC{0,20}",
+                    "\\[\\[?[a-z.\"]{0,8}\\]?\\]?",
+                ],
+                0..6,
+            ),
+        ) {
+            if let Err(why) = Config::parse(&lines.join("\n")) {
+                prop_assert!(why.starts_with("line "), "{why}");
+            }
+        }
+    }
 }

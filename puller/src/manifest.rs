@@ -178,6 +178,7 @@ impl Manifest {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     pub(crate) fn manifest(sequence: u64) -> Manifest {
         Manifest {
@@ -217,6 +218,95 @@ pub(crate) mod tests {
                 rotten[at] ^= 1u8 << bit;
                 assert!(Manifest::from_bytes(&rotten).is_err(), "bit {bit} of byte {at}");
             }
+        }
+    }
+
+    /// A manifest's file whose fields are `rest`, with the check value they should have.
+    fn sealed(rest: &str) -> Vec<u8> {
+        let check = blake3::hash(rest.as_bytes()).to_hex();
+        format!("{{\n  \"blake3\": \"{check}\",\n{rest}").into_bytes()
+    }
+
+    /// Values that a field might have in a release that is not this one.
+    fn value() -> impl Strategy<Value = serde_json::Value> {
+        use serde_json::json;
+        prop_oneof![
+            any::<i64>().prop_map(|n| json!(n)),
+            any::<u64>().prop_map(|n| json!(n)),
+            any::<f64>().prop_map(|n| json!(n)),
+            ".{0,70}".prop_map(|s| json!(s)),
+            "[0-9a-f]{64}".prop_map(|s| json!(s)),
+            Just(json!(null)),
+            Just(json!(["ok"])),
+            Just(json!({"level": "full", "at": "2026-11-21T09:00:00Z", "result": "damaged", "findings": []})),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_lies_in_a_manifests_place_is_read_or_refused(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            text in "\\PC{0,200}",
+        ) {
+            for rest in [text.clone(), format!("{}\n}}", text)] {
+                prop_assert!(Manifest::from_bytes(&sealed(&rest)).is_err());
+                prop_assert!(Manifest::from_bytes(rest.as_bytes()).is_err());
+            }
+            prop_assert!(Manifest::from_bytes(&bytes).is_err());
+        }
+
+        #[test]
+        fn a_manifest_with_another_field_is_read_or_refused(
+            field in any::<prop::sample::Index>(),
+            inner in any::<prop::sample::Index>(),
+            value in value(),
+        ) {
+            let mut json = serde_json::to_value(manifest(1)).unwrap();
+            let fields = json.as_object_mut().unwrap();
+            let name = fields.keys().nth(field.index(fields.len())).unwrap().clone();
+            match fields[&name].as_object_mut().filter(|inner| !inner.is_empty()) {
+                Some(object) => {
+                    let name = object.keys().nth(inner.index(object.len())).unwrap().clone();
+                    object[&name] = value;
+                }
+                None => fields[&name] = value,
+            }
+            let text = serde_json::to_string_pretty(&json).unwrap();
+            if let Ok(mut read) = Manifest::from_bytes(&sealed(text.strip_prefix("{\n").unwrap())) {
+                // What is asked of a manifest is answered, whatever stands in it.
+                if let Some(geometry) = read.geometry() {
+                    prop_assert_eq!(geometry.bytes(), read.bytes);
+                }
+                let _ = (read.snapshot_id(), read.checked(), read.passed_full());
+                // The last digit of a number that no hold takes may differ.
+                read.transfer.held_seconds = 0.5;
+                prop_assert_eq!(Manifest::from_bytes(&read.to_bytes()), Ok(read));
+            }
+        }
+
+        #[test]
+        fn a_manifest_goes_there_and_back(
+            sequence in any::<u64>(),
+            texts in prop::collection::vec(".{0,50}", 6),
+            numbers in any::<[u32; 4]>(),
+            millis in 0u32..10_000_000,
+            accepted in any::<bool>(),
+        ) {
+            let mut written = manifest(sequence);
+            written.copy = texts[0].clone();
+            written.source.path = texts[1].clone();
+            written.md5 = Some(texts[2].clone());
+            written.transfer.full_because = Some(texts[3].clone());
+            written.transfer.held_seconds = f64::from(millis) / 1024.0;
+            written.source.uid = numbers[0];
+            written.page_count = numbers[1];
+            written.contents = Contents { tables: Some(numbers[2].into()), used_pages: numbers[3] };
+            written.accepted = accepted;
+            for level in [Level::Hash, Level::Full] {
+                let findings = texts[4..].to_vec();
+                written.record(Check { level, at: written.taken_at, result: Verdict::Damaged, findings });
+            }
+            prop_assert_eq!(Manifest::from_bytes(&written.to_bytes()), Ok(written));
         }
     }
 }

@@ -143,9 +143,8 @@ pub fn plan(
     full: bool,
     timeout: Duration,
 ) -> Result<Planned, Fault> {
-    let copies = source.map_or(Ok(Vec::new()), SourceDir::copies)?;
-    let newest = copies.iter().rfind(|copy| !full && source.is_some_and(|source| can_be_base(source, copy)));
-    let (base, hashes) = match (source, newest) {
+    let newest = source.filter(|_| !full).map_or(Ok(None), newest_base)?;
+    let (base, hashes) = match (source, &newest) {
         (Some(source), Some(copy)) => {
             let (geometry, snapshot) = shape(copy)?;
             let hashes = open_hashes(source, copy)?;
@@ -167,7 +166,7 @@ pub fn plan(
             Event::Done(done) => {
                 let offer: Offer =
                     offer.ok_or_else(|| Fault::new(Kind::Protocol, "an end before an offer"))?;
-                let unchanged = newest.is_some_and(|copy| is_snapshot(copy, done.snapshot));
+                let unchanged = newest.as_ref().is_some_and(|copy| is_snapshot(copy, done.snapshot));
                 let transfer = match (unchanged, &offer.full_because) {
                     (true, _) => "none",
                     (false, None) => "delta",
@@ -186,6 +185,11 @@ pub fn plan(
             }
         }
     }
+}
+
+/// The newest copy in `source` that a pull may build upon.
+pub fn newest_base(source: &SourceDir) -> Result<Option<StoredCopy>, Fault> {
+    Ok(source.copies()?.into_iter().rfind(|copy| can_be_base(source, copy)))
 }
 
 impl Run<'_> {
@@ -240,8 +244,7 @@ impl Run<'_> {
         mut draft: Option<Draft>,
         sums: &mut Sums,
     ) -> Result<Arrived, Fault> {
-        let copies = self.source.copies()?;
-        let mut base = copies.into_iter().rfind(|copy| !self.options.full && can_be_base(self.source, copy));
+        let mut base = if self.options.full { None } else { newest_base(self.source)? };
         let (mut proofs_failed, mut rounds_without_progress, mut fewest_missing) = (0, 0, u32::MAX);
         for _ in 0..ROUNDS_MAX {
             let round = self.round(client, base.as_ref(), draft.take(), sums);
@@ -351,7 +354,7 @@ impl Run<'_> {
             return Ok(Some(copy));
         }
         sums.notes.push(format!("copy {} has rotted on this disk", copy.id));
-        Ok(self.source.copies()?.into_iter().rfind(|copy| can_be_base(self.source, copy)))
+        newest_base(self.source)
     }
 
     /// One call: what leads from the base, or from the draft of an earlier round, to the newest snapshot. No draft comes back
@@ -493,22 +496,24 @@ impl Run<'_> {
         }
     }
 
-    /// Makes `draft` durable, and then reads it back while SQLite looks at it. What SQLite says counts only if what was
+    /// Makes `draft` durable, reads it back and lets SQLite look at it, all at once. What SQLite says counts only if what was
     /// read back is the snapshot.
     fn prove(&self, draft: &mut Draft, done: Done) -> Result<(proof::ReadBack, Result<Look, Fault>), Fault> {
-        draft.sync()?;
         let (geometry, of, now) = (draft.geometry(), draft.geometry().bytes(), self.now);
         let level = judge::level(self.options.verify, of, &self.source.copies()?, now);
-        let (hashes, path) = (draft.hashes_file()?, draft.path());
+        let hashes = draft.hashes_file()?;
+        let draft = &*draft;
+        let path = draft.path();
         // Beside SQLite's full check, which takes longer, the MD5 costs no time; else it would be the dearest step of a delta.
         let want_md5 = done.md5.is_some() || level == Level::Full;
         std::thread::scope(|scope| {
             let looking = scope.spawn(move || judge::look(path, geometry, level, now));
+            let syncing = scope.spawn(|| draft.sync());
             let read =
                 proof::read_back(path, geometry, hashes, want_md5, &|bytes| self.watch.proving(bytes, of));
-            let look = looking
-                .join()
-                .unwrap_or_else(|_| Err(Fault::new(Kind::Internal, "SQLite's look at the draft panicked")));
+            let panicked = |what: &str| Fault::new(Kind::Internal, format!("{what} the draft panicked"));
+            let look = looking.join().unwrap_or_else(|_| Err(panicked("SQLite's look at")));
+            syncing.join().unwrap_or_else(|_| Err(panicked("the fsync of")))?;
             Ok((read.map_err(|error| Fault::io("the draft cannot be read back", &error))?, look))
         })
     }

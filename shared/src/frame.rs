@@ -15,8 +15,8 @@ pub enum Compression {
     None,
     /// One zstd frame, of this level when made.
     Zstd(i32),
-    /// One gzip member.
-    Gzip,
+    /// One gzip member, of this level when made.
+    Gzip(u32),
 }
 
 /// How the pages of a frame are told.
@@ -147,7 +147,7 @@ impl Frame {
                     .map_err(|_| FrameError::Compression { name: "zstd" })?;
                 bytes.truncate(made);
             }
-            Compression::Gzip => {
+            Compression::Gzip(_) => {
                 let reader = flate2::read::GzDecoder::new(self.payload.as_ref());
                 reader
                     .take(len as u64 + 1)
@@ -192,7 +192,7 @@ pub enum Kind {
 enum Compressor {
     None,
     Zstd(i32, Box<zstd::bulk::Compressor<'static>>),
-    Gzip,
+    Gzip(u32),
 }
 
 impl FrameBuilder {
@@ -200,7 +200,7 @@ impl FrameBuilder {
     pub fn new(page_size: PageSize, kind: Kind, compression: Compression) -> Result<Self, FrameError> {
         let compressor = match compression {
             Compression::None => Compressor::None,
-            Compression::Gzip => Compressor::Gzip,
+            Compression::Gzip(level) => Compressor::Gzip(level),
             Compression::Zstd(level) => Compressor::Zstd(
                 level,
                 Box::new(
@@ -274,9 +274,10 @@ impl FrameBuilder {
         let (compression, payload) = match &mut self.compressor {
             Compressor::None => return Ok((Compression::None, self.pages.clone())),
             Compressor::Zstd(level, zstd) => (Compression::Zstd(*level), zstd.compress(&self.pages)),
-            Compressor::Gzip => {
-                let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                (Compression::Gzip, gzip.write_all(&self.pages).and_then(|()| gzip.finish()))
+            Compressor::Gzip(level) => {
+                let strength = flate2::Compression::new(*level);
+                let mut gzip = flate2::write::GzEncoder::new(Vec::new(), strength);
+                (Compression::Gzip(*level), gzip.write_all(&self.pages).and_then(|()| gzip.finish()))
             }
         };
         let payload = payload.map_err(|_| FrameError::Compression { name: "frame" })?;
@@ -395,14 +396,14 @@ mod tests {
             kind in 0usize..3,
         ) {
             let pages: Pages = numbers.iter().map(|n| (*n, vec![byte.wrapping_add(*n as u8); 512])).collect();
-            let compression = [Compression::None, Compression::Zstd(1), Compression::Gzip][kind];
+            let compression = [Compression::None, Compression::Zstd(1), Compression::Gzip(1)][kind];
             let found: Pages = build(&pages, compression).iter().flat_map(|f| read(f, 10_000).unwrap()).collect();
             prop_assert_eq!(found, pages);
         }
 
         #[test]
         fn a_changed_frame_is_noticed(at in any::<prop::sample::Index>(), bit in 0u32..8, kind in 0usize..3) {
-            let compression = [Compression::None, Compression::Zstd(1), Compression::Gzip][kind];
+            let compression = [Compression::None, Compression::Zstd(1), Compression::Gzip(1)][kind];
             let pages: Pages = (1..20).map(|n| (n, (0..512).map(|i| (i * n) as u8).collect())).collect();
             let mut frame = build(&pages, compression).remove(0);
             let mut payload = frame.payload.to_vec();
@@ -439,7 +440,7 @@ mod tests {
                 let index = page.index(new.len());
                 new[index][at] = byte;
             }
-            let compression = [Compression::None, Compression::Zstd(1), Compression::Gzip][kind];
+            let compression = [Compression::None, Compression::Zstd(1), Compression::Gzip(1)][kind];
             let geometry = Geometry::new(512, old.len() as u32).unwrap();
             for (from, to) in [(&old, &new), (&new, &old)] {
                 let mut builder = FrameBuilder::new(geometry.page_size, Kind::Patch, compression).unwrap();

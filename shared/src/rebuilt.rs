@@ -196,7 +196,7 @@ mod tests {
             assert_eq!(read(&with(vec![1; count]), &old), refused);
         }
         assert!(matches!(read(&with(vec![1, 6]), &old), Err(FrameError::Base { .. })));
-        let gzip = Frame { compression: Compression::Gzip, ..whole.clone() };
+        let gzip = Frame { compression: Compression::Gzip(1), ..whole.clone() };
         assert_eq!(read(&gzip, &old), Err(FrameError::Compression { name: "zstd" }));
         // At the edge.
         let decoded = |from: Vec<u32>| {

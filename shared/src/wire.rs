@@ -211,7 +211,7 @@ pub fn encode_stored_frame(frame: Frame) -> pb::Frame {
     let compression = match frame.compression {
         Compression::None => pb::Compression::None,
         Compression::Zstd(_) => pb::Compression::Zstd,
-        Compression::Gzip => pb::Compression::Gzip,
+        Compression::Gzip(_) => pb::Compression::Gzip,
     };
     let numbers = |pages: Vec<PageNo>| pages.into_iter().map(PageNo::get).collect();
     let (encoding, moved_from, rebuilt_from) = match frame.encoding {
@@ -248,7 +248,7 @@ pub fn decode_frame(frame: pb::Frame) -> Result<Frame, Fault> {
     let compression = match frame.compression() {
         pb::Compression::None => Compression::None,
         pb::Compression::Zstd => Compression::Zstd(0),
-        pb::Compression::Gzip => Compression::Gzip,
+        pb::Compression::Gzip => Compression::Gzip(0),
         pb::Compression::Unspecified => return Err(broken("a frame with an unknown compression")),
     };
     let odd = !frame.runs.len().is_multiple_of(2) || !frame.hashes.len().is_multiple_of(PageHash::LEN);

@@ -14,7 +14,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Served<'a> {
     sandbox: &'a Sandbox,
-    settings: String,
+    lines: String,
+    databases: String,
     address: String,
     child: Child,
 }
@@ -33,7 +34,7 @@ impl<'a> Served<'a> {
     #[track_caller]
     pub fn start_with(sandbox: &'a Sandbox, databases: &[(&str, &Path)], lines: &str) -> Self {
         let command = sandbox.command(programs::agent());
-        Self::start_by(sandbox, databases, &format!("reserve = \"0\"\n{lines}"), command)
+        Self::start_by(sandbox, databases, &with_reserve(lines), command)
     }
 
     /// The same with `lines` only, so that `reserve` has its default, and by a `command` to which the arguments of the
@@ -45,12 +46,12 @@ impl<'a> Served<'a> {
         lines: &str,
         command: Command,
     ) -> Self {
-        let mut settings = format!("state_dir = {}\ntls = \"off\"\n{lines}\n", toml(&sandbox.state()));
+        let mut tables = String::new();
         for (name, path) in databases {
-            settings += &format!("\n[database.{name}]\npath = {}\n", toml(path));
+            tables += &format!("\n[database.{name}]\npath = {}\n", toml(path));
         }
-        let (child, address) = launch(sandbox, command, "127.0.0.1:0", &settings);
-        Self { sandbox, settings, address, child }
+        let (child, address) = launch(sandbox, command, "127.0.0.1:0", lines, &tables);
+        Self { sandbox, lines: lines.to_owned(), databases: tables, address, child }
     }
 
     /// How puller spells the database called `name`: `127.0.0.1:PORT/NAME`.
@@ -92,7 +93,15 @@ impl<'a> Served<'a> {
     pub fn restart(&mut self) {
         self.kill9();
         let command = self.sandbox.command(programs::agent());
-        (self.child, self.address) = launch(self.sandbox, command, &self.address, &self.settings);
+        (self.child, self.address) =
+            launch(self.sandbox, command, &self.address, &self.lines, &self.databases);
+    }
+
+    /// The same with other lines of configuration than those it was started with.
+    #[track_caller]
+    pub fn restart_with(&mut self, lines: &str) {
+        self.lines = with_reserve(lines);
+        self.restart();
     }
 }
 
@@ -105,10 +114,22 @@ impl Drop for Served<'_> {
     }
 }
 
+fn with_reserve(lines: &str) -> String {
+    format!("reserve = \"0\"\n{lines}")
+}
+
 #[track_caller]
-fn launch(sandbox: &Sandbox, mut command: Command, listen: &str, settings: &str) -> (Child, String) {
+fn launch(
+    sandbox: &Sandbox,
+    mut command: Command,
+    listen: &str,
+    lines: &str,
+    databases: &str,
+) -> (Child, String) {
     let config = sandbox.file("agent.toml");
-    fs::write(&config, format!("listen = \"{listen}\"\n{settings}")).expect("a configuration can be written");
+    let state = toml(&sandbox.state());
+    let text = format!("listen = \"{listen}\"\nstate_dir = {state}\ntls = \"off\"\n{lines}\n{databases}");
+    fs::write(&config, text).expect("a configuration can be written");
     let log = File::options().create(true).append(true).open(log_file(sandbox)).expect("a log can be opened");
     command.arg("serve").arg("--config").arg(&config).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().expect("the agent can be started");

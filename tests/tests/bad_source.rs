@@ -59,6 +59,17 @@ fn tells(ran: &Ran, (code, exit, number, says): Refusal) {
 }
 
 #[test]
+fn a_look_at_what_is_no_database_is_one_object_with_its_error() {
+    let sandbox = sandbox();
+    let source = sandbox.db("gym.db");
+    fs::write(&source, "dear").unwrap();
+    let served = Served::start(&sandbox, &[("gym", &source)]);
+    for name in ["./gym.db", &served.source("gym")] {
+        tells(&sandbox.puller(&["info", "--json", name]), NOT_A_DATABASE);
+    }
+}
+
+#[test]
 fn a_file_that_is_not_there_is_missing() {
     let sandbox = sandbox();
     check(&sandbox, &sandbox.db("gym.db"), ("missing", 7, "P07", "there is no such file"));

@@ -161,6 +161,9 @@ fn a_wrong_configuration_of_the_agent_is_named_with_its_line_and_key() {
     check("tls = \"off\"\nmirror = \"maybe\"\n", "line 2 ", "mirror");
     check("tls = \"off\"\npulls_max = -1\n", "line 2 ", "pulls_max");
     check("tls = \"off\"\nlock_wait = \"soon\"\n", "line 2 ", "lock_wait");
+    check("tls = \"off\"\ncompression = \"lz4\"\n", "line 2 ", "compression");
+    check("tls = \"off\"\ncompression_level = \"best\"\n", "line 2 ", "compression_level");
+    check("tls = \"off\"\ncompression_level = 3.5\n", "line 2 ", "compression_level");
     check("tls = \"on\"\n", "line 1 ", "tls");
     check("tls = \"off\"\ntls = \"off\"\n", "line 2 ", "tls");
     check("tls = \"off\"\n[database.gym]\npath = 7\n", "line 3 ", "path");
@@ -172,11 +175,21 @@ fn a_wrong_configuration_of_the_agent_is_named_with_its_line_and_key() {
 /// Each of these is well formed, and still cannot be meant.
 #[test]
 fn a_configuration_of_the_agent_that_cannot_be_meant_is_named_with_its_line_and_key() {
-    let check = |text, place, key| check_config(Reads::Agent, text, place, key);
+    let check = |text: &str, place, key| check_config(Reads::Agent, text, place, key);
     check("tls = \"off\"\nlisten = \"0.0.0.0:7420\"\n", "line 2 ", "listen");
     check("tls = \"off\"\n\n[database.gym]\npath = \"gym.db\"\n", "line 4 ", "path");
     check("tls = \"off\"\n[database.\"../gym\"]\npath = \"/gym.db\"\n", "line 2 ", "../gym");
     check("tls = \"off\"\n[database.\"\"]\npath = \"/gym.db\"\n", "line 2 ", "database");
+    check("tls = \"off\"\ncompression_level = 20\n", "line 2 ", "`compression_level` is 1 to 19");
+    check("compression = \"gzip\"\ntls = \"off\"\ncompression_level = 0\n", "line 3 ", "compression_level");
+    check("tls = \"off\"\ncompression_level = 1\ncompression = \"none\"\n", "line 2 ", "compression_level");
+    for pulls in ["0", "1001", "9223372036854775807"] {
+        check(&format!("tls = \"off\"\npulls_max = {pulls}\n"), "line 2 ", "`pulls_max` is 1 to 1000");
+    }
+    for time in ["9223372036854775807", "1e300", "\"9999999h\""] {
+        check(&format!("tls = \"off\"\nmax_hold = {time}\n"), "line 2 ", "max_hold");
+        check(&format!("tls = \"off\"\nlock_wait = {time}\n"), "line 2 ", "lock_wait");
+    }
     check("listen = \"127.0.0.1:0\"\n", "", "`tls = \"off\"` is missing");
 }
 

@@ -2,9 +2,11 @@
 
 use pullback_tests::contents;
 use pullback_tests::databases;
+use pullback_tests::ledger;
 use pullback_tests::relay::Relay;
 use pullback_tests::sandbox::Sandbox;
 use pullback_tests::served::Served;
+use pullback_tests::writer::Writer;
 use rusqlite::Connection;
 use std::path::Path;
 
@@ -63,6 +65,69 @@ fn a_first_copy_that_was_cut_late_sends_little_again() {
 #[test]
 fn a_first_copy_that_was_cut_goes_on_with_an_agent_that_forgot_everything() {
     check(6, true, 6);
+}
+
+/// What happens to the agent between a pull that was cut and the next one.
+#[derive(Clone, Copy, Debug)]
+enum Meanwhile {
+    Nothing,
+    Restarted,
+    StateDeleted,
+}
+
+/// Cuts a first copy at nine tenths of its bytes while an application writes, and pulls again while it goes on.
+#[track_caller]
+fn check_under_a_writer(meanwhile: Meanwhile) {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 24_000_000, 4096);
+    let mut served = Served::start(&sandbox, &[("gym", &source)]);
+    let relay = Relay::to(served.address());
+    let through = format!("{}/gym", relay.address());
+    let whole = sandbox.pull(&[served.source("gym").as_str(), "--name", "measure"]).succeeds("stored");
+    let bytes = whole.json["bytes_received"].as_u64().expect("bytes are counted");
+    // VACUUM rewrites every page: what the source becomes is to be near to what was received.
+    let app = Writer::start(&source, &["--journal", "wal", "--no-vacuum", "--pause-ms", "200"]);
+    relay.cut_after(Some(bytes * 9 / 10));
+    sandbox.pull(&[through.as_str(), "--name", "cut"]).fails("lost", 5);
+    app.commits(3);
+    match meanwhile {
+        Meanwhile::Nothing => {}
+        Meanwhile::Restarted => served.restart(),
+        Meanwhile::StateDeleted => {
+            served.kill9();
+            std::fs::remove_dir_all(sandbox.state()).expect("state can be removed");
+            served.restart();
+        }
+    }
+    relay.cut_after(None);
+    let told = app.newest();
+    let pulled = sandbox.pull(&[through.as_str(), "--name", "cut"]).succeeds("stored");
+    let received = relay.from_agent();
+    // The last frames of what came were not whole, and the application rewrote some pages.
+    assert!(
+        received * 10 <= bytes * 4,
+        "{received} of {bytes} were sent again ({meanwhile:?}): {}",
+        pulled.ran
+    );
+    let copied = ledger::check(&pulled.path);
+    assert!(copied.seq >= told, "{copied} was copied though {told} was made before");
+    app.confirm(copied);
+}
+
+#[test]
+fn a_first_copy_that_was_cut_late_goes_on_while_an_application_writes() {
+    check_under_a_writer(Meanwhile::Nothing);
+}
+
+#[test]
+fn a_first_copy_that_was_cut_late_goes_on_with_an_agent_that_was_restarted() {
+    check_under_a_writer(Meanwhile::Restarted);
+}
+
+#[test]
+fn a_first_copy_that_was_cut_late_goes_on_with_an_agent_whose_state_is_gone() {
+    check_under_a_writer(Meanwhile::StateDeleted);
 }
 
 #[test]

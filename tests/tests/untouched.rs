@@ -3,6 +3,7 @@
 
 use pullback_tests::dice::Dice;
 use pullback_tests::privilege::{self, NOBODY};
+use pullback_tests::room::{largest, used};
 use pullback_tests::sandbox::{Pulled, Sandbox, wait};
 use pullback_tests::served::Served;
 use pullback_tests::small_disk::SmallDisk;
@@ -17,7 +18,6 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything is waited for that should come at once.
@@ -321,37 +321,6 @@ fn another_user_than_the_owner_is_told_whom_to_run_as_and_makes_nothing() {
 /// The notes of a pull.
 fn notes(pulled: &Pulled) -> String {
     pulled.json["notes"].to_string()
-}
-
-/// Bytes below `dir`, as they lie on the disk.
-fn used(dir: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    let of = |path: PathBuf| match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_dir() => used(&path),
-        Ok(metadata) => metadata.blocks() * 512,
-        Err(_) => 0,
-    };
-    entries.flatten().map(|entry| of(entry.path())).sum()
-}
-
-/// Calls `look` again and again while `act` runs, and gives the largest it saw.
-fn largest<T>(look: impl Fn() -> u64 + Sync, act: impl FnOnce() -> T) -> (T, u64) {
-    let (over, seen) = (AtomicBool::new(false), AtomicU64::new(0));
-    let done = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                seen.fetch_max(look(), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        });
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
-        over.store(true, Ordering::Relaxed);
-        done
-    });
-    match done {
-        Ok(done) => (done, seen.into_inner()),
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
 }
 
 /// Rewrites about `bytes` of a database with what does not compress.

@@ -1,4 +1,4 @@
-//! `puller info`: what is there now, asked of the agent; without a source, what the store holds.
+//! `puller info`: what is there now and what a pull would move, asked of the agent; without a source, what the store holds.
 
 use super::text;
 use crate::cli::Cli;
@@ -8,6 +8,7 @@ use pullback_shared::text::printable;
 use puller::address::Address;
 use puller::client::Client;
 use puller::proof;
+use puller::pull;
 use puller::source_dir::{SourceDir, StoredCopy};
 use puller::store::Store;
 use serde_json::{Value, json};
@@ -17,34 +18,98 @@ use std::time::Duration;
 /// How long an agent may give no sign of life while it is asked.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What there is to say of one source.
+struct Look {
+    address: Address,
+    reply: pb::InfoReply,
+    database: pb::DatabaseInfo,
+    /// What the rows of its tables were counted in.
+    counted_in: Option<String>,
+    newest: Option<StoredCopy>,
+    /// What a pull would move; `None` where the database cannot be read now.
+    moves: Option<Moves>,
+    /// Why it cannot.
+    problem: Option<Fault>,
+}
+
+/// What a pull would move, in the words of `pull --dry-run`.
+struct Moves {
+    transfer: &'static str,
+    full_because: Option<String>,
+    pages: u32,
+    of_pages: u32,
+    bytes: u64,
+}
+
 pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool) -> Result<u8, Fault> {
     let Some(typed) = typed else { return of_store(cli) };
     let store = super::open_store(cli).ok();
     let (address, source) = resolve(store.as_ref(), typed)?;
-    let newest =
-        source.as_ref().and_then(|source| source.copies().ok()?.into_iter().rfind(StoredCopy::is_good));
+    let look = ask(address, source.as_ref(), tables)?;
+    match cli.common.json {
+        true => println!("{}", look.as_json()),
+        false => look.print()?,
+    }
+    // What is wrong is part of the answer, which has been printed: only people are told once more.
+    let Some(problem) = look.problem else { return Ok(0) };
+    super::say_fault(&problem);
+    Ok(problem.kind.exit())
+}
+
+/// Asks the agent, and counts rows in the newest good copy where there is one: that costs the source nothing.
+fn ask(address: Address, source: Option<&SourceDir>, tables: bool) -> Result<Look, Fault> {
+    let newest = source.and_then(|source| source.copies().ok()?.into_iter().rfind(StoredCopy::is_good));
     let counted_in_copy = tables && newest.is_some();
     let reply = Client::open(&address, TIMEOUT)?.info(tables && !counted_in_copy)?;
     let database = reply.databases.first().cloned();
     let mut database =
         database.ok_or_else(|| Fault::new(Kind::Protocol, "the agent said nothing of the database"))?;
     let mut counted_in = (tables && !counted_in_copy).then(|| "a snapshot taken for this".to_owned());
-    if let (true, Some(copy), Some(source)) = (counted_in_copy, &newest, &source) {
+    if let (true, Some(copy), Some(source)) = (counted_in_copy, &newest, source) {
         counted_in = Some(format!("copy {}", copy.id));
         let rows = proof::count_rows(&source.file(&copy.id, "db"))?;
         database.tables = rows.into_iter().map(|(name, rows)| pb::TableInfo { name, rows }).collect();
     }
-    let problem = database.problem.clone().map(Fault::decode);
-    match cli.common.json {
-        true => println!(
-            "{}",
-            as_json(&address, &reply, &database, counted_in.as_deref(), newest.as_ref(), problem.as_ref())
-        ),
-        false => print(&address, &reply, &database, counted_in.as_deref(), newest.as_ref())?,
+    let (moves, problem) = match database.problem.clone().map(Fault::decode) {
+        Some(problem) => (None, Some(problem)),
+        None => match moves(&address, source, &database) {
+            Ok(moves) => (Some(moves), None),
+            Err(fault) => (None, Some(fault)),
+        },
+    };
+    Ok(Look { address, reply, database, counted_in, newest, moves, problem })
+}
+
+/// Without a copy to build upon a pull moves everything: that is known without a snapshot, for which an agent would write
+/// its first mirror. Else the agent takes one and compares, as for `pull --dry-run`.
+fn moves(address: &Address, source: Option<&SourceDir>, database: &pb::DatabaseInfo) -> Result<Moves, Fault> {
+    if source.map_or(Ok(None), pull::newest_base)?.is_none() {
+        return Ok(Moves {
+            transfer: "full",
+            full_because: Some("there is no earlier copy to build upon".to_owned()),
+            pages: database.page_count,
+            of_pages: database.page_count,
+            bytes: u64::from(database.page_count) * u64::from(database.page_size),
+        });
     }
-    match problem {
-        Some(problem) => Err(problem),
-        None => Ok(0),
+    let planned = pull::plan(address, source, false, TIMEOUT)?;
+    Ok(Moves {
+        transfer: planned.transfer,
+        full_because: planned.full_because,
+        pages: planned.pages,
+        of_pages: planned.geometry.page_count,
+        bytes: planned.bytes,
+    })
+}
+
+impl std::fmt::Display for Moves {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (pages, of_pages, bytes) = (self.pages, self.of_pages, text::bytes(self.bytes));
+        match (self.transfer, &self.full_because) {
+            ("none", _) => f.write_str("nothing: unchanged since the newest copy"),
+            (_, Some(why)) => write!(f, "everything, {why}: {pages} pages, at most {bytes}"),
+            (_, None) => write!(f, "{pages} of {of_pages} pages, at most {bytes}"),
+        }
     }
 }
 
@@ -71,83 +136,75 @@ fn resolve(store: Option<&Store>, typed: &str) -> Result<(Address, Option<Source
     Ok((address, source))
 }
 
-fn as_json(
-    address: &Address,
-    reply: &pb::InfoReply,
-    database: &pb::DatabaseInfo,
-    counted_in: Option<&str>,
-    newest: Option<&StoredCopy>,
-    problem: Option<&Fault>,
-) -> Value {
-    let rows =
-        |table: &pb::TableInfo| json!({"name": table.name, "rows": (table.rows >= 0).then_some(table.rows)});
-    json!({
-        "v": 1, "source": address.to_string(), "path": database.path, "agent_version": reply.agent_version,
-        "sqlite_version": reply.sqlite_version, "bytes": database.file_bytes, "wal_bytes": database.wal_bytes,
-        "shm_bytes": database.shm_bytes, "journal_bytes": database.journal_bytes, "journal": database.journal,
-        "page_size": database.page_size, "page_count": database.page_count, "free_pages": database.free_pages,
-        "encoding": database.encoding, "auto_vacuum": database.auto_vacuum, "user_version": database.user_version,
-        "application_id": database.application_id, "modified_at": modified_at(database).map(puller::clock::rfc3339),
-        "disk_free": database.disk_free, "disk_total": database.disk_total,
-        "tables": database.tables.iter().map(rows).collect::<Vec<_>>(), "counted_in": counted_in,
-        "newest_copy": newest.map(|copy| &copy.id),
-        "error": problem.map(super::error_json),
-    })
+impl Look {
+    fn as_json(&self) -> Value {
+        let Self { address, reply, database, counted_in, newest, moves, problem } = self;
+        let rows = |table: &pb::TableInfo| json!({"name": table.name, "rows": (table.rows >= 0).then_some(table.rows)});
+        json!({
+            "v": 1, "source": address.to_string(), "path": database.path, "agent_version": reply.agent_version,
+            "sqlite_version": reply.sqlite_version, "bytes": database.file_bytes, "wal_bytes": database.wal_bytes,
+            "shm_bytes": database.shm_bytes, "journal_bytes": database.journal_bytes, "journal": database.journal,
+            "page_size": database.page_size, "page_count": database.page_count, "free_pages": database.free_pages,
+            "encoding": database.encoding, "auto_vacuum": database.auto_vacuum, "user_version": database.user_version,
+            "application_id": database.application_id, "modified_at": modified_at(database).map(puller::clock::rfc3339),
+            "disk_free": database.disk_free, "disk_total": database.disk_total,
+            "tables": database.tables.iter().map(rows).collect::<Vec<_>>(), "counted_in": counted_in,
+            "newest_copy": newest.as_ref().map(|copy| &copy.id),
+            "transfer": moves.as_ref().map(|moves| moves.transfer),
+            "full_because": moves.as_ref().and_then(|moves| moves.full_because.as_ref()),
+            "changed_pages": moves.as_ref().map(|moves| moves.pages),
+            "bytes_expected": moves.as_ref().map(|moves| moves.bytes),
+            "error": problem.as_ref().map(super::error_json),
+        })
+    }
+
+    fn print(&self) -> Result<(), Fault> {
+        let Self { address, reply, database, counted_in, newest, moves, problem } = self;
+        let now = puller::clock::now()?;
+        let mut table = text::table(&[]);
+        let mut row = |name: &str, value: String| {
+            table.add_row([name.to_owned(), printable(&value, 400)]);
+        };
+        row("source", address.to_string());
+        row("path", database.path.clone());
+        row("agent", format!("{}, SQLite {}", reply.agent_version, reply.sqlite_version));
+        if database.problem.is_none() {
+            let size = text::bytes(database.file_bytes);
+            let (pages, of, free) = (database.page_count, database.page_size, database.free_pages);
+            row("size", format!("{size}: {pages} pages of {of}, {free} free"));
+            row("journal", database.journal.clone());
+            row("-wal", text::bytes(database.wal_bytes));
+            row("-shm", text::bytes(database.shm_bytes));
+            row("encoding", database.encoding.clone());
+            row("auto_vacuum", database.auto_vacuum.clone());
+            row("changed", modified_at(database).map(|at| text::when(at, now)).unwrap_or_default());
+            let (free, total) = (text::bytes(database.disk_free), text::bytes(database.disk_total));
+            row("disk", format!("{free} free of {total}"));
+        }
+        if let Some(manifest) = newest.as_ref().and_then(|copy| copy.manifest.as_ref().ok()) {
+            row("newest good copy", format!("{}, {}", manifest.copy, text::when(manifest.taken_at, now)));
+        }
+        match (moves, problem) {
+            (Some(moves), _) => row("a pull would send", moves.to_string()),
+            (None, Some(problem)) => row("a pull would fail", problem.to_string()),
+            (None, None) => {}
+        }
+        if let Some(counted_in) = counted_in {
+            row("rows, counted in", counted_in.to_owned());
+        }
+        for of in &database.tables {
+            row(
+                &format!("  {}", printable(&of.name, 60)),
+                if of.rows < 0 { "cannot be counted".to_owned() } else { of.rows.to_string() },
+            );
+        }
+        println!("{}", table.trim_fmt());
+        Ok(())
+    }
 }
 
 fn modified_at(database: &pb::DatabaseInfo) -> Option<jiff::Timestamp> {
     jiff::Timestamp::from_second(database.modified_at).ok().filter(|_| database.modified_at != 0)
-}
-
-fn print(
-    address: &Address,
-    reply: &pb::InfoReply,
-    database: &pb::DatabaseInfo,
-    counted_in: Option<&str>,
-    newest: Option<&StoredCopy>,
-) -> Result<(), Fault> {
-    let now = puller::clock::now()?;
-    let mut table = text::table(&[]);
-    let mut row = |name: &str, value: String| {
-        table.add_row([name.to_owned(), printable(&value, 400)]);
-    };
-    row("source", address.to_string());
-    row("path", database.path.clone());
-    row("agent", format!("{}, SQLite {}", reply.agent_version, reply.sqlite_version));
-    if database.problem.is_none() {
-        let size = text::bytes(database.file_bytes);
-        row(
-            "size",
-            format!(
-                "{size}: {} pages of {}, {} free",
-                database.page_count, database.page_size, database.free_pages
-            ),
-        );
-        row("journal", database.journal.clone());
-        row("-wal", text::bytes(database.wal_bytes));
-        row("-shm", text::bytes(database.shm_bytes));
-        row("encoding", database.encoding.clone());
-        row("auto_vacuum", database.auto_vacuum.clone());
-        row("changed", modified_at(database).map(|at| text::when(at, now)).unwrap_or_default());
-        row(
-            "disk",
-            format!("{} free of {}", text::bytes(database.disk_free), text::bytes(database.disk_total)),
-        );
-    }
-    if let Some(manifest) = newest.and_then(|copy| copy.manifest.as_ref().ok()) {
-        row("newest good copy", format!("{}, {}", manifest.copy, text::when(manifest.taken_at, now)));
-    }
-    if let Some(counted_in) = counted_in {
-        row("rows, counted in", counted_in.to_owned());
-    }
-    for of in &database.tables {
-        row(
-            &format!("  {}", printable(&of.name, 60)),
-            if of.rows < 0 { "cannot be counted".to_owned() } else { of.rows.to_string() },
-        );
-    }
-    println!("{}", table.trim_fmt());
-    Ok(())
 }
 
 fn of_store(cli: &Cli) -> Result<u8, Fault> {

@@ -73,7 +73,7 @@ fn interleave(
 
 /// Has a writer commit in another thread for as long as `meanwhile` runs, and tells how long each commit took. A commit is
 /// due at its time, whether or not the one before was late.
-fn while_it_lasts(database: &Path, seed: u64, meanwhile: impl FnOnce()) -> Vec<f64> {
+pub(crate) fn while_it_lasts(database: &Path, seed: u64, meanwhile: impl FnOnce()) -> Vec<f64> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| write(database, seed, &stop));

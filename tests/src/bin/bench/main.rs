@@ -1,20 +1,26 @@
 //! The bench: what a pull costs, beside the tools people use now, measured on real processes in one run.
 //!
 //! ```text
-//! cargo run --release -p pullback-tests --bin bench -- [cost|deltas|memory|latency|all] [--size-mb N,…] [--runs N] [--dir DIR]
+//! cargo run --release -p pullback-tests --bin bench -- [cost|deltas|memory|latency|links|stall|cut|two|all] [--size-mb N,…] [--runs N] [--dir DIR]
 //! ```
+//!
+//! `links`, `stall`, `cut` and `two` make slow or broken lines and are not part of `all`; `links` needs root.
 //!
 //! It builds both programs in its own profile, makes its own seeded database, and starts the agent as a process that
 //! serves on loopback. What is compared is run in turn, round after round, and ratios are taken within a round: on a busy
 //! machine times mean little alone. A tool that is not installed, or a figure the system does not tell, is `not measured`.
 
+mod across;
 mod cost;
+mod cut;
 mod deltas;
 mod disk;
 mod figures;
 mod floor;
 mod goals;
 mod latency;
+mod link;
+mod links;
 mod memory;
 mod meter;
 mod mutation;
@@ -22,7 +28,9 @@ mod peers;
 mod place;
 mod replicas;
 mod source;
+mod stall;
 mod table;
+mod two;
 
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
@@ -33,10 +41,10 @@ struct Arguments {
     /// What to measure
     #[arg(default_value = "all")]
     what: What,
-    /// Sizes of the databases of `cost`, `deltas` and `latency`, in millions of bytes [default: 1000; `deltas`: 200,1000]
+    /// Sizes of the databases of all but `memory`, in millions of bytes [default: 1000; `deltas`: 200,1000]
     #[arg(long, value_delimiter = ',')]
     size_mb: Vec<u64>,
-    /// Rounds of `cost`, `deltas` and `memory` [default: 3; `deltas`: 5]
+    /// Rounds of all but `latency` [default: 3; `deltas`: 5]
     #[arg(long)]
     runs: Option<usize>,
     /// Rounds of `latency`
@@ -63,7 +71,15 @@ enum What {
     Memory,
     /// What a writer's commits take while pulls go on
     Latency,
-    /// All of them
+    /// Time over a slow link between two network namespaces, beside `rsync` and `sqlite3_rsync`
+    Links,
+    /// What a writer's commits take, and how its `-wal` grows, while a puller stands still for a minute
+    Stall,
+    /// What is sent again after a first copy was cut late, while a writer commits
+    Cut,
+    /// One puller at 64 KiB a second in a first copy, another that pulls every second meanwhile
+    Two,
+    /// `cost`, `deltas`, `memory` and `latency`
     All,
 }
 
@@ -100,4 +116,12 @@ fn main() {
         let rounds = arguments.rounds;
         arguments.sizes_mb(&[1000]).iter().for_each(|size_mb| latency::run(&workshop, *size_mb, rounds));
     }
+    let measure: fn(&place::Workshop, u64, usize) = match arguments.what {
+        What::Links => links::run,
+        What::Stall => stall::run,
+        What::Cut => cut::run,
+        What::Two => two::run,
+        What::Cost | What::Deltas | What::Memory | What::Latency | What::All => return,
+    };
+    arguments.sizes_mb(&[1000]).iter().for_each(|size_mb| measure(&workshop, *size_mb, runs));
 }

@@ -12,6 +12,9 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
+/// How long an agent may give no sign of life: longer than any line of the bench stands still.
+const TIMEOUT: &str = "3m";
+
 /// A folder of the bench's own, gone with the value.
 pub(crate) struct Workshop {
     dir: PathBuf,
@@ -139,7 +142,7 @@ impl Place {
         let started = meter::at_rest(agent.pid());
         let written = || self.disk.as_ref().and_then(Disk::written);
         let written_before = written();
-        let puller = self.pull_at(address, verify);
+        let puller = self.pull_at(&format!("{address}/gym"), verify);
         let json: Value = serde_json::from_str(puller.stdout.trim()).unwrap_or_default();
         assert_eq!(json["outcome"], outcome, "how a pull ended: {}", puller.stdout);
         let agent = meter::at_rest(agent.pid()).since(started);
@@ -152,21 +155,36 @@ impl Place {
         Served::start(&self.sandbox, &[("gym", database)])
     }
 
-    /// Pulls from `agent`.
-    pub(crate) fn pull_from(&self, agent: &Served<'_>, verify: &str) -> Run {
-        self.pull_at(agent.address(), verify)
+    /// The same with more lines of configuration.
+    pub(crate) fn serve_with(&self, database: &Path, lines: &str) -> Served<'_> {
+        Served::start_with(&self.sandbox, &[("gym", database)], lines)
     }
 
-    fn pull_at(&self, address: &str, verify: &str) -> Run {
-        let mut command = self.sandbox.command(programs::puller());
-        command.arg("--store").arg(self.sandbox.store()).arg("--json").arg("pull");
-        command.arg(format!("{address}/gym"));
-        // Each agent process listens on a port of its own: the name says that they are one source.
-        command.args(["--name", "gym", "--verify", verify, "--keep-last", "2"]);
-        // What earlier runs left to be written is written, so that nobody's fsync pays for it.
-        rustix::fs::sync();
-        let run = meter::run(&mut command).expect("puller can be started");
+    /// Removes the state of the agent, which is not to run.
+    pub(crate) fn forget_state(&self) {
+        std::fs::remove_dir_all(self.sandbox.state()).expect("state can be removed");
+    }
+
+    /// Pulls from `agent`.
+    pub(crate) fn pull_from(&self, agent: &Served<'_>, verify: &str) -> Run {
+        self.pull_at(&agent.source("gym"), verify)
+    }
+
+    /// Pulls from `source`, `HOST:PORT/NAME`.
+    pub(crate) fn pull_at(&self, source: &str, verify: &str) -> Run {
+        let run = self.try_pull_at(source, verify);
         assert!(run.status.success(), "a pull failed: {}", run.stdout);
         run
+    }
+
+    /// The same, for a pull that may fail.
+    pub(crate) fn try_pull_at(&self, source: &str, verify: &str) -> Run {
+        let mut command = self.sandbox.command(programs::puller());
+        command.arg("--store").arg(self.sandbox.store()).arg("--json").arg("pull").arg(source);
+        // Each agent process listens on a port of its own: the name says that they are one source.
+        command.args(["--name", "gym", "--verify", verify, "--keep-last", "2", "--timeout", TIMEOUT]);
+        // What earlier runs left to be written is written, so that nobody's fsync pays for it.
+        rustix::fs::sync();
+        meter::run(&mut command).expect("puller can be started")
     }
 }
