@@ -51,7 +51,9 @@ fn write(
                 let hashes = numbers.into_iter().map(|no| old.hash(no)).collect::<Result<Vec<_>, _>>()?;
                 writer.frame(Frame { check: check_of(&hashes), hashes, ..frame })?
             }
-            Encoding::Plain | Encoding::Moved(_) => writer.pages(old, numbers.into_iter())?,
+            Encoding::Plain | Encoding::Moved(_) | Encoding::Rebuilt(_) => {
+                writer.pages(old, numbers.into_iter())?
+            }
         };
         if !fits {
             return Ok(false);
@@ -177,6 +179,7 @@ impl KeptDelta {
                 match frame.encoding {
                     Encoding::Patch => xor(page, told),
                     Encoding::Plain | Encoding::Moved(_) => page.copy_from_slice(told),
+                    Encoding::Rebuilt(_) => return Err(rotten(FrameError::Check)),
                 }
             }
         }

@@ -10,6 +10,8 @@ pub mod source;
 pub mod relay;
 pub mod collector;
 pub mod delta;
+pub mod rebuild;
+pub mod origins;
 pub mod mirror;
 pub mod mirror_dir;
 pub mod mirror_pages;

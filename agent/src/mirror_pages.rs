@@ -40,6 +40,11 @@ impl MirrorPages {
         read.map(|()| PageHash(hash)).map_err(|error| Fault::io("the mirror's page hashes", &error))
     }
 
+    /// Reads the pages from `first` on, whatever they are now.
+    pub fn read(&self, first: PageNo, pages: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(pages, self.geometry.offset(first))
+    }
+
     /// Reads page `no` and says whether it is as its hash says.
     pub fn read_if_whole(&mut self, no: PageNo, page: &mut [u8]) -> Result<bool, Fault> {
         let read = self.file.read_exact_at(page, self.geometry.offset(no)).is_ok();

@@ -8,10 +8,11 @@ use crate::chain::{Chain, MirrorState};
 use crate::collector::{Collector, MirrorWriter, Outlet};
 use crate::delta::DeltaWriter;
 use crate::mirror::Mirror;
+use crate::rebuild;
 use crate::relay;
 use crate::settings::Settings;
 use crate::source::{Hold, Source};
-use crate::spool::{MEMORY_SPOOL_MAX, Spool};
+use crate::spool::{MEMORY_SPOOL_MAX, Spool, Spooled};
 use crate::transfer::{Taken, Theirs, Transfer};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::hashes::HashList;
@@ -253,6 +254,7 @@ impl Pull<'_> {
         let next = MirrorState { snapshot: taken.snapshot, geometry };
         let room = self.settings.room();
         if matches!(base, Have::Snapshot(_, snapshot) if snapshot == state.snapshot) {
+            let delta = self.rebuilt(delta, &mirror, geometry)?;
             // The frames are read from a file that stays readable when the fold takes its name away.
             std::thread::scope(|scope| {
                 // The next refresh waits for this, and not for the transfer.
@@ -288,6 +290,24 @@ impl Pull<'_> {
         // The next refresh need not wait for the transfer.
         drop(mirror);
         self.transfer.from_view(view, &taken, theirs).map(|()| None)
+    }
+
+    /// `delta` as it is sent: with pages rebuilt from others where that is worth it. In a second file, as far as there is room;
+    /// the mirror is the base no longer once the fold begins.
+    fn rebuilt(&self, mut delta: Spooled, mirror: &Mirror, geometry: Geometry) -> Result<Spooled, Fault> {
+        let old = mirror.pages()?;
+        if self.transfer.dry_run || !rebuild::is_worth(&delta, old.geometry(), self.transfer.compression) {
+            return Ok(delta);
+        }
+        let temp_dir = self.settings.temp_dir();
+        let spool = Spool::in_file(self.settings.room(), move || tempfile::tempfile_in(temp_dir));
+        match rebuild::rebuild(&mut delta, old, geometry, spool) {
+            Ok(rebuilt) => Ok(rebuilt.unwrap_or(delta)),
+            Err(fault) => {
+                tracing::warn!(why = %fault, "pages are sent whole");
+                Ok(delta)
+            }
+        }
     }
 
     /// A pull without a mirror: changed pages are spooled in the hold and then sent, or, behind the local door, go straight

@@ -37,6 +37,7 @@ pub struct Spool {
     wire_bytes: u64,
     bytes_max: u64,
     pages: u32,
+    plain_pages: u32,
     full: bool,
 }
 
@@ -46,7 +47,7 @@ impl Spool {
         let bytes_max = room.left();
         let place =
             Place::File { make: Some(Box::new(make)), file: None, room, until_check: ROOM_CHECK_EVERY };
-        Self { place, bytes: 0, wire_bytes: 0, bytes_max, pages: 0, full: false }
+        Self { place, bytes: 0, wire_bytes: 0, bytes_max, pages: 0, plain_pages: 0, full: false }
     }
 
     /// A spool of [`MEMORY_SPOOL_MAX`] bytes.
@@ -57,6 +58,7 @@ impl Spool {
             wire_bytes: 0,
             bytes_max: MEMORY_SPOOL_MAX,
             pages: 0,
+            plain_pages: 0,
             full: false,
         }
     }
@@ -75,6 +77,7 @@ impl Spool {
     pub fn push(&mut self, frame: Frame) -> Result<(), Fault> {
         let pages = frame.page_count() as u32;
         let bare = matches!(frame.encoding, Encoding::Moved(_));
+        let plain_pages = if frame.encoding == Encoding::Plain { pages } else { 0 };
         let payload = frame.payload.len() as u64;
         let message = stored(frame);
         let len = message.len() as u64;
@@ -100,6 +103,7 @@ impl Spool {
                 self.bytes += len;
                 self.wire_bytes += if bare { len - payload } else { len };
                 self.pages += pages;
+                self.plain_pages += plain_pages;
                 Ok(())
             }
             Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
@@ -127,17 +131,14 @@ impl Spool {
 
     /// The frames, from the first; after [`Spool::flush`].
     pub fn finish(self) -> Result<Spooled, Fault> {
-        let io = |error: std::io::Error| Fault::io("the spool of changed pages", &error);
         let place = match self.place {
             Place::File { file: Some(file), .. } => {
-                let mut file = file.into_inner().map_err(|error| io(error.into_error()))?;
-                file.rewind().map_err(io)?;
-                SpooledPlace::File(file)
+                SpooledPlace::File(file.into_inner().map_err(|error| io(&error.into_error()))?)
             }
             Place::File { file: None, .. } => SpooledPlace::Memory(Vec::new()),
             Place::Memory(bytes) => SpooledPlace::Memory(bytes),
         };
-        Ok(Spooled { place, bytes: self.wire_bytes, pages: self.pages })
+        Ok(Spooled { place, bytes: self.wire_bytes, pages: self.pages, plain_pages: self.plain_pages })
     }
 }
 
@@ -163,16 +164,25 @@ pub struct Spooled {
     pub bytes: u64,
     /// Pages in its frames.
     pub pages: u32,
+    /// Those of them that are plain.
+    pub plain_pages: u32,
 }
 
 impl Spooled {
-    /// The frames, from the first.
-    pub fn into_frames(self) -> FrameReader {
-        match self.place {
-            SpooledPlace::File(file) => FrameReader::of_file(file),
-            SpooledPlace::Memory(bytes) => FrameReader::of_bytes(bytes),
+    /// The frames, from the first. One reader at a time: in a file they share a place in it.
+    pub fn frames(&mut self) -> Result<FrameReader, Fault> {
+        match &mut self.place {
+            SpooledPlace::File(file) => {
+                let file = file.rewind().and_then(|()| file.try_clone());
+                Ok(FrameReader::of_file(file.map_err(|error| io(&error))?))
+            }
+            SpooledPlace::Memory(bytes) => Ok(FrameReader::of_bytes(bytes.clone())),
         }
     }
+}
+
+fn io(error: &std::io::Error) -> Fault {
+    Fault::io("the spool of changed pages", error)
 }
 
 /// `frame` as it lies in a file, with its length before it.
@@ -257,7 +267,7 @@ mod tests {
             (1..100).for_each(|n| spool.push(frame(n)).unwrap());
             assert!(!spool.is_full());
             spool.flush().unwrap();
-            let mut frames = spool.finish().unwrap().into_frames();
+            let mut frames = spool.finish().unwrap().frames().unwrap();
             (1..100).for_each(|n| assert_eq!(frames.next_frame().unwrap(), Some(frame(n))));
             assert_eq!(frames.next_frame().unwrap(), None);
         }
@@ -272,6 +282,6 @@ mod tests {
         (1..100).for_each(|n| spool.push(frame(n)).unwrap());
         assert!(spool.is_full());
         assert_eq!(spool.pages(), 2);
-        assert_eq!(spool.finish().unwrap().into_frames().next_frame().unwrap(), Some(frame(1)));
+        assert_eq!(spool.finish().unwrap().frames().unwrap().next_frame().unwrap(), Some(frame(1)));
     }
 }

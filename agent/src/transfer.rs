@@ -59,10 +59,10 @@ pub struct Transfer<'a> {
 
 impl Transfer<'_> {
     /// Sends the frames of `spooled`; `pages_missing` more did not fit into it.
-    pub fn spooled(&self, taken: &Taken, spooled: Spooled, pages_missing: u32) -> Result<(), Fault> {
+    pub fn spooled(&self, taken: &Taken, mut spooled: Spooled, pages_missing: u32) -> Result<(), Fault> {
         self.offer(taken, spooled.pages, spooled.bytes)?;
         if !self.dry_run {
-            let mut frames = spooled.into_frames();
+            let mut frames = spooled.frames()?;
             while let Some(frame) = frames.next_frame()? {
                 self.outbound.send(Event::Frame(frame))?;
             }

@@ -113,7 +113,8 @@ fn refresh(dir: &Path, mirror: &mut Mirror, pages: &Pages, size: usize, how: Com
     let mut collector = collect(Collector::new(geometry, known, outlet, None, dir), pages);
     let next = MirrorState { snapshot: collector.snapshot_id().expect("a snapshot has a name"), geometry };
     let mut frames = Vec::new();
-    let mut reader = collector.into_spool().finish().expect("a delta is whole").into_frames();
+    let mut reader =
+        collector.into_spool().finish().expect("a delta is whole").frames().expect("a delta can be read");
     while let Some(frame) = reader.next_frame().expect("a frame that was written is read") {
         frames.push(frame);
     }

@@ -1,6 +1,7 @@
 //! Frames: up to 1 MiB of pages, compressed as one, with a check value. On the wire and in the agent's spool files.
 
 use crate::page::{Geometry, PageHash, PageNo, PageSize};
+use crate::rebuilt;
 use bytes::Bytes;
 use std::io::{Read, Write};
 
@@ -27,6 +28,8 @@ pub enum Encoding {
     Patch,
     /// Each equal to a page of the base, one number for each. With a payload the pages are there as well.
     Moved(Vec<PageNo>),
+    /// Compressed with the help of these pages of the base, see [`rebuilt`].
+    Rebuilt(Vec<PageNo>),
 }
 
 /// Pages on their way. Built by [`FrameBuilder`], or decoded at the edge and then opened with [`Frame::open`].
@@ -96,6 +99,13 @@ impl Frame {
                     base.read(*no, &mut old).map_err(FrameError::base)?;
                     xor(page, &old);
                 }
+            }
+            Encoding::Rebuilt(sources) => {
+                let Compression::Zstd(_) = self.compression else {
+                    return Err(FrameError::Compression { name: "zstd" }.into());
+                };
+                let len = numbers.len() * size;
+                rebuilt::open(&self.payload, sources, base, geometry.page_size, len, pages)?;
             }
             Encoding::Plain | Encoding::Moved(_) => self.decompress(numbers.len() * size, pages)?,
         }
@@ -324,6 +334,14 @@ pub enum FrameError {
     /// A page that stands elsewhere, and it is not said where.
     #[error("a frame of moved pages does not say where each came from")]
     Moved,
+    /// Rebuilt from too many pages, or from none.
+    #[error("a frame that is rebuilt from {count} pages of the base; 1 to {sources_max} are allowed")]
+    Sources {
+        /// What the frame says.
+        count: usize,
+        /// What it may say.
+        sources_max: usize,
+    },
     /// The base that the frame refers to cannot be read.
     #[error("the base cannot be read: {why}")]
     Base {
@@ -336,7 +354,8 @@ pub enum FrameError {
 }
 
 impl FrameError {
-    fn base(error: std::io::Error) -> Self {
+    /// The base cannot be read.
+    pub(crate) fn base(error: std::io::Error) -> Self {
         Self::Base { why: error.to_string() }
     }
 }

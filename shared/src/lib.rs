@@ -7,6 +7,8 @@ pub mod snapshot;
 pub mod header;
 pub mod hashes;
 pub mod frame;
+pub mod rebuilt;
+pub mod cells;
 pub mod fault;
 pub mod verdict;
 pub mod wire;

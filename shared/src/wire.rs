@@ -8,6 +8,7 @@ use crate::frame::{Compression, Encoding, FRAME_BYTES_MAX, Frame};
 use crate::header::Journal;
 use crate::page::{Geometry, PageHash, PageNo};
 use crate::pb;
+use crate::rebuilt::SOURCES_BYTES_MAX;
 use crate::snapshot::SnapshotId;
 use crate::text::printable;
 
@@ -212,10 +213,12 @@ pub fn encode_stored_frame(frame: Frame) -> pb::Frame {
         Compression::Zstd(_) => pb::Compression::Zstd,
         Compression::Gzip(_) => pb::Compression::Gzip,
     };
-    let (encoding, moved_from) = match frame.encoding {
-        Encoding::Plain => (pb::Encoding::Plain, Vec::new()),
-        Encoding::Patch => (pb::Encoding::Patch, Vec::new()),
-        Encoding::Moved(from) => (pb::Encoding::Moved, from.into_iter().map(PageNo::get).collect()),
+    let numbers = |pages: Vec<PageNo>| pages.into_iter().map(PageNo::get).collect();
+    let (encoding, moved_from, rebuilt_from) = match frame.encoding {
+        Encoding::Plain => (pb::Encoding::Plain, Vec::new(), Vec::new()),
+        Encoding::Patch => (pb::Encoding::Patch, Vec::new(), Vec::new()),
+        Encoding::Moved(from) => (pb::Encoding::Moved, numbers(from), Vec::new()),
+        Encoding::Rebuilt(from) => (pb::Encoding::Rebuilt, Vec::new(), numbers(from)),
     };
     pb::Frame {
         runs: frame.runs.iter().flat_map(|(first, count)| [first.get(), *count]).collect(),
@@ -224,6 +227,7 @@ pub fn encode_stored_frame(frame: Frame) -> pb::Frame {
         check: frame.check,
         encoding: encoding.into(),
         moved_from,
+        rebuilt_from,
         hashes: frame.hashes.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>().into(),
     }
 }
@@ -258,6 +262,15 @@ pub fn decode_frame(frame: pb::Frame) -> Result<Frame, Fault> {
         Ok(pb::Encoding::Moved) => {
             let from = frame.moved_from.iter().map(|no| PageNo::new(*no)).collect::<Option<_>>();
             Encoding::Moved(from.ok_or_else(page_0)?)
+        }
+        Ok(pb::Encoding::Rebuilt) => {
+            let from = &frame.rebuilt_from;
+            // For the smallest pages; `Frame::open` knows how large they are.
+            if from.len() > SOURCES_BYTES_MAX / 512 {
+                return Err(broken(format!("a frame that is rebuilt from {} pages", from.len())));
+            }
+            let from = from.iter().map(|no| PageNo::new(*no)).collect::<Option<_>>();
+            Encoding::Rebuilt(from.ok_or_else(page_0)?)
         }
         Err(_) => return Err(broken("a frame with an unknown encoding")),
     };

@@ -83,3 +83,44 @@ fn another_file_under_the_same_name_is_a_delta() {
     };
     check(replace, "delta");
 }
+
+/// Pulls a gym of which rows all over were removed, first whole and then after a VACUUM; gives the bytes received. In
+/// between, `meanwhile` is given the folder of the agent's state.
+#[track_caller]
+fn vacuum_with_holes(meanwhile: impl Fn(&Path)) -> [u64; 2] {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 4_000_000, 4096);
+    run(&source, "DELETE FROM access_log WHERE id * 7919 % 10 < 3");
+    let served = Served::start(&sandbox, &[("gym", &source)]);
+    let pull = || sandbox.pull(&[Path::new(&served.source("gym"))]).succeeds("stored");
+    let first = pull();
+    meanwhile(&sandbox.state());
+    run(&source, "VACUUM");
+    let second = pull();
+    contents::assert_equal(&source, &second.path);
+    assert_eq!((first.transfer.as_str(), second.transfer.as_str()), ("full", "delta"), "{}", second.ran);
+    let (changed, all) = (&second.json["changed_pages"], &second.json["page_count"]);
+    assert!(changed.as_u64() > all.as_u64().map(|all| all / 2), "{}", second.ran);
+    [first, second].map(|pulled| pulled.json["bytes_received"].as_u64().expect("bytes are counted"))
+}
+
+#[test]
+fn a_vacuum_of_a_database_with_holes_travels_as_what_moved() {
+    let [full, vacuumed] = vacuum_with_holes(|_| {});
+    assert!(vacuumed * 4 < full, "{vacuumed} bytes after a VACUUM, {full} for all of it");
+}
+
+#[test]
+fn pages_that_rotted_in_the_mirror_are_not_built_upon() {
+    let [full, vacuumed] = vacuum_with_holes(|state| {
+        let mirrors = std::fs::read_dir(state.join("mirrors")).expect("there are mirrors").flatten();
+        let pages = mirrors.map(|entry| entry.path().join("pages")).find(|path| path.is_file());
+        let pages = pages.expect("there is a mirror");
+        let mut content = std::fs::read(&pages).expect("a mirror can be read");
+        // A bit in each twentieth page, among the rows.
+        content.iter_mut().skip(4000).step_by(20 * 4096).for_each(|byte| *byte ^= 1);
+        std::fs::write(&pages, content).expect("a mirror can be written");
+    });
+    assert!(vacuumed * 2 < full, "{vacuumed} bytes after a VACUUM, {full} for all of it");
+}
