@@ -47,7 +47,13 @@ impl MirrorPages {
 
     /// Reads page `no` and says whether it is as its hash says.
     pub fn read_if_whole(&mut self, no: PageNo, page: &mut [u8]) -> Result<bool, Fault> {
-        let read = self.file.read_exact_at(page, self.geometry.offset(no)).is_ok();
-        Ok(read && self.hash(no)? == PageHash::of(page))
+        let hash = self.hash(no)?;
+        Ok(self.read(no, page).is_ok() && hash == PageHash::of(page))
+    }
+
+    /// The same, its hash read by itself: for pages here and there.
+    pub fn read_now_if_whole(&self, no: PageNo, page: &mut [u8]) -> Result<bool, Fault> {
+        let hash = self.hash_now(no)?;
+        Ok(self.read(no, page).is_ok() && hash == PageHash::of(page))
     }
 }

@@ -113,7 +113,7 @@ impl Rebuilder {
         for no in numbers {
             let end = self.sources.len();
             self.sources.resize(end + size, 0);
-            if self.old.read_if_whole(no, &mut self.sources[end..])? {
+            if self.old.read_now_if_whole(no, &mut self.sources[end..])? {
                 whole.push(no);
             } else {
                 self.sources.truncate(end);

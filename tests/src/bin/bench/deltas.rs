@@ -12,26 +12,34 @@ use std::path::{Path, PathBuf};
 
 /// Measures `runs` rounds with a gym of `size_mb`.
 pub(crate) fn run(workshop: &Workshop, size_mb: u64, runs: usize) {
-    let name = format!("counting-gym-{size_mb}");
-    let gym = workshop.database(&name, |path| source::counting_gym(path, size_mb * MB));
-    let mut rounds = Mutation::ALL.map(|mutation| (mutation, Vec::new()));
+    let gym = workshop
+        .database(&format!("counting-gym-{size_mb}"), |path| source::counting_gym(path, size_mb * MB));
+    measure(workshop, &gym, "a gym", &Mutation::ALL, runs);
+    // Whose pages move whole, if they move: the kind of data that peers do best with.
+    let wordy =
+        workshop.database(&format!("wordy-gym-{size_mb}"), |path| source::wordy_gym(path, size_mb * MB));
+    measure(workshop, &wordy, "a gym with texts in its log, nothing removed", &[Mutation::Vacuum], runs);
+}
+
+/// Measures `runs` rounds of `mutations` of `gym`, which is called `what`.
+fn measure(workshop: &Workshop, gym: &Path, what: &str, mutations: &[Mutation], runs: usize) {
+    let mut rounds: Vec<_> = mutations.iter().map(|mutation| (*mutation, Vec::new())).collect();
+    let size = bytes(std::fs::metadata(gym).expect("a database has a size").len() as f64);
     for number in 1..=runs as u64 {
-        eprintln!("deltas: {size_mb} MB, round {number} of {runs}");
-        let mut round = Round::begin(workshop, &gym, number);
+        eprintln!("deltas: {what} of {size}, round {number} of {runs}");
+        let mut round = Round::begin(workshop, gym, number);
         for (mutation, measured) in &mut rounds {
             measured.push(round.measure(*mutation));
         }
     }
-    let size = std::fs::metadata(&gym).expect("a database has a size").len();
     let title = format!(
-        "incremental pulls of a gym of {}, over loopback, --verify hash, {runs} rounds ({}, {}, {})",
-        bytes(size as f64),
+        "incremental pulls of {what} of {size}, over loopback, --verify hash, {runs} rounds ({}, {}, {})",
         peers::version("sqlite3"),
         peers::version("rsync"),
         peers::version("sqlite3_rsync"),
     );
     goals::table(title, &rounds).print();
-    workshop.done_with(&gym);
+    workshop.done_with(gym);
 }
 
 /// A gym as years of use left it, and one after the other the mutations. Each round begins anew: after a VACUUM, the next
@@ -86,9 +94,13 @@ impl Round {
             self.on_own_disk.as_ref().map(|place| place.pull_by_relay(&self.gym, "hash", outcome).0);
         let copy = pull.copy();
         let floor = floor::between(&self.copy, &copy).expect("copies can be read");
+        let rsync_compressed_bytes = (mutation == Mutation::Vacuum)
+            .then(|| self.replicas.rsync_compressed_bytes(&self.copy, &copy))
+            .flatten();
         self.copy = copy;
         Measured {
             floor,
+            rsync_compressed_bytes,
             wire_bytes: from_agent + to_agent,
             forgotten_wire_bytes,
             state_disk_bytes: on_own_disk.and_then(|pull| pull.state_disk_bytes),

@@ -15,6 +15,8 @@ pub(crate) struct Measured {
     pub(crate) wire_bytes: f64,
     /// The same where the agent had no state, if that was tried.
     pub(crate) forgotten_wire_bytes: Option<f64>,
+    /// What `rsync -B4096 -z` sends and receives between the copies before and after, if that was tried.
+    pub(crate) rsync_compressed_bytes: Option<f64>,
     /// Bytes written to a disk that has the agent's state and nothing else, with what the file system adds.
     pub(crate) state_disk_bytes: Option<f64>,
     /// Bytes that the agent gave to `write` and its like, without those on the wire: to files, and to wake its threads.
@@ -65,7 +67,7 @@ struct Quantity {
     goal: fn(Mutation) -> Option<Goal>,
 }
 
-const QUANTITIES: [Quantity; 14] = [
+const QUANTITIES: [Quantity; 15] = [
     Quantity {
         name: "bytes both ways ÷ floor",
         ours: |of| Some(of.wire_bytes),
@@ -91,6 +93,13 @@ const QUANTITIES: [Quantity; 14] = [
         ours: |of| Some(of.floor.moved_pages as f64),
         by: Some(|of| Some(of.floor.changed_pages as f64)),
         show: |pages| format!("{pages:.0}"),
+        goal: |mutation| (mutation == Mutation::Vacuum).then_some(Goal::Told),
+    },
+    Quantity {
+        name: "rsync -B4096 -z: bytes both ways ÷ floor",
+        ours: |of| of.rsync_compressed_bytes,
+        by: Some(|of| Some(of.floor.bytes as f64)),
+        show: bytes,
         goal: |mutation| (mutation == Mutation::Vacuum).then_some(Goal::Told),
     },
     Quantity {
@@ -251,7 +260,7 @@ mod tests {
         ];
         assert_eq!(cells(0, Mutation::Members, &rounds), expected);
         assert_eq!(cells(0, Mutation::Pct1, &rounds)[3], "missed");
-        let absent = cells(10, Mutation::Pct1, &rounds);
+        let absent = cells(11, Mutation::Pct1, &rounds);
         assert_eq!((absent[1].as_str(), absent[3].as_str()), ("not measured", ""));
     }
 

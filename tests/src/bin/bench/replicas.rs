@@ -54,6 +54,23 @@ impl Replicas {
         synced
     }
 
+    /// What `rsync -B4096 -z` says it sends and receives to make the file `old` the file `new`.
+    pub(crate) fn rsync_compressed_bytes(&self, old: &Path, new: &Path) -> Option<f64> {
+        let replica = self.file("compressed.db");
+        let _ = fs::remove_file(&replica);
+        let mut bytes = File::create(&replica).ok()?;
+        std::io::copy(&mut File::open(old).ok()?, &mut bytes).ok()?;
+        let mut rsync = Command::new("rsync");
+        rsync.args(["--no-whole-file", "--block-size=4096", "--ignore-times", "--compress", "--stats"]);
+        let run = meter::run(rsync.arg(new).arg(&replica)).ok().filter(|run| run.status.success())?;
+        let _ = fs::remove_file(replica);
+        let figure = |name| {
+            let line = run.stdout.lines().find_map(|line| line.strip_prefix(name))?;
+            line.replace(',', "").trim().parse::<f64>().ok()
+        };
+        Some(figure("Total bytes sent:")? + figure("Total bytes received:")?)
+    }
+
     /// `sqlite3_rsync --protocol 1 DB REPLICA`: the faster of its protocols.
     ///
     /// The side of the origin is the process that is started; that of the replica is a child of it, whose CPU is not in

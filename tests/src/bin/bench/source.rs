@@ -32,6 +32,41 @@ pub(crate) fn counting_gym(path: &Path, bytes: u64) {
     db.execute_batch(sql).expect("columns can be added and filled");
 }
 
+/// A gym of about `bytes` bytes whose log has a text in each row, and of which nothing was ever removed: a VACUUM lays most
+/// of its log into the same pages, elsewhere.
+pub(crate) fn wordy_gym(path: &Path, bytes: u64) {
+    const VISITS_A_MONTH: i64 = 5_000;
+    let settings = "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; PRAGMA cache_size = -64000;
+        CREATE TABLE members(id INTEGER PRIMARY KEY, name TEXT NOT NULL, joined_at TEXT NOT NULL, note TEXT);
+        CREATE TABLE access_log(
+            id INTEGER PRIMARY KEY, member_id INTEGER NOT NULL, at TEXT NOT NULL, remark TEXT NOT NULL);
+        CREATE INDEX access_log_by_member ON access_log(member_id, at);
+        CREATE INDEX access_log_by_time ON access_log(at);";
+    let db = databases::create(path, settings);
+    let mut dice = Dice::new(5);
+    let run = |sql, values: &[&dyn rusqlite::ToSql]| {
+        db.prepare_cached(sql).and_then(|mut sql| sql.execute(values)).expect("a row can be written");
+    };
+    let mut visit = 0;
+    while std::fs::metadata(path).expect("a database has a size").len() < bytes {
+        db.execute_batch("BEGIN").expect("a transaction can begin");
+        for _ in 0..VISITS_A_MONTH {
+            visit += 1;
+            if visit % 50 == 1 {
+                let sql = "INSERT INTO members(name, joined_at, note) VALUES (?1, datetime(?2 * 60, 'unixepoch'), ?3)";
+                run(sql, params![dice.words(2), visit, dice.words(4)]);
+            }
+            let sql = "INSERT INTO access_log VALUES (?1, ?2, datetime(?1 * 60, 'unixepoch'), ?3)";
+            run(sql, params![visit, dice.between(0, visit / 50 + 1) + 1, dice.words(10)]);
+        }
+        for _ in 0..20 {
+            let id = dice.between(0, visit / 50 + 1) + 1;
+            run("UPDATE members SET note = ?2 WHERE id = ?1", params![id, dice.words(12)]);
+        }
+        db.execute_batch("COMMIT").expect("a transaction can be committed");
+    }
+}
+
 /// A gym that grew to `bytes` bytes by copies of its log: quick to make, for what depends on size alone.
 pub(crate) fn bulky(path: &Path, bytes: u64, page_size: u32) {
     databases::gym(path, bytes.min(BULKY_GYM), page_size);
