@@ -18,8 +18,11 @@ use tempfile::SpooledTempFile;
 /// Bytes of new page hashes in memory; more go to an unnamed file.
 pub const HASHES_IN_MEMORY_MAX: usize = 4 * 1024 * 1024;
 
-/// Pages between two words to the puller about progress.
+/// Pages between two words to the puller about progress, at least.
 const PROGRESS_EVERY: u32 = 4096;
+
+/// Words about progress in one hold, at most: of a database that did not change they are most of what travels.
+const PROGRESS_WORDS_MAX: u32 = 32;
 
 /// Bytes of neighbouring pages that are written to a mirror at once. More is no faster anywhere, and slower where Linux takes
 /// larger stretches of memory for its page cache then.
@@ -49,6 +52,8 @@ pub struct Collector {
     outlet: Outlet,
     outbound: Option<Outbound>,
     pages_read: u32,
+    /// Pages between two words about progress.
+    progress_every: u32,
     /// Pages whose hash is not the known one.
     pub pages_new: u32,
 }
@@ -65,13 +70,14 @@ impl Collector {
     ) -> Self {
         let fresh = tempfile::spooled_tempfile_in(HASHES_IN_MEMORY_MAX, temp_dir);
         let fresh = HashList::new(fresh, geometry.page_count);
-        Self { geometry, known, fresh, outlet, outbound, pages_read: 0, pages_new: 0 }
+        let progress_every = PROGRESS_EVERY.max(geometry.page_count.div_ceil(PROGRESS_WORDS_MAX));
+        Self { geometry, known, fresh, outlet, outbound, pages_read: 0, progress_every, pages_new: 0 }
     }
 
     /// Takes page `no`.
     pub fn page(&mut self, no: PageNo, page: &[u8]) -> Result<(), Fault> {
         self.pages_read += 1;
-        if self.pages_read.is_multiple_of(PROGRESS_EVERY)
+        if self.pages_read.is_multiple_of(self.progress_every)
             && let Some(outbound) = &self.outbound
         {
             let (pages_read, page_count) = (self.pages_read, self.geometry.page_count);
