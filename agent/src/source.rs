@@ -39,6 +39,10 @@ pub const HOLD_WARNING: Duration = Duration::from_secs(5);
 /// A lock under which nothing moves for this long is not waited for any longer.
 const IDLE_LOCK_WAIT: Duration = Duration::from_secs(4);
 
+/// A rollback journal is hot if nothing moves for this long: SQLite also takes one for hot whose writer gets its lock between
+/// two looks at it.
+const HOT_JOURNAL_WAIT: Duration = Duration::from_secs(1);
+
 /// Between two tries to get the read lock.
 const LOCK_RETRY: Duration = Duration::from_millis(2);
 
@@ -117,15 +121,20 @@ impl Source {
                 Ok(connection) => return Hold::of(self, connection, limits),
                 Err(error) => error,
             };
-            if !is_busy(&error) {
-                return Err(self.explain(&error));
-            }
+            let idle_wait = match is_hot(&error) {
+                true => HOT_JOURNAL_WAIT,
+                false if is_busy(&error) => IDLE_LOCK_WAIT,
+                false => return Err(self.explain(&error)),
+            };
             let now = self.motion();
             if now != seen {
                 (seen, moved) = (now, Instant::now());
             }
-            if began.elapsed() >= limits.lock_wait || moved.elapsed() >= IDLE_LOCK_WAIT.min(limits.lock_wait)
-            {
+            let is_idle = moved.elapsed() >= idle_wait.min(limits.lock_wait);
+            if is_idle && is_hot(&error) {
+                return Err(self.explain(&error));
+            }
+            if is_idle || began.elapsed() >= limits.lock_wait {
                 return Err(self.busy(began.elapsed()));
             }
             std::thread::sleep(LOCK_RETRY);
@@ -192,7 +201,7 @@ impl Source {
         let shown = shown(&self.path);
         let (code, extended) = codes(error);
         match (code, extended) {
-            (_, ffi::SQLITE_READONLY_ROLLBACK) => Fault::new(
+            _ if is_hot(error) => Fault::new(
                 Kind::HotJournal,
                 format!("{shown} has a hot rollback journal: its last writer died within a transaction"),
             )
@@ -393,6 +402,10 @@ fn codes(error: &rusqlite::Error) -> (c_int, c_int) {
         }
         _ => (ffi::SQLITE_ERROR, ffi::SQLITE_ERROR),
     }
+}
+
+fn is_hot(error: &rusqlite::Error) -> bool {
+    codes(error).1 == ffi::SQLITE_READONLY_ROLLBACK
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {

@@ -173,6 +173,22 @@ fn a_hot_rollback_journal_is_left_to_its_writer() {
     contents::assert_equal(&source, &pulled.path);
 }
 
+/// SQLite takes a journal for hot whose writer takes its lock just then. What is hot for a moment is no news.
+#[test]
+fn a_journal_that_is_hot_for_a_moment_is_waited_for() {
+    let sandbox = sandbox();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 1_000_000, 4096);
+    Stuck::start(&source, "delete", "transaction").kill9();
+    let pulled = std::thread::scope(|scope| {
+        let pull = scope.spawn(|| sandbox.pull(&[&source]));
+        std::thread::sleep(Duration::from_millis(300));
+        databases::visits_in_the_wal(&source, 1);
+        pull.join().expect("a pull ends")
+    });
+    contents::assert_equal(&source, &pulled.succeeds("stored").path);
+}
+
 /// One that is still writing holds a lock; its journal is not hot.
 #[test]
 fn a_transaction_that_is_left_open_is_busy() {
