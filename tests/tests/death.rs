@@ -385,6 +385,7 @@ impl<'a> Edge<'a> {
         let pid = {
             let mut served = self.serve(points.watch(self.sandbox, programs::agent()));
             self.sandbox.pull(&typed(&served)).succeeds("stored");
+            wait_for_mirrors(&self.sandbox.state());
             assert!(served.terminate().success());
             served.pid()
         };
@@ -397,6 +398,7 @@ impl<'a> Edge<'a> {
                 // The pull may be whole before the agent dies over its mirror.
                 let pulled = self.sandbox.pull(&typed(&served));
                 assert!([0, 5].contains(&pulled.ran.code()), "at {point}: {}", pulled.ran);
+                wait_for_mirrors(&self.sandbox.state());
                 deaths += usize::from(!served.terminate().success());
             }
             self.check(&format!("after the agent was killed at {point}"));
@@ -459,12 +461,27 @@ fn idle_mirror(state: &Path) -> (PathBuf, File) {
     assert_eq!(mirrors.len(), 1, "one source, one mirror");
     let mirror = mirrors[0].as_ref().expect("a folder can be read").path();
     let lock = File::options().write(true).open(mirror.join("refresh")).expect("a mirror has a lock");
+    wait_for(&lock);
+    (mirror, lock)
+}
+
+#[track_caller]
+fn wait_for(lock: &File) {
     let started = Instant::now();
     while lock.try_lock().is_err() {
         assert!(started.elapsed() < Duration::from_secs(20), "the mirror is locked and nobody pulls");
         std::thread::sleep(Duration::from_millis(1));
     }
-    (mirror, lock)
+}
+
+/// Waits until no mirror below `state`, where there are any, is refreshed: a pull may end before its fold.
+#[track_caller]
+fn wait_for_mirrors(state: &Path) {
+    let Ok(mirrors) = fs::read_dir(state.join("mirrors")) else { return };
+    let locks = mirrors
+        .flatten()
+        .filter_map(|mirror| File::options().write(true).open(mirror.path().join("refresh")).ok());
+    locks.for_each(|lock| wait_for(&lock));
 }
 
 /// What a mirror's files held: each may turn up in place of what should be there.
