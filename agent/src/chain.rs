@@ -19,6 +19,9 @@ pub const KEPT_BYTES_SHARE: u64 = 8;
 /// A kept delta older than this is dropped, in seconds: 30 days.
 pub const KEPT_SECONDS_MAX: u64 = 30 * 24 * 3600;
 
+/// A kept delta with a greater number is no chain's: nobody refreshes so often.
+const NUMBER_MAX: u64 = u64::MAX / 2;
+
 /// A snapshot that a mirror can give.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MirrorState {
@@ -137,7 +140,9 @@ impl Chain {
             let snapshot = SnapshotId::from_hex(snapshot)?;
             Some(MirrorState { snapshot, geometry: Geometry::new(written.page_size, page_count)? })
         };
-        let first = written.next_number.checked_sub(written.kept.len() as u64).filter(|first| *first > 0);
+        let next = Some(written.next_number).filter(|next| *next <= NUMBER_MAX);
+        let first =
+            next.and_then(|next| next.checked_sub(written.kept.len() as u64)).filter(|first| *first > 0);
         let kept = written.kept.iter().zip(first.unwrap_or(1)..).map(|(kept, number)| {
             let state = state(&kept.snapshot, kept.page_count)?;
             Some(Kept { number, state, bytes: kept.bytes, made_at: kept.made_at })
@@ -194,6 +199,8 @@ mod tests {
             assert_eq!(Chain::from_json(chain.to_json().as_bytes()), Ok(chain));
         }
         assert!(Chain::from_json(b"{\"format\":1,\"snapshot\":\"\"}").is_err());
+        let far = Chain { next_number: u64::MAX, ..Chain::new(state(7)) };
+        assert!(Chain::from_json(far.to_json().as_bytes()).is_err());
     }
 
     #[test]

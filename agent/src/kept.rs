@@ -16,8 +16,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Writes to `path` what leads back from the end of `delta`, a snapshot of `next`, to `old`. Gives its bytes, or `None` when
-/// it would be more than `bytes_max`; the file is empty then. Nothing is fsynced: a kept delta that a power cut spoils costs
-/// only speed.
+/// it would be more than `bytes_max`, or a page of `old` is not as its hash says; the caller removes the file then. Nothing is
+/// fsynced: a kept delta that a power cut spoils costs only speed.
 pub fn keep(
     path: &Path,
     delta: FrameReader,
@@ -32,10 +32,7 @@ pub fn keep(
     let mut writer = Writer { file: BufWriter::new(file), plain, bytes: 0, bytes_max };
     let kept = write(&mut writer, delta, old, next)?;
     writer.file.flush().map_err(io)?;
-    match kept {
-        true => Ok(Some(writer.bytes)),
-        false => writer.file.get_ref().set_len(0).map(|()| None).map_err(io),
-    }
+    Ok(kept.then_some(writer.bytes))
 }
 
 fn write(

@@ -73,9 +73,10 @@ impl Mirror {
         self.chain.as_ref().map(|chain| chain.newest)
     }
 
-    /// Whether it can give `snapshot`.
-    pub fn knows(&self, snapshot: SnapshotId) -> bool {
-        self.chain.as_ref().is_some_and(|chain| chain.find(snapshot).is_some())
+    /// Whether it can give `snapshot`, which is of `geometry`.
+    pub fn knows(&self, snapshot: SnapshotId, geometry: Geometry) -> bool {
+        let found = self.chain.as_ref().and_then(|chain| chain.find(snapshot));
+        found.is_some_and(|(_, state)| state.geometry == geometry)
     }
 
     /// `snapshot`, if the mirror knows it, for reading, whatever refreshes meanwhile.
@@ -124,7 +125,7 @@ impl Mirror {
     }
 
     /// Begins a mirror that holds nothing: files for pages and hashes of the first snapshot.
-    pub fn begin(&mut self) -> Result<(File, File), Fault> {
+    pub fn begin(&self) -> Result<(File, File), Fault> {
         assert!(self.chain.is_none(), "BUG: a mirror begun over one that holds a snapshot");
         let file = |name| self.dir.open_or_make(name).map_err(|error| self.io(&error));
         Ok((file("pages")?, file("hashes")?))
@@ -168,6 +169,11 @@ impl Mirror {
             tracing::warn!(why = %fault, "what leads back is not kept");
             None
         });
+        if kept.is_none()
+            && let Err(error) = self.dir.remove_kept(chain.next_number)
+        {
+            tracing::warn!(%error, "what was not kept takes room until the fold is over");
+        }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         chain.advanced(next, kept, now.map_or(0, |now| now.as_secs()))
     }
@@ -222,10 +228,9 @@ impl Mirror {
     }
 
     /// Forgets everything and gives its room back. The chain goes first and durably, so that no crash leaves it beside
-    /// pages of another snapshot. Who reads still has the files open.
+    /// pages of another snapshot. Nobody who reads is waited for: the files stay as they are for those who have them open.
     pub fn discard(&mut self) -> io::Result<()> {
         self.chain = None;
-        let _lock = self.dir.lock_for_writing()?;
         for name in ["state.json", "fold.json"] {
             self.dir.remove(name)?;
         }

@@ -163,6 +163,11 @@ impl MirrorDir {
         remove(&self.file(name))
     }
 
+    /// Removes the kept delta with `number`, if it is there.
+    pub fn remove_kept(&self, number: u64) -> io::Result<()> {
+        remove(&self.kept(number))
+    }
+
     /// Removes the kept deltas that `chain` does not name; all of them without one.
     pub fn remove_kept_but(&self, chain: Option<&Chain>) -> io::Result<()> {
         for entry in fs::read_dir(self.0.join("deltas"))? {

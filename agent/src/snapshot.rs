@@ -34,8 +34,10 @@ pub fn pull(
 ) -> Result<(), Fault> {
     let source = Source::find(path)?;
     let (mut mirror, mut no_mirror_because) = open_mirror(settings, &source);
-    let known =
-        |base: &Base| base.snapshot.filter(|id| mirror.as_ref().is_some_and(|mirror| mirror.knows(*id)));
+    let known = |base: &Base| {
+        let knows = |id| mirror.as_ref().is_some_and(|mirror| mirror.knows(id, base.geometry));
+        base.snapshot.filter(|id| knows(*id))
+    };
     let base = match start.base.map(|base| (base, known(&base))) {
         None => Have::Nothing,
         Some((base, Some(snapshot))) => Have::Snapshot(base.geometry, snapshot),

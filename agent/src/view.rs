@@ -246,8 +246,8 @@ mod tests {
         Mirror::open(dir, Path::new("/gym.db")).unwrap()
     }
 
-    /// Refreshes the mirror to `pages`, as a pull does, but for the source.
-    fn refresh(dir: &Path, mirror: &mut Mirror, pages: &Pages) -> SnapshotId {
+    /// Reads `pages` as a hold does, into the files of a mirror that begins or into its delta; gives what they are.
+    fn take(dir: &Path, mirror: &Mirror, pages: &Pages) -> MirrorState {
         let geometry = Geometry::new(PAGE_SIZE as u32, pages.len() as u32).unwrap();
         let (known, outlet) = match mirror.state() {
             None => {
@@ -260,24 +260,27 @@ mod tests {
                 (Some(mirror.hashes().unwrap()), Outlet::Delta(Box::new(delta)))
             }
         };
-        let is_first = known.is_none();
         let mut collector = Collector::new(geometry, known, outlet, None, dir);
         for (no, page) in (1..).filter_map(PageNo::new).zip(pages) {
             collector.page(no, page).unwrap();
         }
         collector.finish().unwrap();
         let state = MirrorState { snapshot: collector.snapshot_id().unwrap(), geometry };
-        match (is_first, mirror.state() == Some(state)) {
-            (true, _) => {
-                mirror.adopt(state);
-                mirror.settle().unwrap();
-            }
-            (false, true) => {}
-            (false, false) => {
-                collector.into_spool().finish().unwrap();
-                let chain = mirror.keep(state, &room(dir));
-                mirror.fold(chain).unwrap();
-            }
+        if mirror.state().is_some() {
+            collector.into_spool().finish().unwrap();
+        }
+        state
+    }
+
+    /// Refreshes the mirror to `pages`, as a pull does, but for the source.
+    fn refresh(dir: &Path, mirror: &mut Mirror, pages: &Pages) -> SnapshotId {
+        let state = take(dir, mirror, pages);
+        if mirror.state().is_none() {
+            mirror.adopt(state);
+            mirror.settle().unwrap();
+        } else if mirror.state() != Some(state) {
+            let chain = mirror.keep(state, &room(dir));
+            mirror.fold(chain).unwrap();
         }
         state.snapshot
     }
@@ -476,5 +479,45 @@ mod tests {
         assert_eq!(fault.kind, Kind::Unproven);
         drop(owner);
         assert_eq!(mirror(dir.path()).state(), None);
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_keeps_no_mirror_from_being_discarded() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut owner = mirror(dir.path());
+        let pages: Pages = (0..100).map(|index| vec![index as u8; PAGE_SIZE]).collect();
+        let first = refresh(dir.path(), &mut owner, &pages);
+        let mut view = owner.view(first).unwrap().unwrap();
+        let reading = MirrorDir::of(dir.path(), Path::new("/gym.db")).lock_for_reading().unwrap();
+        owner.discard().unwrap();
+        drop(reading);
+        assert_eq!(read(&mut view, 10), Some(pages));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_takes_no_room_until_the_fold_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut owner = mirror(dir.path());
+        let mut pages: Pages = (0..100).map(|index| vec![index as u8; PAGE_SIZE]).collect();
+        refresh(dir.path(), &mut owner, &pages);
+        let files = MirrorDir::of(dir.path(), Path::new("/gym.db"));
+        // Page 8 was as its hash says when the hold was over, and is not any more when it is to be kept.
+        change(&mut pages, &[Step::Page(3, 9), Step::Page(7, 9)]);
+        let next = take(dir.path(), &owner, &pages);
+        files.open("pages").unwrap().write_all_at(b"rot", 7 * PAGE_SIZE as u64 + 5).unwrap();
+        let chain = owner.keep(next, &room(dir.path()));
+        assert!(chain.kept.is_empty() && !files.kept(1).exists());
+        owner.fold(chain).unwrap();
+        assert_eq!(read(&mut owner.view(next.snapshot).unwrap().unwrap(), 10), Some(pages));
+    }
+
+    #[test]
+    fn a_snapshot_is_known_by_its_name_and_its_shape() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut owner = mirror(dir.path());
+        let pages: Pages = vec![vec![1; PAGE_SIZE]; 10];
+        let first = refresh(dir.path(), &mut owner, &pages);
+        let shape = |pages| Geometry::new(PAGE_SIZE as u32, pages).unwrap();
+        assert!(owner.knows(first, shape(10)) && !owner.knows(first, shape(11)));
     }
 }
