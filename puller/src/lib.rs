@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod pull;
+pub mod plan;
 pub mod client;
 pub mod draft;
 pub mod proof;

@@ -29,7 +29,7 @@ const ROUNDS_WITHOUT_PROGRESS_MAX: u32 = 8;
 const ROUNDS_MAX: u32 = 10_000;
 
 /// Words about the progress of the hold in one round; an agent says one for every few thousand pages.
-const READINGS_MAX: u32 = 4_000_000;
+pub const READINGS_MAX: u32 = 4_000_000;
 
 /// How a run is to pull.
 #[derive(Clone, Debug)]
@@ -81,25 +81,6 @@ pub struct Pulled {
     pub bytes_sent: u64,
 }
 
-/// What a pull would move.
-#[derive(Debug)]
-pub struct Planned {
-    /// `full`, `delta`, or `none` for a source that is as the newest copy.
-    pub transfer: &'static str,
-    /// Why every page would be sent.
-    pub full_because: Option<String>,
-    /// Pages that would be sent.
-    pub pages: u32,
-    /// Their bytes on the wire, where the agent knows them; else at most that of the pages themselves.
-    pub bytes: u64,
-    /// Of the snapshot.
-    pub geometry: Geometry,
-    /// The snapshot.
-    pub snapshot: SnapshotId,
-    /// How long the source was held to find out.
-    pub held: Duration,
-}
-
 /// What the transfer part of a run yields.
 enum Arrived {
     Unchanged(Box<StoredCopy>),
@@ -134,57 +115,6 @@ struct Sums {
     held: Duration,
     full_because: Option<String>,
     notes: Vec<String>,
-}
-
-/// Asks the agent of `address` what a pull would move, building upon the newest copy in `source`. Nothing is changed here.
-pub fn plan(
-    address: &Address,
-    source: Option<&SourceDir>,
-    full: bool,
-    timeout: Duration,
-) -> Result<Planned, Fault> {
-    let newest = source.filter(|_| !full).map_or(Ok(None), newest_base)?;
-    let (base, hashes) = match (source, &newest) {
-        (Some(source), Some(copy)) => {
-            let (geometry, snapshot) = shape(copy)?;
-            let hashes = open_hashes(source, copy)?;
-            (Some(Base { geometry, snapshot: Some(snapshot) }), Some(hashes))
-        }
-        _ => (None, None),
-    };
-    let mut client = Client::open(address, timeout)?;
-    let start = Start { database: client.database().to_owned(), base, dry_run: true };
-    let mut events = client.pull(&start, hashes)?;
-    let mut offer = None;
-    loop {
-        match events.next_event()? {
-            Event::Offer(offered) => offer = Some(*offered),
-            Event::Frame(_) => {
-                return Err(Fault::new(Kind::Protocol, "the agent sent pages though it was only asked"));
-            }
-            Event::Reading { .. } | Event::NeedHashes => {}
-            Event::Done(done) => {
-                let offer: Offer =
-                    offer.ok_or_else(|| Fault::new(Kind::Protocol, "an end before an offer"))?;
-                let unchanged = newest.as_ref().is_some_and(|copy| is_snapshot(copy, done.snapshot));
-                let transfer = match (unchanged, &offer.full_because) {
-                    (true, _) => "none",
-                    (false, None) => "delta",
-                    (false, Some(_)) => "full",
-                };
-                let pages_bytes = u64::from(offer.pages) * u64::from(offer.geometry.page_size.get());
-                return Ok(Planned {
-                    transfer,
-                    full_because: offer.full_because,
-                    pages: offer.pages,
-                    bytes: if offer.bytes > 0 { offer.bytes } else { pages_bytes },
-                    geometry: offer.geometry,
-                    snapshot: done.snapshot,
-                    held: Duration::from_micros(done.held_micros),
-                });
-            }
-        }
-    }
 }
 
 /// The newest copy in `source` that a pull may build upon.
@@ -270,9 +200,9 @@ impl Run<'_> {
                 if rounds_without_progress > ROUNDS_WITHOUT_PROGRESS_MAX {
                     return Err(Fault::new(
                         Kind::NoSpace,
-                        "the device has no room to set changed pages aside, and they change faster than they travel",
+                        "the agent cannot keep what it sends until it is sent: its device has too little room, and pages change faster than they travel",
                     )
-                    .hint("free some room on the device, or lower `reserve` in its agent's configuration"));
+                    .hint("free some room on the device, or lower `reserve` or raise `max_state` in its agent's configuration"));
                 }
                 draft = now_draft;
                 continue;
@@ -656,17 +586,20 @@ fn can_be_base(source: &SourceDir, copy: &StoredCopy) -> bool {
     exact && ["db", "pages"].iter().all(|suffix| source.file(&copy.id, suffix).exists())
 }
 
-fn shape(copy: &StoredCopy) -> Result<(Geometry, SnapshotId), Fault> {
+/// The geometry of `copy` and its name.
+pub fn shape(copy: &StoredCopy) -> Result<(Geometry, SnapshotId), Fault> {
     let manifest = copy.manifest.as_ref().ok();
     let shape = manifest.and_then(|manifest| Some((manifest.geometry()?, manifest.snapshot_id()?)));
     shape.ok_or_else(|| Fault::new(Kind::Rotten, format!("the manifest of {} makes no sense", copy.id)))
 }
 
-fn is_snapshot(copy: &StoredCopy, snapshot: SnapshotId) -> bool {
+/// Whether `copy` is of `snapshot`.
+pub fn is_snapshot(copy: &StoredCopy, snapshot: SnapshotId) -> bool {
     copy.manifest.as_ref().ok().and_then(Manifest::snapshot_id) == Some(snapshot)
 }
 
-fn open_hashes(source: &SourceDir, copy: &StoredCopy) -> Result<File, Fault> {
+/// The page hashes of `copy`, for reading.
+pub fn open_hashes(source: &SourceDir, copy: &StoredCopy) -> Result<File, Fault> {
     let pages = source.file(&copy.id, "pages");
     File::open(&pages).map_err(|error| Fault::io(format!("`{}`", pages.display()), &error))
 }

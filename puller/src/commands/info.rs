@@ -7,6 +7,7 @@ use pullback_shared::pb;
 use pullback_shared::text::printable;
 use puller::address::Address;
 use puller::client::Client;
+use puller::plan;
 use puller::proof;
 use puller::pull;
 use puller::source_dir::{SourceDir, StoredCopy};
@@ -92,7 +93,7 @@ fn moves(address: &Address, source: Option<&SourceDir>, database: &pb::DatabaseI
             bytes: u64::from(database.page_count) * u64::from(database.page_size),
         });
     }
-    let planned = pull::plan(address, source, false, TIMEOUT)?;
+    let planned = plan::plan(address, source, false, TIMEOUT)?;
     Ok(Moves {
         transfer: planned.transfer,
         full_because: planned.full_because,

@@ -138,7 +138,7 @@ fn plan(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Fau
     let planned = address_of(cli, config, typed).and_then(|address| {
         let store = Store::open(&super::store_path(cli, config)).ok();
         let source = store.map_or(Ok(None), |store| store.find(Some(&address), asked.name.as_deref()))?;
-        puller::pull::plan(&address, source.as_ref(), asked.full, asked.timeout)
+        puller::plan::plan(&address, source.as_ref(), asked.full, asked.timeout)
     });
     match planned {
         Ok(planned) if cli.common.json => {
