@@ -361,7 +361,7 @@ impl FrameError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -418,7 +418,7 @@ mod tests {
     }
 
     /// A base in memory.
-    struct Old(Vec<Vec<u8>>);
+    pub(crate) struct Old(pub(crate) Vec<Vec<u8>>);
 
     impl Base for Old {
         fn read(&mut self, no: PageNo, page: &mut [u8]) -> std::io::Result<()> {

@@ -79,23 +79,13 @@ pub fn open(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::tests::Old;
     use crate::frame::{Compression, Encoding, Frame, check_of};
     use crate::page::{Geometry, PageHash};
     use crate::wire;
     use proptest::prelude::*;
 
     const SIZE: usize = 512;
-
-    /// A base in memory.
-    struct Old(Vec<Vec<u8>>);
-
-    impl Base for Old {
-        fn read(&mut self, no: PageNo, page: &mut [u8]) -> std::io::Result<()> {
-            let old = self.0.get(no.index() as usize).ok_or(std::io::ErrorKind::UnexpectedEof)?;
-            page.copy_from_slice(old);
-            Ok(())
-        }
-    }
 
     /// A leaf of a table with these rows of 40 bytes, in pages of 512 bytes.
     fn leaf(rows: &[u8]) -> Vec<u8> {

@@ -24,10 +24,13 @@ impl<'a> Gym<'a> {
         Self { sandbox, source, served, relay }
     }
 
+    fn sql(&self, sql: &str) {
+        Connection::open(&self.source).and_then(|c| c.execute_batch(sql)).expect("a gym can be written to");
+    }
+
     /// Some rows all over the database, others for each `day`.
     fn write(&self, day: u32) {
-        let sql = format!("UPDATE access_log SET at = 1000 + {day} WHERE id % 900 = {day}");
-        Connection::open(&self.source).and_then(|c| c.execute_batch(&sql)).expect("a gym can be written to");
+        self.sql(&format!("UPDATE access_log SET at = 1000 + {day} WHERE id % 900 = {day}"));
     }
 
     /// Pulls into the store called `store`; the copy is the source. Gives the bytes that went each way as well.
@@ -104,12 +107,9 @@ fn a_vacuum_cuts_off_the_way_back_and_costs_hashes() {
     gym.pull("seldom");
     gym.pull("often");
     // Random blobs make each page that moves as large as it is: more than may be kept.
-    let sql = "CREATE TABLE noise AS SELECT id, randomblob(900) AS b FROM access_log LIMIT 40000";
-    Connection::open(&gym.source).and_then(|c| c.execute_batch(sql)).expect("a gym can be written to");
+    gym.sql("CREATE TABLE noise AS SELECT id, randomblob(900) AS b FROM access_log LIMIT 40000");
     gym.pull("often");
-    Connection::open(&gym.source)
-        .and_then(|c| c.execute_batch("DELETE FROM noise WHERE id % 3 = 0; VACUUM"))
-        .expect("a gym can be vacuumed");
+    gym.sql("DELETE FROM noise WHERE id % 3 = 0; VACUUM");
     gym.pull("often");
     let (pulled, _, to_agent) = gym.pull("seldom");
     assert_eq!(pulled.transfer, "delta", "{}", pulled.ran);
