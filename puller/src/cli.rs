@@ -92,7 +92,7 @@ pub(crate) struct Pull {
     #[arg(short = 'n', long, env = "PULLER_DRY_RUN", value_parser = BoolishValueParser::new())]
     pub(crate) dry_run: bool,
     /// How long an agent may give no sign of life, such as 20s or 2m
-    #[arg(long, env = "PULLER_TIMEOUT", value_name = "DUR", default_value = "20s", value_parser = duration)]
+    #[arg(long, env = "PULLER_TIMEOUT", value_name = "DUR", default_value = "20s", value_parser = puller::config::span)]
     pub(crate) timeout: Duration,
     /// Try again so many times when the agent cannot be reached or is lost
     #[arg(long, env = "PULLER_RETRIES", value_name = "N", default_value_t = 0)]
@@ -213,18 +213,6 @@ pub(crate) enum ConfigCommand {
     Path,
     /// Check the configuration file
     Check,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let spoken: jiff::SignedDuration = match text.parse::<u32>() {
-        Ok(seconds) => jiff::SignedDuration::from_secs(seconds.into()),
-        Err(_) => text.parse().map_err(|error| format!("{error}; write it as 20s, 500ms or 2m"))?,
-    };
-    let duration = Duration::try_from(spoken).map_err(|error| error.to_string())?;
-    match duration >= Duration::from_millis(100) {
-        true => Ok(duration),
-        false => Err("at least 100ms".to_owned()),
-    }
 }
 
 impl Cli {

@@ -1,10 +1,19 @@
 //! The puller's configuration: a TOML file, and where things are without one.
 
+use crate::address::{Address, folder_name};
 use crate::judge::Verify;
+use crate::rotation::Policy;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The shortest and the longest time that can be written.
+const SPAN_MIN: Duration = Duration::from_millis(100);
+const SPAN_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
 /// The file as written.
 #[derive(Debug, Default, Deserialize)]
@@ -14,12 +23,119 @@ pub struct Config {
     pub store: Option<PathBuf>,
     /// How closely new copies are looked at.
     pub verify: Option<Verify>,
-    /// Keep the newest so many good copies.
-    #[serde(rename = "keep-last")]
-    pub keep_last: Option<u32>,
-    /// Keep good copies of so many days.
-    #[serde(rename = "keep-days")]
-    pub keep_days: Option<u32>,
+    /// What is kept after a good pull.
+    pub keep: Option<Policy>,
+    /// A source whose last good run is longer ago is stale.
+    pub max_age: Option<Span>,
+    /// A source in which nothing has changed for longer is stale: does its application still write?
+    pub max_unchanged: Option<Span>,
+    /// Sources pulled at once.
+    pub jobs: Option<NonZeroU16>,
+    /// Tries after the first, when an agent cannot be reached or is lost.
+    pub retries: Option<u32>,
+    /// How long an agent may give no sign of life.
+    pub timeout: Option<Span>,
+    /// The program behind the ssh door.
+    pub ssh: Option<PathBuf>,
+    /// `[source.NAME]`, by their names.
+    #[serde(default, rename = "source")]
+    pub sources: BTreeMap<String, Source>,
+    /// What is run before and after pulls.
+    #[serde(default)]
+    pub hooks: Hooks,
+    /// Who is told of runs.
+    pub ping: Option<Ping>,
+}
+
+/// `[source.NAME]`: a source by its name, and what holds for it alone.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Where it is, as it would be typed.
+    pub address: String,
+    /// As at the top.
+    pub verify: Option<Verify>,
+    /// As at the top.
+    pub keep: Option<Policy>,
+    /// As at the top.
+    pub max_age: Option<Span>,
+    /// As at the top.
+    pub max_unchanged: Option<Span>,
+    /// A machine that is often off: that it cannot be reached is no failure, only that its copies grow old.
+    #[serde(default)]
+    pub optional: bool,
+    /// Behind the ssh door: run the agent as the owner of the file.
+    #[serde(default)]
+    pub sudo: bool,
+    /// Behind the ssh door: the agent's program.
+    pub remote_agent: Option<String>,
+    /// Tables that must be there, and the fewest rows each must have.
+    #[serde(default)]
+    pub expect: BTreeMap<String, u64>,
+}
+
+/// `[hooks]`: programs with their arguments; no shell reads them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hooks {
+    /// Before each pull of a source.
+    pub before_pull: Option<Vec<String>>,
+    /// After each pull that stored a copy or found nothing new.
+    pub after_pull: Option<Vec<String>>,
+    /// After each pull that failed.
+    pub on_failure: Option<Vec<String>>,
+    /// After the first good pull that follows a failed one.
+    pub on_recovery: Option<Vec<String>>,
+}
+
+/// `[ping]`: a URL that is told of the start and the end of each run.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ping {
+    /// Where: `/start` and `/fail` are added for these.
+    pub url: String,
+}
+
+/// A length of time, written as `20s`, `26h`, `7d`, or as a number of seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SpanAsWritten")]
+pub struct Span(pub Duration);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SpanAsWritten {
+    Seconds(u64),
+    Text(String),
+}
+
+impl TryFrom<SpanAsWritten> for Span {
+    type Error = String;
+
+    fn try_from(written: SpanAsWritten) -> Result<Self, String> {
+        match written {
+            SpanAsWritten::Seconds(seconds) => span(&seconds.to_string()),
+            SpanAsWritten::Text(text) => span(&text),
+        }
+        .map(Self)
+    }
+}
+
+/// Reads a length of time as people write it. A day has 24 hours.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let wrong = |why: String| {
+        format!("`{}` is no length of time: {why}; write it as 20s, 26h or 7d", printable(text, 80))
+    };
+    let duration = match text.parse::<u32>() {
+        Ok(seconds) => jiff::SignedDuration::from_secs(seconds.into()),
+        Err(_) => text
+            .parse::<jiff::Span>()
+            .and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()))
+            .map_err(|error| wrong(error.to_string()))?,
+    };
+    match Duration::try_from(duration) {
+        Ok(duration) if duration >= SPAN_MIN && duration <= SPAN_MAX => Ok(duration),
+        _ => Err(wrong("it is below 100 ms or above 100 years".to_owned())),
+    }
 }
 
 impl Config {
@@ -39,16 +155,60 @@ impl Config {
                 );
             }
         };
-        Self::parse(&text).map_err(|why| wrong(why).hint("doc/operations.md lists the keys"))
+        Self::parse(&text).map_err(|why| wrong(why).hint("`puller config example` shows every key"))
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| {
+        let config: Self = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start.min(text.len()));
             let line = text[..start].matches('\n').count() + 1;
             let source = text.lines().nth(line - 1).unwrap_or_default().trim();
             format!("line {line} (`{}`): {}", printable(source, 80), error.message())
-        })
+        })?;
+        config.check().map_err(|(table, why)| {
+            let is_it = |line: &&str| line.trim_start().starts_with('[') && line.contains(&table);
+            let line = text.lines().position(|line| is_it(&line)).unwrap_or_default() + 1;
+            format!("line {line} (`{}`): {why}", printable(&table, 80))
+        })?;
+        Ok(config)
+    }
+
+    /// What the shape of the file cannot say. An error names the table it is about.
+    fn check(&self) -> Result<(), (String, String)> {
+        for (name, source) in &self.sources {
+            let wrong = |why: String| Err((format!("source.{name}"), why));
+            if folder_name(name) != *name || !matches!(Address::parse(name), Ok(None)) {
+                return wrong("a name has letters, digits, `.`, `_` and `-`, 64 bytes at most, and begins with one of the first two".to_owned());
+            }
+            match Address::parse(&source.address) {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    return wrong(format!(
+                        "address: `{}` is a name; write a path as /…, ./… or ~/…",
+                        printable(&source.address, 200)
+                    ));
+                }
+                Err(fault) => return wrong(format!("address: {fault}")),
+            }
+        }
+        let hooks = [
+            &self.hooks.before_pull,
+            &self.hooks.after_pull,
+            &self.hooks.on_failure,
+            &self.hooks.on_recovery,
+        ];
+        if hooks.into_iter().flatten().any(|words| words.first().is_none_or(String::is_empty)) {
+            return Err((
+                "hooks".to_owned(),
+                "a hook is a program and its arguments, such as [\"/usr/local/bin/tell\", \"me\"]".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What holds for a source: its own settings, and where it has none, those at the top. `None`: a source that has no table.
+    pub fn about(&self, name: Option<&str>) -> Option<&Source> {
+        self.sources.get(name?)
     }
 }
 
@@ -77,12 +237,39 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let found = match Config::parse(text) {
+            Ok(config) => format!("{config:?}"),
+            Err(why) => why,
+        };
+        assert!(found.contains(expected), "{text}\n{found}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        check("jobs = 0", "line 1 (`jobs = 0`)");
+        check("max_age = \"soon\"", "line 1 (`max_age = \"soon\"`): `soon` is no length of time");
+        check("max_age = \"-1h\"", "line 1");
+        check("max_age = \"26h\"", "Some(Span(93600s))");
+        check("max_age = \"7d\"", "Some(Span(604800s))");
+        check("max_age = 90", "Some(Span(90s))");
+        check("keep-last = 3", "line 1 (`keep-last = 3`): unknown field");
+        check("keep = { last = 3, weeks = 1 }", "unknown field `weeks`");
+        check("\n[source.gym]\nverify = \"full\"", "line 2 (`[source.gym]`): missing field `address`");
+        check("\n[source.gym]\naddress = \"gym\"", "line 2 (`source.gym`): address: `gym` is a name");
+        check("[source.\"a/b\"]\naddress = \"/a\"", "line 1 (`source.a/b`): a name has letters");
+        check("[source.gym]\naddress = \"pi:0/gym\"", "that is no port");
+        check("[hooks]\nafter_pull = []", "line 1 (`hooks`): a hook is a program");
+        check("[source.gym]\naddress = \"/a\"\nexpect = { members = 1 }", "\"members\": 1");
+    }
+
     proptest! {
         #[test]
         fn whatever_is_written_is_read_or_refused_with_its_line(
             lines in prop::collection::vec(
                 prop_oneof![
-                    "(store|verify|keep-last|keep-days|keep) = (\"[a-zé\\\\/]{0,8}\"?|-?[0-9]{1,20}|[0-9.e]{1,9}|true|\\[\\]|)",
+                    "(store|verify|keep|max_age|jobs|address) = (\"[a-zé\\\\/]{0,8}\"?|-?[0-9]{1,20}|[0-9.e]{1,9}|true|\\[\\]|)",
                     "\\PC{0,20}",
                     "\\[\\[?[a-z.\"]{0,8}\\]?\\]?",
                 ],

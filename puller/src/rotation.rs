@@ -13,11 +13,14 @@ use pullback_shared::verdict::Verdict;
 const FINDINGS_KEPT_MAX: usize = 3;
 
 /// What to keep. Rules are OR-ed: a copy stays if any of them keeps it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Policy {
     /// The newest so many good copies.
+    #[serde(rename = "last")]
     pub keep_last: Option<u32>,
     /// Good copies up to so many days older than the newest good one.
+    #[serde(rename = "days")]
     pub keep_days: Option<u32>,
 }
 

@@ -142,14 +142,18 @@ fn check_config_file(sandbox: &Sandbox, reads: Reads, file: &Path, says: &[&str]
 #[test]
 fn a_wrong_configuration_of_the_puller_is_named_with_its_line_and_key() {
     let check = |text, place, key| check_config(Reads::Puller, text, place, key);
-    check("keep-last = 3\n\nkeep-lats = 4\n", "line 3 ", "keep-lats");
-    check("keep-last = \"three\"\n", "line 1 ", "keep-last");
-    check("# few\nkeep-last = -1\n", "line 2 ", "keep-last");
+    check("jobs = 3\n\njbos = 4\n", "line 3 ", "jbos");
+    check("keep = { last = \"three\" }\n", "line 1 ", "keep");
+    check("# few\nkeep = { last = -1 }\n", "line 2 ", "keep");
+    check("keep = { lats = 1 }\n", "line 1 ", "lats");
     check("verify = \"sometimes\"\n", "line 1 ", "verify");
     check("store = 7\n", "line 1 ", "store");
-    check("keep-last = 3\nkeep-last = 4\n", "line 2 ", "keep-last");
-    check("keep-last = \n", "line 1 ", "keep-last");
-    check("keep-days = 1\n\n[rules]\n", "line 3 ", "rules");
+    check("jobs = 3\njobs = 4\n", "line 2 ", "jobs");
+    check("keep = \n", "line 1 ", "keep");
+    check("max_age = \"soon\"\n", "line 1 ", "max_age");
+    check("jobs = 1\n\n[rules]\n", "line 3 ", "rules");
+    check("[source.gym]\naddress = \"gym\"\n", "line 1 ", "source.gym");
+    check("[source.gym]\nadress = \"./gym.db\"\n", "line 2 ", "adress");
 }
 
 #[test]

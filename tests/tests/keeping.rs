@@ -49,7 +49,7 @@ fn the_note_about_rotation_names_the_count_and_the_line_to_add() {
     let (sandbox, source) = stored(1);
     change(&source, 1);
     let said = sandbox.puller(&["pull", source.to_str().unwrap()]).exits(0);
-    assert!(said.stderr.contains("2 copies") && said.stderr.contains("keep-last = 30"), "{said}");
+    assert!(said.stderr.contains("2 copies") && said.stderr.contains("keep = { last = 30 }"), "{said}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
     let none = crate::cli::Keep { keep_last: None, keep_days: None };
     let copies = source.copies()?;
     let facts: Vec<Facts> = copies.iter().map(Facts::of).collect();
-    let decisions = rotation::plan(&facts, super::policy(none, &config));
+    let decisions = rotation::plan(&facts, super::policy(none, &config, source.about.name.as_deref()));
     let now = puller::clock::now()?;
     let short = ["COPY", "TAKEN", "SIZE", "VERDICT"];
     let mut table = text::table(if long {

@@ -85,10 +85,12 @@ fn open_or_create_store(cli: &Cli, config: &Config) -> Result<Store, Fault> {
     Store::open_or_create(&store_path(cli, config), &KnownStores::in_file(known_stores()), at_terminal)
 }
 
-fn policy(keep: crate::cli::Keep, config: &Config) -> puller::rotation::Policy {
+/// What is to be kept of the source that is called `name`: what was typed, else what stands in its table, else at the top.
+fn policy(keep: crate::cli::Keep, config: &Config, name: Option<&str>) -> puller::rotation::Policy {
+    let written = config.about(name).and_then(|source| source.keep).or(config.keep).unwrap_or_default();
     puller::rotation::Policy {
-        keep_last: keep.keep_last.or(config.keep_last),
-        keep_days: keep.keep_days.or(config.keep_days),
+        keep_last: keep.keep_last.or(written.keep_last),
+        keep_days: keep.keep_days.or(written.keep_days),
     }
 }
 

@@ -109,7 +109,7 @@ fn attempt(
     let options = Options {
         verify: asked.verify.or(config.verify).unwrap_or(Verify::Auto),
         full: asked.full,
-        policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config)),
+        policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config, source.about.name.as_deref())),
         timeout: asked.timeout,
     };
     let shown = source.shown();
@@ -351,12 +351,13 @@ fn complain(cli: &Cli, shown: &str, source: &SourceDir, pulled: &Pulled) {
 /// Without a policy nothing is ever removed; that is said once for each source.
 fn about_rotation(cli: &Cli, asked: &Pull, config: &Config, source: &mut SourceDir) {
     let copies = source.copies().map_or(0, |copies| copies.len());
-    let has_policy = asked.no_rotate || !super::policy(asked.keep, config).is_empty();
+    let has_policy =
+        asked.no_rotate || !super::policy(asked.keep, config, source.about.name.as_deref()).is_empty();
     if cli.common.quiet || source.about.told_about_rotation || copies < 2 || has_policy {
         return;
     }
     eprintln!(
-        "note: {copies} copies are kept and nothing is ever removed; for a limit add `keep-last = 30` to `{}`, or \
+        "note: {copies} copies are kept and nothing is ever removed; for a limit add `keep = {{ last = 30 }}` to `{}`, or \
          `--keep-last 30` to the command",
         puller::config::default_path().display()
     );

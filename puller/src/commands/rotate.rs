@@ -9,19 +9,20 @@ use serde_json::json;
 
 pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) -> Result<u8, Fault> {
     let config = super::read_config(cli)?;
-    let policy = super::policy(keep, &config);
-    if policy.is_empty() {
-        return Err(Fault::new(Kind::Usage, "no policy is stated, and without one nothing is removed").hint(
-            "say what to keep, such as `--keep-last 30` or `--keep-days 7`, or put it into the configuration",
-        ));
-    }
     let store = super::open_store(cli)?;
     let sources = match source {
         Some(source) => vec![store.named(source)?],
         None => store.sources()?,
     };
+    let policy = |source: &SourceDir| super::policy(keep, &config, source.about.name.as_deref());
+    if sources.iter().all(|source| policy(source).is_empty()) && super::policy(keep, &config, None).is_empty()
+    {
+        return Err(Fault::new(Kind::Usage, "no policy is stated, and without one nothing is removed").hint(
+            "say what to keep, such as `--keep-last 30` or `--keep-days 7`, or put it into the configuration",
+        ));
+    }
     for source in &sources {
-        one(cli, source, policy, dry_run)?;
+        one(cli, source, policy(source), dry_run)?;
     }
     Ok(0)
 }
