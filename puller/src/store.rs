@@ -135,6 +135,13 @@ impl Store {
         Ok(folders)
     }
 
+    /// What lies in the first folder that the source at `address`, or `name`, would be given.
+    pub fn place(&self, address: &Address, name: Option<&str>) -> Result<Option<SourceDir>, Fault> {
+        let (host, stem) = address.folder();
+        let dir = self.root.join(host).join(name.map_or(stem, crate::address::folder_name));
+        dir.join("source.json").exists().then(|| SourceDir::open(dir)).transpose()
+    }
+
     /// The source that `name` or `address` means, if the store has it.
     pub fn find(&self, address: Option<&Address>, name: Option<&str>) -> Result<Option<SourceDir>, Fault> {
         let sources = self.sources()?;

@@ -73,10 +73,14 @@ impl Target {
     /// one name for two places, or two for one, is an error, since the copies of two databases would be mixed.
     pub fn folder(&self, store: &Store) -> Result<Option<SourceDir>, Fault> {
         let key = self.address.key();
-        let by_name = match &self.name {
-            Some(name) => store.find(None, Some(name))?,
-            None => None,
-        };
+        // Of a store with thousands of sources, most are where they were made and nothing else has to be read.
+        let place = store.place(&self.address, self.name.as_deref())?;
+        if let Some(source) = place.filter(|source| source.about.key == key && source.about.name == self.name) {
+            return Ok(Some(source));
+        }
+        let sources = store.sources()?;
+        let has_name = |source: &&SourceDir| self.name.is_some() && source.about.name == self.name;
+        let by_name = sources.iter().find(has_name).cloned();
         if let (Some(source), Some(name)) = (&by_name, &self.name)
             && source.about.key != key
         {
@@ -92,7 +96,7 @@ impl Target {
         if by_name.is_some() {
             return Ok(by_name);
         }
-        let by_key = store.find(Some(&self.address), None)?;
+        let by_key = sources.into_iter().find(|source| source.about.key == key);
         match (by_key.as_ref().and_then(|source| source.about.name.as_deref()), &self.name) {
             (Some(known), Some(name)) => Err(Fault::new(
                 Kind::Usage,
