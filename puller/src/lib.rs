@@ -7,6 +7,7 @@ pub mod address;
 pub mod pull;
 pub mod plan;
 pub mod client;
+pub mod ssh;
 pub mod draft;
 pub mod proof;
 pub mod judge;

@@ -147,11 +147,13 @@ impl Store {
     pub fn named(&self, typed: &str) -> Result<SourceDir, Fault> {
         let sources = self.sources()?;
         let address = Address::parse(typed).ok().flatten();
-        let key = address.or_else(|| Some(Address::Local(typed.into()))).map(|address| address.key());
-        let ways: [&dyn Fn(&SourceDir) -> bool; 4] = [
+        let address = address.unwrap_or_else(|| Address::Local(typed.into()));
+        let (key, spelling) = (address.key(), address.spelling());
+        let ways: [&dyn Fn(&SourceDir) -> bool; 5] = [
             &|source| source.about.name.as_deref() == Some(typed),
             &|source| source.label() == typed,
-            &|source| Some(&source.about.key) == key.as_ref(),
+            &|source| source.about.key == key,
+            &|source| source.about.address.as_ref() == Some(&spelling),
             &|source| source.stem() == typed,
         ];
         for way in ways {

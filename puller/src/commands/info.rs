@@ -1,7 +1,7 @@
 //! `puller info`: what is there now and what a pull would move, asked of the agent; without a source, what the store holds.
 
 use super::text;
-use crate::cli::Cli;
+use crate::cli::{Cli, Door};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::pb;
 use pullback_shared::text::printable;
@@ -42,11 +42,13 @@ struct Moves {
     bytes: u64,
 }
 
-pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool) -> Result<u8, Fault> {
+pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool, door: &Door) -> Result<u8, Fault> {
     let Some(typed) = typed else { return of_store(cli) };
     let store = super::open_store(cli).ok();
     let (address, source) = resolve(store.as_ref(), typed)?;
-    let look = ask(address, source.as_ref(), tables)?;
+    let name = source.as_ref().and_then(|source| source.about.name.as_deref());
+    let door = super::door(door, &super::read_config(cli)?, name.or(Some(typed)), TIMEOUT)?;
+    let look = ask(address, store.as_ref(), source, &door, tables)?;
     match cli.common.json {
         true => println!("{}", look.as_json()),
         false => look.print()?,
@@ -58,10 +60,25 @@ pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool) -> Result<u8, Fa
 }
 
 /// Asks the agent, and counts rows in the newest good copy where there is one: that costs the source nothing.
-fn ask(address: Address, source: Option<&SourceDir>, tables: bool) -> Result<Look, Fault> {
+fn ask(
+    address: Address,
+    store: Option<&Store>,
+    source: Option<SourceDir>,
+    door: &puller::ssh::Door,
+    tables: bool,
+) -> Result<Look, Fault> {
+    let mut client = Client::open(&address, door)?;
+    let source = match (source, store) {
+        // The store may have it by another spelling.
+        (None, Some(store)) if matches!(address, Address::Ssh { .. }) => {
+            store.find(Some(&client.resolve(&address)?.0), None)?
+        }
+        (source, _) => source,
+    };
+    let source = source.as_ref();
     let newest = source.and_then(|source| source.copies().ok()?.into_iter().rfind(StoredCopy::is_good));
     let counted_in_copy = tables && newest.is_some();
-    let reply = Client::open(&address, TIMEOUT)?.info(tables && !counted_in_copy)?;
+    let reply = client.info(tables && !counted_in_copy)?;
     let database = reply.databases.first().cloned();
     let mut database =
         database.ok_or_else(|| Fault::new(Kind::Protocol, "the agent said nothing of the database"))?;
@@ -73,7 +90,7 @@ fn ask(address: Address, source: Option<&SourceDir>, tables: bool) -> Result<Loo
     }
     let (moves, problem) = match database.problem.clone().map(Fault::decode) {
         Some(problem) => (None, Some(problem)),
-        None => match moves(&address, source, &database) {
+        None => match moves(&mut client, source, &database) {
             Ok(moves) => (Some(moves), None),
             Err(fault) => (None, Some(fault)),
         },
@@ -83,7 +100,11 @@ fn ask(address: Address, source: Option<&SourceDir>, tables: bool) -> Result<Loo
 
 /// Without a copy to build upon a pull moves everything: that is known without a snapshot, for which an agent would write
 /// its first mirror. Else the agent takes one and compares, as for `pull --dry-run`.
-fn moves(address: &Address, source: Option<&SourceDir>, database: &pb::DatabaseInfo) -> Result<Moves, Fault> {
+fn moves(
+    client: &mut Client,
+    source: Option<&SourceDir>,
+    database: &pb::DatabaseInfo,
+) -> Result<Moves, Fault> {
     if source.map_or(Ok(None), pull::newest_base)?.is_none() {
         return Ok(Moves {
             transfer: "full",
@@ -93,7 +114,7 @@ fn moves(address: &Address, source: Option<&SourceDir>, database: &pb::DatabaseI
             bytes: u64::from(database.page_count) * u64::from(database.page_size),
         });
     }
-    let planned = plan::plan(address, source, false, TIMEOUT)?;
+    let planned = plan::plan(client, source, false)?;
     Ok(Moves {
         transfer: planned.transfer,
         full_because: planned.full_because,

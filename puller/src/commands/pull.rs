@@ -6,6 +6,7 @@ use crate::cli::{Cli, Pull};
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use puller::address::Address;
+use puller::client::Client;
 use puller::clock;
 use puller::config::Config;
 use puller::history;
@@ -90,34 +91,43 @@ fn attempt(
     let address = address_of(cli, config, typed)?;
     let known = Store::open(&super::store_path(cli, config))
         .and_then(|store| store.find(Some(&address), asked.name.as_deref()));
-    if let Ok(Some(source)) = &known {
-        *found = Some(source.clone());
-    } else {
-        // Nothing is made in the store for a source that was never there: first see that there is one to pull.
-        reachable(&address, asked.timeout)?;
+    let known = known.ok().flatten();
+    let name = known.as_ref().and_then(|source| source.about.name.as_deref());
+    let door =
+        super::door(&asked.door, config, name.or(asked.name.as_deref()).or(Some(typed)), asked.timeout)?;
+    let (mut client, mut resolved) = (None, address.clone());
+    if known.is_none() {
+        // Nothing is made in the store for a source that was never there: first see that there is one to pull. Only its agent
+        // knows whether it is one that the store has by another spelling.
+        let mut opened = Client::open(&address, &door)?;
+        let (place, problem) = opened.resolve(&address)?;
+        problem.map_or(Ok(()), Err)?;
+        (client, resolved) = (Some(opened), place);
     }
     let store = super::open_or_create_store(cli, config)?;
-    let mut source = match found.take() {
+    let mut source = match known {
         Some(source) => source,
-        None => match store.find(Some(&address), asked.name.as_deref())? {
+        None => match store.find(Some(&resolved), asked.name.as_deref())? {
             Some(source) => source,
-            None => store.create(&address, asked.name.as_deref())?,
+            None => store.create(&resolved, asked.name.as_deref())?,
         },
     };
     *found = Some(source.clone());
     let lock = source.lock()?;
+    source.note_address(&address, &lock)?;
     let options = Options {
         verify: asked.verify.or(config.verify).unwrap_or(Verify::Auto),
         full: asked.full,
         policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config, source.about.name.as_deref())),
-        timeout: asked.timeout,
     };
     let shown = source.shown();
     let bar = Bar::new(cli, &shown);
     let mut tries = 0;
     let pulled = loop {
-        let run =
-            Run { source: &mut source, lock: &lock, options: &options, now, watch: &bar }.pull(&address);
+        let opened = client.take().map_or_else(|| Client::open(&address, &door), Ok);
+        let run = opened.and_then(|client| {
+            Run { source: &mut source, lock: &lock, options: &options, now, watch: &bar }.pull(client)
+        });
         match run {
             Err(fault) if fault.kind.is_transient() && tries < asked.retries => {
                 tries += 1;
@@ -137,8 +147,16 @@ fn plan(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Fau
     let at = clock::now()?;
     let planned = address_of(cli, config, typed).and_then(|address| {
         let store = Store::open(&super::store_path(cli, config)).ok();
-        let source = store.map_or(Ok(None), |store| store.find(Some(&address), asked.name.as_deref()))?;
-        puller::plan::plan(&address, source.as_ref(), asked.full, asked.timeout)
+        let find = |address: &Address| {
+            store.as_ref().map_or(Ok(None), |store| store.find(Some(address), asked.name.as_deref()))
+        };
+        let door = super::door(&asked.door, config, asked.name.as_deref().or(Some(typed)), asked.timeout)?;
+        let mut client = Client::open(&address, &door)?;
+        let source = match find(&address)? {
+            None if matches!(address, Address::Ssh { .. }) => find(&client.resolve(&address)?.0)?,
+            known => known,
+        };
+        puller::plan::plan(&mut client, source.as_ref(), asked.full)
     });
     match planned {
         Ok(planned) if cli.common.json => {
@@ -202,14 +220,6 @@ fn address_of(cli: &Cli, config: &Config, typed: &str) -> Result<Address, Fault>
             format!("`{typed}` is no file here and no source that the store knows"),
         )
         .hint("name a database file, or HOST:PORT/NAME of an agent's database")),
-    }
-}
-
-fn reachable(address: &Address, timeout: Duration) -> Result<(), Fault> {
-    let reply = puller::client::Client::open(address, timeout)?.info(false)?;
-    match reply.databases.into_iter().next().and_then(|database| database.problem) {
-        Some(problem) => Err(Fault::decode(problem)),
-        None => Ok(()),
     }
 }
 
