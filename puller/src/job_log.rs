@@ -115,7 +115,8 @@ impl JobLog {
         tries: u32,
         said: &[String],
     ) -> (RunLine, Result<(), Fault>) {
-        let problem = said.first().map(|line| printable(line, LINE_CHARS_MAX));
+        let problem =
+            said.first().map(|line| printable(line.strip_prefix("error: ").unwrap_or(line), LINE_CHARS_MAX));
         let job = self.job.word().to_owned();
         let (ended, exit) = (Some(ended), Some(exit));
         let line = RunLine { v: 1, job, began, ended, exit, tries, problem };

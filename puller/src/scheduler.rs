@@ -111,7 +111,7 @@ impl Scheduler {
         Ok(match self {
             Self::Systemd => {
                 let [service, timer] = units(job.name);
-                vec![file(service, systemd::service(job)), file(timer, systemd::timer(job))]
+                vec![file(service, systemd::service(job)?), file(timer, systemd::timer(job))]
             }
             Self::Launchd => vec![file(property_list(job.name), launchd::plist(job)?)],
             Self::Cron => vec![Text { place: Place::Crontab, content: format!("{}\n", crontab::line(job)?) }],

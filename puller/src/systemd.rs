@@ -1,6 +1,7 @@
 //! A job as units of systemd: a service that runs once, and the timer that starts it. Text only.
 
 use crate::schedule::{Job, JobName, When};
+use pullback_shared::fault::{Fault, Kind};
 
 /// So much later than the calendar says a timer may fire: not every machine asks at the same second.
 const DELAY_SECONDS_MAX: u32 = 60;
@@ -10,8 +11,16 @@ pub fn unit(name: JobName) -> String {
     format!("pullback-{}", name.word())
 }
 
-/// The text of the service.
-pub fn service(job: &Job) -> String {
+/// The text of the service. systemd refuses some programs for their names, however they are quoted.
+pub fn service(job: &Job) -> Result<String, Fault> {
+    let program = job.command.first().map(String::as_str).unwrap_or_default();
+    if program.contains(['"', '\'', '\\']) {
+        return Err(Fault::new(
+            Kind::Usage,
+            format!("systemd starts no program with a quote or a backslash in its path, as `{program}` has"),
+        )
+        .hint("put `puller` elsewhere, or use `--with cron`"));
+    }
     let variables = job.environment.iter().map(|(name, value)| {
         // `Environment=` knows no `$`.
         format!("Environment={}\n", quoted(&format!("{name}={value}"), "$"))
@@ -21,7 +30,7 @@ pub fn service(job: &Job) -> String {
         0 => quoted(word, "$"),
         _ => format!(" {}", quoted(word, "$$")),
     });
-    format!(
+    Ok(format!(
         "# Written by `puller schedule install`; `puller schedule uninstall {name}` removes it.\n\
          [Unit]\n\
          Description=Pullback: puller schedule run {name}\n\
@@ -33,7 +42,7 @@ pub fn service(job: &Job) -> String {
         name = job.name.word(),
         variables = variables.collect::<String>(),
         words = words.collect::<String>(),
-    )
+    ))
 }
 
 /// The text of the timer. A run that was due while the machine was off is made up for.
