@@ -13,6 +13,7 @@ mod info;
 mod list;
 mod progress;
 mod pull;
+mod pull_report;
 mod restore;
 mod rotate;
 pub(crate) mod schedule;
