@@ -36,8 +36,6 @@ pub struct RunLine {
     pub ended: Option<Timestamp>,
     /// Its exit code.
     pub exit: Option<u8>,
-    /// How often it was tried.
-    pub tries: u32,
     /// The first line of what was wrong.
     pub problem: Option<String>,
 }
@@ -102,8 +100,8 @@ impl JobLog {
 
     /// Writes down that a run began.
     pub fn begin(&self, began: Timestamp) -> Result<(), Fault> {
-        let (job, tries) = (self.job.word().to_owned(), 0);
-        self.add(&RunLine { v: 1, job, began, ended: None, exit: None, tries, problem: None }, &[])
+        let job = self.job.word().to_owned();
+        self.add(&RunLine { v: 1, job, began, ended: None, exit: None, problem: None }, &[])
     }
 
     /// Writes down how a run ended and what it said; gives its line.
@@ -112,14 +110,13 @@ impl JobLog {
         began: Timestamp,
         ended: Timestamp,
         exit: u8,
-        tries: u32,
         said: &[String],
     ) -> (RunLine, Result<(), Fault>) {
         let problem =
             said.first().map(|line| printable(line.strip_prefix("error: ").unwrap_or(line), LINE_CHARS_MAX));
         let job = self.job.word().to_owned();
         let (ended, exit) = (Some(ended), Some(exit));
-        let line = RunLine { v: 1, job, began, ended, exit, tries, problem };
+        let line = RunLine { v: 1, job, began, ended, exit, problem };
         let added = self.add(&line, said);
         (line, added)
     }
@@ -188,7 +185,7 @@ mod tests {
         let log = log(dir.path());
         let said: Vec<String> = (0..2 * RUN_LINES_MAX).map(|n| format!("{n} {}", "é".repeat(5000))).collect();
         for run in 0..40 {
-            log.end(at(run), at(run), 1, 1, &said).1.unwrap();
+            log.end(at(run), at(run), 1, &said).1.unwrap();
             assert_eq!(log.last().unwrap().began, at(run));
             for path in [log.path(), log.older()] {
                 let Ok(text) = fs::read_to_string(path) else { continue };
@@ -204,11 +201,11 @@ mod tests {
     fn what_a_run_said_is_not_taken_for_its_line() {
         let dir = tempfile::tempdir().unwrap();
         let log = log(dir.path());
-        log.end(at(1), at(2), 7, 1, &["first".to_owned()]).1.unwrap();
+        log.end(at(1), at(2), 7, &["first".to_owned()]).1.unwrap();
         let fake = fs::read_to_string(log.path()).unwrap().lines().last().unwrap().replace('7', "0");
-        log.end(at(3), at(4), 5, 2, &[fake.clone(), format!("x\n{fake}")]).1.unwrap();
+        log.end(at(3), at(4), 5, &[fake.clone(), format!("x\n{fake}")]).1.unwrap();
         let last = log.last().unwrap();
-        assert_eq!((last.exit, last.tries, last.began), (Some(5), 2, at(3)));
+        assert_eq!((last.exit, last.began), (Some(5), at(3)));
         assert!(last.problem.unwrap().contains("\"exit\":0"));
     }
 
@@ -218,7 +215,7 @@ mod tests {
         let log = log(dir.path());
         assert_eq!(log.last(), None);
         assert!(!log.is_running());
-        log.end(at(1), at(2), 0, 1, &[]).1.unwrap();
+        log.end(at(1), at(2), 0, &[]).1.unwrap();
         let lock = log.lock().unwrap();
         log.begin(at(3)).unwrap();
         assert!(log.is_running());

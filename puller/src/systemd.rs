@@ -101,14 +101,14 @@ mod tests {
 
     #[test]
     fn what_means_something_to_systemd_is_escaped() {
-        let service = service(&job("a %h \"q\" \\ $HOME 한글"));
-        let start =
-            r#""/opt/a %%h \"q\" \\ $HOME 한글/puller" "schedule" "run" "pull" "a %%h \"q\" \\ $$HOME 한글""#;
-        assert_eq!(value(&service, "ExecStart"), Some(start));
-        assert!(
-            service.contains("Environment=\"XDG_DATA_HOME=/a %%h \\\"q\\\" \\\\ $HOME 한글\"\n"),
-            "{service}"
-        );
+        let word = "a %h \"q\" \\ $HOME 한글";
+        let mut job = job(word);
+        assert_eq!(service(&job).expect_err("a program that systemd refuses").kind, Kind::Usage);
+        job.command[0] = "/opt/a %h $HOME 한글/puller".to_owned();
+        let text = service(&job).expect("a program that systemd takes");
+        let start = r#""/opt/a %%h $HOME 한글/puller" "schedule" "run" "pull" "a %%h \"q\" \\ $$HOME 한글""#;
+        assert_eq!(value(&text, "ExecStart"), Some(start));
+        assert!(text.contains("Environment=\"XDG_DATA_HOME=/a %%h \\\"q\\\" \\\\ $HOME 한글\"\n"), "{text}");
     }
 
     #[test]

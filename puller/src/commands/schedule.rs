@@ -135,7 +135,7 @@ fn install(cli: &Cli, asked: &Install) -> Result<u8, Fault> {
         JobName::Pull => ask_what_to_keep(cli, asked, &config)?,
         JobName::Verify => asked.keep,
     };
-    let job = job(cli, asked, keep)?.checked()?;
+    let job = job(cli, asked, keep, &config)?.checked()?;
     let texts = scheduler.texts(&job)?;
     scheduler.check(&job.when)?;
     let log = JobLog::in_dir(&job_logs(), job.name);
@@ -174,7 +174,7 @@ fn install(cli: &Cli, asked: &Install) -> Result<u8, Fault> {
 }
 
 /// The job as the scheduler is to have it.
-fn job(cli: &Cli, asked: &Install, keep: Keep) -> Result<Job, Fault> {
+fn job(cli: &Cli, asked: &Install, keep: Keep, config: &Config) -> Result<Job, Fault> {
     let program = std::env::current_exe().map_err(|error| Fault::io("the path of this program", &error))?;
     let mut command = vec![schedule::text_of(&program)?];
     for (flag, path) in [("--config", &cli.common.config), ("--store", &cli.common.store)] {
@@ -188,7 +188,7 @@ fn job(cli: &Cli, asked: &Install, keep: Keep) -> Result<Job, Fault> {
         command.push("--".to_owned());
     }
     for source in &asked.sources {
-        command.push(from_anywhere(source)?);
+        command.push(from_anywhere(source, config)?);
     }
     let when = match (&asked.on_calendar, asked.at, asked.job) {
         (Some(expression), ..) => When::On(expression.clone()),
@@ -201,11 +201,13 @@ fn job(cli: &Cli, asked: &Install, keep: Keep) -> Result<Job, Fault> {
 }
 
 /// A source as it can be typed in any folder: schedulers start programs in the user's home.
-fn from_anywhere(typed: &str) -> Result<String, Fault> {
+fn from_anywhere(typed: &str, config: &Config) -> Result<String, Fault> {
     match Address::parse(typed)? {
         Some(Address::Local(path)) => schedule::text_of(&absolute(&path)),
         Some(_) => Ok(typed.to_owned()),
-        None if Path::new(typed).is_file() => schedule::text_of(&absolute(Path::new(typed))),
+        None if !config.sources.contains_key(typed) && Path::new(typed).is_file() => {
+            schedule::text_of(&absolute(Path::new(typed)))
+        }
         None => Ok(typed.to_owned()),
     }
 }

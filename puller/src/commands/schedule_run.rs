@@ -11,11 +11,10 @@ use puller::schedule::JobName;
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-/// A machine that just woke up has no network for a while: so long is an agent that cannot be reached tried again.
-const NETWORK_WAIT: Duration = Duration::from_secs(60);
-const TRY_EVERY: Duration = Duration::from_secs(5);
+/// A machine that just woke up has no network for a while. The waits between so many tries of a source are 2, 4, 8, 16 and
+/// 32 seconds: a minute.
+const RETRIES: u32 = 5;
 
 /// Of what a run says, so much is looked at.
 const SAID_BYTES_MAX: u64 = 256 * 1024;
@@ -36,8 +35,9 @@ pub(crate) fn run(cli: &Cli, asked: &RunJob) -> Result<u8, Fault> {
     };
     let began = clock::now()?;
     warn(log.begin(began));
-    let (code, tries, said) = until_the_network_is_there(cli, asked)?;
-    let (line, written) = log.end(began, clock::now()?, code, tries, &said);
+    let (code, said) = job(cli, asked)
+        .unwrap_or_else(|fault| (fault.kind.exit(), vec![format!("error: {fault} [{}]", fault.kind.code())]));
+    let (line, written) = log.end(began, clock::now()?, code, &said);
     warn(written);
     for line in said.iter().take(PARAGRAPH_LINES_MAX) {
         eprintln!("{line}");
@@ -61,31 +61,8 @@ fn warn(written: Result<(), Fault>) {
     }
 }
 
-fn until_the_network_is_there(cli: &Cli, asked: &RunJob) -> Result<(u8, u32, Vec<String>), Fault> {
-    let began = Instant::now();
-    let mut tries = 1;
-    loop {
-        let (code, said) = once(cli, asked)?;
-        if !may_be_the_network(code, &said) || began.elapsed() + TRY_EVERY > NETWORK_WAIT {
-            return Ok((code, tries, said));
-        }
-        tracing::info!("try {tries} ended with exit code {code}");
-        std::thread::sleep(TRY_EVERY);
-        tries += 1;
-    }
-}
-
-/// Whether all that failed are agents that could not be reached, or were lost.
-fn may_be_the_network(code: u8, said: &[String]) -> bool {
-    let network = [Kind::Unreachable, Kind::Lost].map(|kind| format!("[{}]", kind.code()));
-    let mut errors = said.iter().filter(|line| line.starts_with("error: ")).peekable();
-    (code == Kind::Unreachable.exit() || code == Kind::Partly.exit())
-        && errors.peek().is_some()
-        && errors.all(|error| network.iter().any(|code| error.ends_with(code)))
-}
-
 /// Runs the command that the job stands for, and gives its exit code and the lines it said.
-fn once(cli: &Cli, asked: &RunJob) -> Result<(u8, Vec<String>), Fault> {
+fn job(cli: &Cli, asked: &RunJob) -> Result<(u8, Vec<String>), Fault> {
     let program = std::env::current_exe().map_err(|error| Fault::io("the path of this program", &error))?;
     let io = |error: io::Error| Fault::io(format!("`{}`", program.display()), &error);
     let (mut output, ours) = io::pipe().map_err(io)?;
@@ -96,6 +73,9 @@ fn once(cli: &Cli, asked: &RunJob) -> Result<(u8, Vec<String>), Fault> {
         });
     }
     command.args([asked.job.word(), "--quiet"]).args(keep_words(asked.keep));
+    if asked.job == JobName::Pull && super::read_config(cli).is_ok_and(|config| config.retries.is_none()) {
+        command.args(["--retries", &RETRIES.to_string()]);
+    }
     match (asked.job, asked.sources.is_empty()) {
         (JobName::Verify, _) | (_, true) => command.arg("--all"),
         (JobName::Pull, false) => command.arg("--").args(&asked.sources),
@@ -121,28 +101,3 @@ fn once(cli: &Cli, asked: &RunJob) -> Result<(u8, Vec<String>), Fault> {
 }
 
 const _: () = assert!(PARAGRAPH_LINES_MAX <= RUN_LINES_MAX, "the log has at least what was said");
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(code: u8, said: &[&str], again: bool) {
-        let said: Vec<String> = said.iter().map(|line| (*line).to_owned()).collect();
-        assert_eq!(may_be_the_network(code, &said), again, "{said:?}");
-    }
-
-    #[test]
-    fn only_what_the_network_explains_is_tried_again() {
-        let unreachable = "error: `gym` was not pulled: nothing answers [P03]";
-        let lost = "error: `pool` was not pulled: it went away [P04]";
-        let missing = "error: `bar` was not pulled: there is no such file [P07]";
-        check(5, &[unreachable, "hint: start the agent"], true);
-        check(3, &[unreachable, "hint: start the agent", lost], true);
-        check(3, &[unreachable, missing], false);
-        check(7, &[missing], false);
-        check(4, &["error: `gym` is damaged [P16]"], false);
-        check(5, &[], false);
-        check(0, &[], false);
-    }
-}
