@@ -224,6 +224,8 @@ pub(crate) enum Command {
         /// The copy, as `list` shows it
         copy: String,
     },
+    /// Pull or verify by the clock: give the job to systemd, launchd or cron
+    Schedule(crate::commands::schedule::Schedule),
     /// Ask about the configuration
     Config {
         #[command(subcommand)]

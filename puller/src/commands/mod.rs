@@ -16,6 +16,8 @@ mod pull;
 mod pull_report;
 mod restore;
 mod rotate;
+pub(crate) mod schedule;
+mod schedule_run;
 mod show;
 mod text;
 mod verify;
@@ -45,6 +47,7 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
             rotate::run(cli, source.as_deref(), *keep, *dry_run)
         }
         Command::Accept { source, copy } => accept::run(cli, source, copy),
+        Command::Schedule(asked) => schedule::run(cli, asked),
         Command::Config { what } => config::run(cli, what),
         Command::Demo { dir } => demo::run(cli, dir.as_deref()),
         Command::DemoWriter { database } => demo::write_for_ever(database),
