@@ -15,6 +15,7 @@ mod list;
 mod pages;
 mod progress;
 mod pull;
+mod pull_report;
 mod restore;
 mod rotate;
 mod show;
