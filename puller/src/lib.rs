@@ -10,6 +10,7 @@ pub mod plan;
 pub mod client;
 pub mod ssh;
 pub mod draft;
+pub mod sum;
 pub mod proof;
 pub mod judge;
 pub mod store;
