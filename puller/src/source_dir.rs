@@ -118,15 +118,17 @@ impl SourceDir {
         self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Where it is reached: as it was typed last, or else from its key.
+    /// Where it is reached: the place is that of its key; user and port are as they were typed last.
     pub fn address(&self) -> Result<Address, Fault> {
+        let from_key = Address::from_key(&self.about.key).ok_or_else(|| {
+            let key = printable(&self.about.key, 200);
+            Fault::new(Kind::Io, format!("`{key}` names no door that this release knows"))
+        })?;
         let typed = self.about.address.as_ref().and_then(|typed| Address::parse(typed).ok().flatten());
-        typed.or_else(|| Address::from_key(&self.about.key)).ok_or_else(|| {
-            Fault::new(
-                Kind::Io,
-                format!("`{}` names no door that this release knows", printable(&self.about.key, 200)),
-            )
-        })
+        match (typed, &from_key) {
+            (Some(typed @ Address::Ssh { .. }), Address::Ssh { path, .. }) => Ok(typed.at(path)),
+            _ => Ok(from_key),
+        }
     }
 
     /// Notes that it was reached as `address` says.

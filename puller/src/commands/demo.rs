@@ -15,6 +15,7 @@ use puller::pull::{Options, Pulled, Run};
 use puller::source_dir::SourceDir;
 use puller::ssh::Door;
 use puller::store::{KnownStores, Store};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -142,7 +143,7 @@ fn start_agent(dir: &Path, database: &Path) -> Result<(Running, Address), Fault>
 fn pull(cli: &Cli, source: &mut SourceDir, address: &Address) -> Result<Pulled, Fault> {
     let lock = source.lock()?;
     let bar = Bar::new(cli, NAME);
-    let options = Options { verify: Verify::Full, full: false, policy: None };
+    let options = Options { verify: Verify::Full, full: false, policy: None, expect: BTreeMap::new() };
     let now = puller::clock::now()?;
     let client = Client::open(address, &Door::new(TIMEOUT))?;
     let pulled = Run { source, lock: &lock, options: &options, now, watch: &bar }.pull(client);

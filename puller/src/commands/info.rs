@@ -12,8 +12,8 @@ use puller::proof;
 use puller::pull;
 use puller::source_dir::{SourceDir, StoredCopy};
 use puller::store::Store;
+use puller::target::Target;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::Duration;
 
 /// How long an agent may give no sign of life while it is asked.
@@ -44,11 +44,13 @@ struct Moves {
 
 pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool, door: &Door) -> Result<u8, Fault> {
     let Some(typed) = typed else { return of_store(cli) };
-    let store = super::open_store(cli).ok();
-    let (address, source) = resolve(store.as_ref(), typed)?;
-    let name = source.as_ref().and_then(|source| source.about.name.as_deref());
-    let door = super::door(door, &super::read_config(cli)?, name.or(Some(typed)), TIMEOUT)?;
-    let look = ask(address, store.as_ref(), source, &door, tables)?;
+    let config = super::read_config(cli)?;
+    let store = Store::open(&super::store_path(cli, &config)).ok();
+    let target = Target::read(typed, &config, store.as_ref())?;
+    let door = super::door(door, &config, target.settings.as_ref(), TIMEOUT)?;
+    let mut client = Client::open(&target.address, &door)?;
+    let source = super::folder_behind(&mut client, &target, store.as_ref())?;
+    let look = ask(&mut client, target.address, source.as_ref(), tables)?;
     match cli.common.json {
         true => println!("{}", look.as_json()),
         false => look.print()?,
@@ -61,21 +63,11 @@ pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool, door: &Door) -> 
 
 /// Asks the agent, and counts rows in the newest good copy where there is one: that costs the source nothing.
 fn ask(
+    client: &mut Client,
     address: Address,
-    store: Option<&Store>,
-    source: Option<SourceDir>,
-    door: &puller::ssh::Door,
+    source: Option<&SourceDir>,
     tables: bool,
 ) -> Result<Look, Fault> {
-    let mut client = Client::open(&address, door)?;
-    let source = match (source, store) {
-        // The store may have it by another spelling.
-        (None, Some(store)) if matches!(address, Address::Ssh { .. }) => {
-            store.find(Some(&client.resolve(&address)?.0), None)?
-        }
-        (source, _) => source,
-    };
-    let source = source.as_ref();
     let newest = source.and_then(|source| source.copies().ok()?.into_iter().rfind(StoredCopy::is_good));
     let counted_in_copy = tables && newest.is_some();
     let reply = client.info(tables && !counted_in_copy)?;
@@ -90,7 +82,7 @@ fn ask(
     }
     let (moves, problem) = match database.problem.clone().map(Fault::decode) {
         Some(problem) => (None, Some(problem)),
-        None => match moves(&mut client, source, &database) {
+        None => match moves(client, source, &database) {
             Ok(moves) => (Some(moves), None),
             Err(fault) => (None, Some(fault)),
         },
@@ -133,29 +125,6 @@ impl std::fmt::Display for Moves {
             (_, None) => write!(f, "{pages} of {of_pages} pages, at most {bytes}"),
         }
     }
-}
-
-fn resolve(store: Option<&Store>, typed: &str) -> Result<(Address, Option<SourceDir>), Fault> {
-    let address = match Address::parse(typed)? {
-        Some(address) => address,
-        None => match store.map(|store| store.named(typed)) {
-            Some(Ok(source)) => return Ok((source.address()?, Some(source))),
-            _ if Path::new(typed).symlink_metadata().is_ok() => Address::Local(typed.into()),
-            Some(Err(fault)) => return Err(fault),
-            None => {
-                return Err(Fault::new(
-                    Kind::Unknown,
-                    format!(
-                        "`{}` is no file here, and there is no store that could know it",
-                        printable(typed, 200)
-                    ),
-                )
-                .hint("name a database file, or HOST:PORT/NAME of an agent's database"));
-            }
-        },
-    };
-    let source = store.and_then(|store| store.find(Some(&address), None).ok().flatten());
-    Ok((address, source))
 }
 
 impl Look {

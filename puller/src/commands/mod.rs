@@ -13,6 +13,7 @@ mod info;
 mod list;
 mod progress;
 mod pull;
+mod pull_report;
 mod restore;
 mod rotate;
 mod show;
@@ -21,9 +22,12 @@ mod verify;
 
 use crate::cli::{Cli, Command};
 use pullback_shared::fault::{Fault, Kind};
+use puller::client::Client;
 use puller::config::{Config, default_store, known_stores};
+use puller::source_dir::SourceDir;
 use puller::ssh::{Door, RunAs};
 use puller::store::{KnownStores, Store};
+use puller::target::Target;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -87,33 +91,45 @@ fn open_or_create_store(cli: &Cli, config: &Config) -> Result<Store, Fault> {
     Store::open_or_create(&store_path(cli, config), &KnownStores::in_file(known_stores()), at_terminal)
 }
 
-/// How the agent of the source that is called `name` is reached: what was typed, else what is configured.
+/// How an agent is reached: as was typed, else as is configured, for the source whose `settings` these are.
 fn door(
     typed: &crate::cli::Door,
     config: &Config,
-    name: Option<&str>,
+    settings: Option<&puller::config::Source>,
     timeout: Duration,
 ) -> Result<Door, Fault> {
-    let written = config.about(name);
-    let remote_agent = match (&typed.remote_agent, written.and_then(|source| source.remote_agent.as_ref())) {
-        (Some(typed), _) => Some(typed.clone()),
-        (None, Some(written)) => Some(written.parse().map_err(|why| {
-            Fault::new(Kind::Config, format!("`remote_agent` of a source is to be {why}"))
-                .hint("mend it in the configuration; doc/operations.md lists the keys")
-        })?),
-        (None, None) => None,
-    };
+    let written = settings.and_then(|settings| settings.remote_agent.as_ref());
+    let written = written.map(|written| written.parse()).transpose().map_err(|why: String| {
+        Fault::new(Kind::Config, format!("the `remote_agent` of a source is to be {why}"))
+            .hint("mend it in the configuration; doc/operations.md lists the keys")
+    });
+    let is_sudo = typed.sudo || settings.is_some_and(|settings| settings.sudo);
     Ok(Door {
         timeout,
         ssh: typed.ssh.clone().or_else(|| config.ssh.clone()).unwrap_or_else(|| "ssh".into()),
-        remote_agent,
-        run_as: match (&typed.sudo_user, typed.sudo || written.is_some_and(|source| source.sudo)) {
+        remote_agent: typed.remote_agent.clone().map_or(written, |typed| Ok(Some(typed)))?,
+        run_as: match (&typed.sudo_user, is_sudo) {
             (Some(user), _) => RunAs::User(user.clone()),
             (None, true) => RunAs::Owner,
             (None, false) => RunAs::Login,
         },
         at_terminal: std::io::stdin().is_terminal() && std::io::stderr().is_terminal(),
     })
+}
+
+/// The folder that `store` has for `target`; where only its agent can tell, the agent is asked.
+fn folder_behind(
+    client: &mut Client,
+    target: &Target,
+    store: Option<&Store>,
+) -> Result<Option<SourceDir>, Fault> {
+    let Some(store) = store else { return Ok(None) };
+    match target.folder(store)? {
+        None if !target.is_resolved => {
+            target.clone().resolved(client.resolve(&target.address)?.0).folder(store)
+        }
+        known => Ok(known),
+    }
 }
 
 /// What is to be kept of the source that is called `name`: what was typed, else what stands in its table, else at the top.

@@ -1,11 +1,9 @@
-//! `puller pull`: every source asked for, one report each.
+//! `puller pull`: every source asked for, several at once if need be, and one report at the end.
 
-use super::progress::Bar;
-use super::text;
+use super::progress::Bars;
+use super::pull_report::{Ran, Reporter};
 use crate::cli::{Cli, Pull};
-use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
-use puller::address::Address;
 use puller::client::Client;
 use puller::clock;
 use puller::config::Config;
@@ -13,213 +11,222 @@ use puller::history;
 use puller::judge::Verify;
 use puller::pull::{Options, Pulled, Run};
 use puller::source_dir::{SourceDir, StoredCopy};
+use puller::ssh::Door;
 use puller::store::Store;
-use serde_json::{Value, json};
-use std::time::Duration;
+use puller::target::Target;
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
-/// Between two tries.
+/// Between the first two tries; each later wait is twice the one before.
 const RETRY_WAIT: Duration = Duration::from_secs(2);
+
+/// Between two tries at most.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Tries after the first, where nobody said how many: for `--all`, which nobody watches, and for what a person typed.
+const RETRIES_ALL: u32 = 3;
+const RETRIES_ONE: u32 = 0;
+
+/// Sources pulled at once, where nobody said how many.
+const JOBS: u16 = 4;
+
+/// How long an agent may give no sign of life, where nobody said.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A source that was asked for, or why it cannot be told which.
+type Asked = Result<Target, (String, Fault)>;
 
 pub(crate) fn run(cli: &Cli, asked: &Pull) -> Result<u8, Fault> {
     let config = super::read_config(cli)?;
-    if asked.name.is_some() && asked.sources.len() > 1 {
+    if asked.name.is_some() && asked.sources.len() != 1 {
         return Err(Fault::new(Kind::Usage, "`--name` is for one source"));
     }
-    let mut codes = Vec::new();
-    for typed in &asked.sources {
-        codes.push(match asked.dry_run {
-            true => plan(cli, asked, &config, typed)?,
-            false => one(cli, asked, &config, typed)?,
+    clock::now()?;
+    let targets = targets(cli, asked, &config)?;
+    let pull = Pulls { cli, asked, config: &config, opening: Mutex::new(()) };
+    let mut reporter = Reporter::new(cli, &config, asked, targets.len());
+    match asked.dry_run {
+        true => targets.into_iter().for_each(|target| reporter.planned(&pull.plan(target))),
+        false => pull.all(targets, &mut reporter),
+    }
+    Ok(reporter.end())
+}
+
+fn targets(cli: &Cli, asked: &Pull, config: &Config) -> Result<Vec<Asked>, Fault> {
+    let store = Store::open(&super::store_path(cli, config)).ok();
+    if asked.all {
+        let targets = Target::all(config, store.as_ref())?;
+        if targets.is_empty() {
+            return Err(Fault::new(Kind::Unknown, "there is no source to pull yet").hint(
+                "pull one by its address first, or put `[source.NAME]` with its `address` into the configuration",
+            ));
+        }
+        return Ok(targets.into_iter().map(Ok).collect());
+    }
+    let read = |typed: &String| {
+        let target = Target::read(typed, config, store.as_ref()).map_err(|fault| (typed.clone(), fault))?;
+        Ok(Target { name: asked.name.clone().or(target.name), ..target })
+    };
+    Ok(asked.sources.iter().map(read).collect())
+}
+
+/// What is the same for all sources of one command.
+struct Pulls<'a> {
+    cli: &'a Cli,
+    asked: &'a Pull,
+    config: &'a Config,
+    /// Held by the run that opens the store, and makes it if there is none.
+    opening: Mutex<()>,
+}
+
+impl Pulls<'_> {
+    /// Pulls all of them, some at a time, and tells the reporter of each as it ends. One that fails stops no other.
+    fn all(&self, targets: Vec<Asked>, reporter: &mut Reporter<'_>) {
+        let jobs = self.asked.jobs.or(self.config.jobs).map_or(JOBS, u16::from);
+        let jobs = usize::from(jobs).min(targets.len());
+        let bars = Bars::new(self.cli);
+        let waiting = Mutex::new(VecDeque::from(targets));
+        let (ended, endings) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                let (ended, waiting, bars) = (ended.clone(), &waiting, &bars);
+                scope.spawn(move || {
+                    loop {
+                        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                        let Some(target) = next else { break };
+                        if ended.send(self.one(target, bars)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(ended);
+            for ran in endings {
+                bars.aside(|| reporter.ran(ran));
+            }
         });
     }
-    let failed = codes.iter().filter(|code| **code != 0).count();
-    match (codes.as_slice(), failed) {
-        ([code], _) => Ok(*code),
-        (_, 0) => Ok(0),
-        _ => Ok(Kind::Partly.exit()),
-    }
-}
 
-/// Pulls one source and reports; an error only for what would be wrong for all of them.
-fn one(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Fault> {
-    let began = std::time::Instant::now();
-    let mut source = None;
-    let result = attempt(cli, asked, config, typed, &mut source);
-    let duration = began.elapsed();
-    let at = clock::now()?;
-    match result {
-        Ok((shown, pulled)) => {
-            let source = source.as_mut().expect("BUG: a copy without a source");
-            let verdict = pulled.manifest.verdict;
-            let line = report(&shown, source, &pulled, at, duration);
-            record(source, &line);
-            match cli.common.json {
-                true => println!("{line}"),
-                false => say(cli, &shown, source, &pulled, duration),
+    /// Pulls one source and enters it into its history.
+    fn one(&self, target: Asked, bars: &Bars) -> Ran {
+        let began = Instant::now();
+        let mut source = None;
+        let (shown, optional, result) = match target {
+            Ok(target) => {
+                let optional = target.settings.as_ref().is_some_and(|settings| settings.optional);
+                let result = self.attempt(&target, bars, &mut source);
+                (source.as_ref().map_or(target.typed, SourceDir::shown), optional, result)
             }
-            complain(cli, &shown, source, &pulled);
-            about_rotation(cli, asked, config, source);
-            Ok(verdict.exit())
+            Err((typed, fault)) => (typed, false, Err(fault)),
+        };
+        let result = result.map_err(|fault| with_newest_good(fault, source.as_ref()));
+        let mut ran = Ran {
+            shown,
+            source,
+            result,
+            optional,
+            at: clock::now().unwrap_or_default(),
+            duration: began.elapsed(),
+            unrecorded: None,
+        };
+        let was_locked = matches!(&ran.result, Err(fault) if fault.kind == Kind::Locked);
+        if let Some(source) = ran.source.as_ref().filter(|_| !was_locked) {
+            ran.unrecorded = history::add(source, &ran.line()).err();
         }
-        Err(fault) => {
-            let shown = source.as_ref().map_or_else(|| typed.to_owned(), SourceDir::shown);
-            let fault = with_newest_good(fault, source.as_ref());
-            let line = failure(&shown, &fault, at, duration);
-            if let Some(source) = source.as_ref().filter(|_| fault.kind != Kind::Locked) {
-                record(source, &line);
-            }
-            if cli.common.json {
-                println!("{line}");
-            }
-            eprintln!("error: `{shown}` was not pulled: {fault} [{}]", fault.kind.code());
-            if !fault.hint.is_empty() {
-                eprintln!("\nhint: {}", fault.hint);
-            }
-            Ok(fault.kind.exit())
-        }
+        ran
     }
-}
 
-fn attempt(
-    cli: &Cli,
-    asked: &Pull,
-    config: &Config,
-    typed: &str,
-    found: &mut Option<SourceDir>,
-) -> Result<(String, Pulled), Fault> {
-    let now = clock::now()?;
-    let address = address_of(cli, config, typed)?;
-    let known = Store::open(&super::store_path(cli, config))
-        .and_then(|store| store.find(Some(&address), asked.name.as_deref()));
-    let known = known.ok().flatten();
-    let name = known.as_ref().and_then(|source| source.about.name.as_deref());
-    let door =
-        super::door(&asked.door, config, name.or(asked.name.as_deref()).or(Some(typed)), asked.timeout)?;
-    let (mut client, mut resolved) = (None, address.clone());
-    if known.is_none() {
-        // Nothing is made in the store for a source that was never there: first see that there is one to pull. Only its agent
-        // knows whether it is one that the store has by another spelling.
-        let mut opened = Client::open(&address, &door)?;
-        let (place, problem) = opened.resolve(&address)?;
-        problem.map_or(Ok(()), Err)?;
-        (client, resolved) = (Some(opened), place);
-    }
-    let store = super::open_or_create_store(cli, config)?;
-    let mut source = match known {
-        Some(source) => source,
-        None => match store.find(Some(&resolved), asked.name.as_deref())? {
+    fn attempt(&self, target: &Target, bars: &Bars, found: &mut Option<SourceDir>) -> Result<Pulled, Fault> {
+        let now = clock::now()?;
+        let (options, door) = (self.options(target), self.door(target)?);
+        let (mut client, mut place) = (None, target.clone());
+        let known = Store::open(&super::store_path(self.cli, self.config));
+        match known.ok().map_or(Ok(None), |store| target.folder(&store))? {
+            Some(source) => *found = Some(source),
+            // Nothing is made in the store for a source that was never there: first see that there is one to pull.
+            // Only its agent knows whether it is one that the store has by another spelling.
+            None => {
+                let (opened, resolved) = self.again(|| reach(target, &door))?;
+                (client, place) = (Some(opened), resolved);
+            }
+        }
+        let store = {
+            let _alone = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            super::open_or_create_store(self.cli, self.config)?
+        };
+        let mut source = match found.take() {
             Some(source) => source,
-            None => store.create(&resolved, asked.name.as_deref())?,
-        },
-    };
-    *found = Some(source.clone());
-    let lock = source.lock()?;
-    source.note_address(&address, &lock)?;
-    let options = Options {
-        verify: asked.verify.or(config.verify).unwrap_or(Verify::Auto),
-        full: asked.full,
-        policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config, source.about.name.as_deref())),
-    };
-    let shown = source.shown();
-    let bar = Bar::new(cli, &shown);
-    let mut tries = 0;
-    let pulled = loop {
-        let opened = client.take().map_or_else(|| Client::open(&address, &door), Ok);
-        let run = opened.and_then(|client| {
+            None => match place.folder(&store)? {
+                Some(source) => source,
+                None => store.create(&place.address, place.name.as_deref())?,
+            },
+        };
+        *found = Some(source.clone());
+        let lock = source.lock()?;
+        if source.about.name.is_none() && target.name.is_some() {
+            source.about.name.clone_from(&target.name);
+            source.write_about()?;
+        }
+        if !target.is_resolved {
+            source.note_address(&target.address, &lock)?;
+        }
+        let bar = bars.bar(&source.shown());
+        let pulled = self.again(|| {
+            let client = client.take().map_or_else(|| Client::open(&target.address, &door), Ok)?;
             Run { source: &mut source, lock: &lock, options: &options, now, watch: &bar }.pull(client)
         });
-        match run {
-            Err(fault) if fault.kind.is_transient() && tries < asked.retries => {
-                tries += 1;
-                tracing::warn!("try {tries} failed: {fault}");
-                std::thread::sleep(RETRY_WAIT);
-            }
-            run => break run,
-        }
-    };
-    bar.clear();
-    *found = Some(source);
-    Ok((shown, pulled?))
-}
+        bar.clear();
+        *found = Some(source);
+        pulled
+    }
 
-/// `--dry-run`: what a pull of `typed` would move. Nothing is made or changed in the store.
-fn plan(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Fault> {
-    let at = clock::now()?;
-    let planned = address_of(cli, config, typed).and_then(|address| {
-        let store = Store::open(&super::store_path(cli, config)).ok();
-        let find = |address: &Address| {
-            store.as_ref().map_or(Ok(None), |store| store.find(Some(address), asked.name.as_deref()))
-        };
-        let door = super::door(&asked.door, config, asked.name.as_deref().or(Some(typed)), asked.timeout)?;
-        let mut client = Client::open(&address, &door)?;
-        let source = match find(&address)? {
-            None if matches!(address, Address::Ssh { .. }) => find(&client.resolve(&address)?.0)?,
-            known => known,
-        };
-        puller::plan::plan(&mut client, source.as_ref(), asked.full)
-    });
-    match planned {
-        Ok(planned) if cli.common.json => {
-            let line = json!({
-                "v": 1, "source": typed, "outcome": "planned", "transfer": planned.transfer,
-                "full_because": planned.full_because, "snapshot": planned.snapshot.to_string(),
-                "page_size": planned.geometry.page_size.get(), "page_count": planned.geometry.page_count,
-                "changed_pages": planned.pages, "bytes_expected": planned.bytes,
-                "held_seconds": planned.held.as_secs_f64(), "error": null,
-            });
-            println!("{line}");
-            Ok(0)
-        }
-        Ok(planned) => {
-            let because = planned.full_because.map(|why| format!(", {why}")).unwrap_or_default();
-            match planned.transfer {
-                "none" => println!("{typed}: unchanged, nothing would be stored"),
-                transfer => println!(
-                    "{typed}: a {transfer} transfer{because}: {} of {} pages, at most {}",
-                    planned.pages,
-                    planned.geometry.page_count,
-                    text::bytes(planned.bytes)
-                ),
+    /// Does `work`, and again after a growing wait while what went wrong may pass by itself.
+    fn again<T>(&self, mut work: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+        let default = if self.asked.all { RETRIES_ALL } else { RETRIES_ONE };
+        let retries = self.asked.retries.or(self.config.retries).unwrap_or(default);
+        let mut wait = RETRY_WAIT;
+        for tried in 1..=retries {
+            match work() {
+                Err(fault) if fault.kind.is_transient() => tracing::warn!("try {tried} failed: {fault}"),
+                done => return done,
             }
-            Ok(0)
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(RETRY_WAIT_MAX);
         }
-        Err(fault) => {
-            if cli.common.json {
-                println!("{}", failure(typed, &fault, at, Duration::ZERO));
-            }
-            super::say_fault(&fault);
-            Ok(fault.kind.exit())
+        work()
+    }
+
+    fn options(&self, target: &Target) -> Options {
+        let (asked, config, settings) = (self.asked, self.config, target.settings.as_ref());
+        let written = settings.and_then(|settings| settings.verify).or(config.verify);
+        Options {
+            verify: asked.verify.or(written).unwrap_or(Verify::Auto),
+            full: asked.full,
+            policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config, target.name.as_deref())),
+            expect: settings.map(|settings| settings.expect.clone()).unwrap_or_default(),
         }
     }
-}
 
-/// What `typed` means: an address, a source that the store knows, or a file here.
-fn address_of(cli: &Cli, config: &Config, typed: &str) -> Result<Address, Fault> {
-    if let Some(address) = Address::parse(typed)? {
-        return Ok(address);
+    fn door(&self, target: &Target) -> Result<Door, Fault> {
+        let (asked, config) = (self.asked, self.config);
+        let timeout = asked.timeout.or(config.timeout.map(|span| span.0)).unwrap_or(TIMEOUT);
+        super::door(&asked.door, config, target.settings.as_ref(), timeout)
     }
-    let here = std::path::Path::new(typed).symlink_metadata().is_ok();
-    let known = Store::open(&super::store_path(cli, config)).and_then(|store| store.named(typed));
-    match (known, here) {
-        (Ok(source), false) => source.address(),
-        (Ok(source), true) => {
-            let address = source.address()?;
-            let file = Address::Local(typed.into());
-            match address.key() == file.key() {
-                true => Ok(file),
-                false => {
-                    Err(Fault::new(Kind::Usage, format!("`{typed}` is a file here and the name of a source"))
-                        .hint(format!("write `./{typed}` for the file, or `{address}` for the source")))
-                }
-            }
-        }
-        (Err(_), true) => Ok(Address::Local(typed.into())),
-        (Err(fault), false) if fault.kind == Kind::Usage => Err(fault),
-        (Err(_), false) => Err(Fault::new(
-            Kind::Missing,
-            format!("`{typed}` is no file here and no source that the store knows"),
-        )
-        .hint("name a database file, or HOST:PORT/NAME of an agent's database")),
+
+    /// `--dry-run`: what a pull would move. Nothing is made or changed in the store.
+    fn plan(&self, target: Asked) -> (String, Result<puller::plan::Planned, Fault>) {
+        let target = match target {
+            Ok(target) => target,
+            Err((typed, fault)) => return (typed, Err(fault)),
+        };
+        let store = Store::open(&super::store_path(self.cli, self.config)).ok();
+        let planned = self.door(&target).and_then(|door| {
+            let mut client = Client::open(&target.address, &door)?;
+            let source = super::folder_behind(&mut client, &target, store.as_ref())?;
+            puller::plan::plan(&mut client, source.as_ref(), self.asked.full)
+        });
+        (target.typed, planned)
     }
 }
 
@@ -234,146 +241,12 @@ fn with_newest_good(fault: Fault, source: Option<&SourceDir>) -> Fault {
     }
 }
 
-fn report(shown: &str, source: &SourceDir, pulled: &Pulled, at: Timestamp, duration: Duration) -> Value {
-    let manifest = &pulled.manifest;
-    json!({
-        "v": 1,
-        "at": clock::rfc3339(at),
-        "run": "pull",
-        "source": shown,
-        "outcome": if pulled.stored { "stored" } else { "unchanged" },
-        "transfer": pulled.transfer,
-        "full_because": if pulled.stored { manifest.transfer.full_because.clone() } else { None },
-        "snapshot": manifest.snapshot,
-        "copy": manifest.copy,
-        "path": puller::address::absolute(&source.file(&manifest.copy, "db")),
-        "verdict": manifest.verdict.word(),
-        "checked": pulled.checked.word(),
-        "findings": pulled.findings,
-        "page_size": manifest.page_size,
-        "page_count": manifest.page_count,
-        "changed_pages": pulled.changed_pages,
-        "bytes_received": pulled.bytes_received,
-        "bytes_sent": pulled.bytes_sent,
-        "held_seconds": pulled.held.as_secs_f64(),
-        "duration_seconds": duration.as_secs_f64(),
-        "notes": pulled.notes,
-        "removed": pulled.removed,
-        "error": null,
-    })
-}
-
-fn failure(shown: &str, fault: &Fault, at: Timestamp, duration: Duration) -> Value {
-    json!({
-        "v": 1,
-        "at": clock::rfc3339(at),
-        "run": "pull",
-        "source": shown,
-        "outcome": "failed",
-        "duration_seconds": duration.as_secs_f64(),
-        "error": super::error_json(fault),
-    })
-}
-
-/// The copy is in the store already; a history that cannot be written is no reason to say otherwise.
-fn record(source: &SourceDir, line: &Value) {
-    if let Err(fault) = history::add(source, line) {
-        eprintln!("warning: {fault}");
-    }
-}
-
-fn say(cli: &Cli, shown: &str, source: &SourceDir, pulled: &Pulled, duration: Duration) {
-    if cli.common.quiet {
-        return;
-    }
-    let manifest = &pulled.manifest;
-    let snapshot = &manifest.snapshot[..12.min(manifest.snapshot.len())];
-    let (size, seconds) = (text::bytes(manifest.bytes), duration.as_secs_f64());
-    match pulled.stored {
-        true => {
-            println!(
-                "{shown}: stored {}, {size}, snapshot {snapshot}, {} ({} check)",
-                manifest.copy,
-                manifest.verdict,
-                pulled.checked.word()
-            );
-            let because =
-                manifest.transfer.full_because.as_ref().map(|why| format!(", {why}")).unwrap_or_default();
-            println!(
-                "  {} transfer{because}: {} pages, {} received; source held {:.3} s; {seconds:.1} s in all",
-                pulled.transfer,
-                pulled.changed_pages,
-                text::bytes(pulled.bytes_received),
-                pulled.held.as_secs_f64(),
-            );
-        }
-        false => println!(
-            "{shown}: unchanged since {}, {size}, snapshot {snapshot}, {}; {} received, {seconds:.1} s",
-            manifest.copy,
-            manifest.verdict,
-            text::bytes(pulled.bytes_received)
-        ),
-    }
-    println!("  {}", source.file(&manifest.copy, "db").display());
-    pulled.notes.iter().for_each(|note| println!("  note: {note}"));
-    if !pulled.removed.is_empty() {
-        println!("  removed by the policy: {}", pulled.removed.join(", "));
-    }
-}
-
-/// What a person must hear even from cron.
-fn complain(cli: &Cli, shown: &str, source: &SourceDir, pulled: &Pulled) {
-    use pullback_shared::verdict::Verdict;
-    let first = pulled.findings.first().map(String::as_str).unwrap_or_default();
-    let newest = source.copies().ok().and_then(|copies| copies.into_iter().rfind(StoredCopy::is_good));
-    let newest = newest
-        .map_or("there is no good copy".to_owned(), |copy| format!("the newest good copy is {}", copy.id));
-    match pulled.manifest.verdict {
-        Verdict::Violations => {
-            let more = pulled.findings.len().saturating_sub(1);
-            eprintln!("warning: `{shown}` has rows that break its own rules: {first} (and {more} more)");
-        }
-        Verdict::Damaged => {
-            eprintln!(
-                "error: `{shown}` is damaged at the source; the copy is exact and {newest} [{}]",
-                Kind::Damaged.code()
-            );
-            pulled.findings.iter().take(3).for_each(|finding| eprintln!("  SQLite: {finding}"));
-            eprintln!(
-                "\nhint: `puller restore {shown} --to FILE` brings the good copy back; until the source is well, each run ends like this"
-            );
-        }
-        Verdict::Suspect => {
-            eprintln!("error: `{shown}` looks emptied: {first}; {newest} [{}]", Kind::Suspect.code());
-            eprintln!("\nhint: if that was meant, `puller accept {shown} {}`", pulled.manifest.copy);
-        }
-        Verdict::Ok | Verdict::Uncheckable | Verdict::Unchecked | Verdict::Rotten => {}
-    }
-    if cli.common.quiet {
-        pulled
-            .notes
-            .iter()
-            .filter(|note| note.contains("rotted") || note.contains("proof"))
-            .for_each(|note| eprintln!("warning: {note}"));
-    }
-}
-
-/// Without a policy nothing is ever removed; that is said once for each source.
-fn about_rotation(cli: &Cli, asked: &Pull, config: &Config, source: &mut SourceDir) {
-    let copies = source.copies().map_or(0, |copies| copies.len());
-    let has_policy =
-        asked.no_rotate || !super::policy(asked.keep, config, source.about.name.as_deref()).is_empty();
-    if cli.common.quiet || source.about.told_about_rotation || copies < 2 || has_policy {
-        return;
-    }
-    eprintln!(
-        "note: {copies} copies are kept and nothing is ever removed; for a limit add `keep = {{ last = 30 }}` to `{}`, or \
-         `--keep-last 30` to the command",
-        puller::config::default_path().display()
-    );
-    // The run is over and was a success: that the note may be said again is no reason to fail.
-    source.about.told_about_rotation = true;
-    if let Err(fault) = source.lock().and_then(|_lock| source.write_about()) {
-        tracing::debug!(%fault, "the note will be said again");
+/// Opens the door to `target`, and sees that there is one that can be pulled.
+fn reach(target: &Target, door: &Door) -> Result<(Client, Target), Fault> {
+    let mut client = Client::open(&target.address, door)?;
+    let (address, problem) = client.resolve(&target.address)?;
+    match problem {
+        Some(problem) => Err(problem),
+        None => Ok((client, target.clone().resolved(address))),
     }
 }
