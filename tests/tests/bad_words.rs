@@ -62,10 +62,19 @@ fn an_address_that_is_none_is_refused() {
 }
 
 #[test]
-fn an_ssh_address_is_said_to_have_no_door_yet() {
-    for source in ["ssh://pi/home/pi/gym.db", "ssh://", "pi:/home/pi/gym.db", "pi:gym.db", "me@pi:gym.db"] {
-        check(&[source], Some("usage"), 2, "no ssh door yet");
+fn an_ssh_address_that_is_none_is_refused() {
+    for source in ["ssh://", "ssh:///gym.db", ":gym.db", "me@:gym.db"] {
+        check(&[source], Some("usage"), 2, "the host is missing");
     }
+    for source in ["ssh://pi", "ssh://pi/", "pi:", "pi:/home/pi/", "ssh://pi/~/"] {
+        check(&[source], Some("usage"), 2, "the path of the database is missing");
+    }
+    check(&["ssh://pi:gym/gym.db"], Some("usage"), 2, "that is no port");
+    check(&["pi pi:gym.db"], Some("usage"), 2, "that is no host");
+    check(&["pi:~me/gym.db"], Some("usage"), 2, "its absolute path");
+    check(&["@pi:gym.db"], Some("usage"), 2, "that is no user");
+    check(&["--remote-agent", "$(touch x)", "pi:gym.db"], None, 2, "--remote-agent <PATH>");
+    check(&["--sudo-user", "me;x", "pi:gym.db"], None, 2, "--sudo-user <USER>");
 }
 
 #[test]
