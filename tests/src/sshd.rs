@@ -21,8 +21,18 @@ const SSHD: [&str; 4] =
 /// A running sshd, ended when the value goes.
 pub struct Sshd<'a> {
     sandbox: &'a Sandbox,
-    child: Child,
+    _daemon: Daemon,
     port: u16,
+}
+
+/// Ended when the value goes.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl<'a> Sshd<'a> {
@@ -67,8 +77,8 @@ impl<'a> Sshd<'a> {
                 quoted(&sandbox.file("sshd/client"))
             ),
         );
-        let (child, port) = launch(program, sandbox, lines);
-        let sshd = Self { sandbox, child, port };
+        let (daemon, port) = launch(program, sandbox, lines);
+        let sshd = Self { sandbox, _daemon: daemon, port };
         sshd.authorize("");
         sshd.reached_at(port);
         Some(sshd)
@@ -186,8 +196,6 @@ impl<'a> Sshd<'a> {
 
 impl Drop for Sshd<'_> {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("sshd's log:\n{}", self.read("sshd/log"));
         }
@@ -214,7 +222,7 @@ fn quoted(path: &Path) -> String {
     format!("\"{}\"", path.display())
 }
 
-fn launch(program: &Path, sandbox: &Sandbox, lines: &str) -> (Child, u16) {
+fn launch(program: &Path, sandbox: &Sandbox, lines: &str) -> (Daemon, u16) {
     let path = std::env::var("PATH").expect("PATH is set");
     for _ in 0..5 {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
@@ -232,13 +240,13 @@ fn launch(program: &Path, sandbox: &Sandbox, lines: &str) -> (Child, u16) {
         let log = File::create(sandbox.file("sshd/log")).expect("a log can be made");
         let mut command = sandbox.command(program);
         command.args(["-D", "-e", "-f"]).arg(sandbox.file("sshd/config")).stderr(log);
-        let mut child = command.spawn().expect("sshd can be started");
+        let mut daemon = Daemon(command.spawn().expect("sshd can be started"));
         let mut ended = false;
         while !ended {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return (child, port);
+                return (daemon, port);
             }
-            ended = child.try_wait().expect("a child can be waited for").is_some();
+            ended = daemon.0.try_wait().expect("a child can be waited for").is_some();
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
