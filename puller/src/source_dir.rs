@@ -118,26 +118,28 @@ impl SourceDir {
         self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Where it is reached: the place is that of its key; user and port are as they were typed last.
+    /// Where it is reached: as it was typed last, or else from its key.
     pub fn address(&self) -> Result<Address, Fault> {
-        let from_key = Address::from_key(&self.about.key).ok_or_else(|| {
-            let key = printable(&self.about.key, 200);
-            Fault::new(Kind::Io, format!("`{key}` names no door that this release knows"))
-        })?;
         let typed = self.about.address.as_ref().and_then(|typed| Address::parse(typed).ok().flatten());
-        match (typed, &from_key) {
-            (Some(typed @ Address::Ssh { .. }), Address::Ssh { path, .. }) => Ok(typed.at(path)),
-            _ => Ok(from_key),
-        }
+        typed.or_else(|| Address::from_key(&self.about.key)).ok_or_else(|| {
+            Fault::new(
+                Kind::Io,
+                format!("`{}` names no door that this release knows", printable(&self.about.key, 200)),
+            )
+        })
     }
 
-    /// Notes that it was reached as `address` says.
-    pub fn note_address(&mut self, address: &Address, _lock: &Lock) -> Result<(), Fault> {
-        let spelling = matches!(address, Address::Ssh { .. }).then(|| address.spelling());
-        if spelling.is_none() || self.about.address == spelling {
+    /// Notes that it was reached as `address` says, and, where it had no name yet, that it is called `name`.
+    pub fn note(&mut self, address: &Address, name: Option<&str>, _lock: &Lock) -> Result<(), Fault> {
+        let spelling = match address {
+            Address::Ssh { .. } => Some(address.spelling()),
+            _ => self.about.address.clone(),
+        };
+        let name = self.about.name.clone().or_else(|| name.map(str::to_owned));
+        if self.about.address == spelling && self.about.name == name {
             return Ok(());
         }
-        self.about.address = spelling;
+        (self.about.address, self.about.name) = (spelling, name);
         self.write_about()
     }
 

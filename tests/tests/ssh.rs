@@ -97,7 +97,7 @@ fn all_spellings_of_a_place_are_one_source() {
     assert_eq!(about["address"], format!("ssh://{user}@pi/~/link.db"));
     let info = sshd.puller(&["info", "--json", "gym"]).exits(0).only_json();
     assert_eq!((&info["path"], &info["transfer"]), (&Value::from(path), &Value::from("none")));
-    assert_eq!(info["source"], format!("ssh://{user}@pi{path}"));
+    assert_eq!(info["source"], format!("ssh://{user}@pi/~/link.db"));
 }
 
 #[test]

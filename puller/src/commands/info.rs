@@ -47,10 +47,10 @@ pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool, door: &Door) -> 
     let config = super::read_config(cli)?;
     let store = Store::open(&super::store_path(cli, &config)).ok();
     let target = Target::read(typed, &config, store.as_ref())?;
-    let door = super::door(door, &config, target.settings.as_ref(), TIMEOUT)?;
-    let mut client = Client::open(&target.address, &door)?;
-    let source = super::folder_behind(&mut client, &target, store.as_ref())?;
-    let look = ask(&mut client, target.address, source.as_ref(), tables)?;
+    let door = super::door(door, &config, target.name.as_deref(), TIMEOUT)?;
+    let met = target.meet(store.as_ref(), &door)?;
+    let client = met.client.map_or_else(|| Client::open(&target.address, &door), Ok)?;
+    let look = ask(target.address, client, met.source.as_ref(), tables)?;
     match cli.common.json {
         true => println!("{}", look.as_json()),
         false => look.print()?,
@@ -63,8 +63,8 @@ pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool, door: &Door) -> 
 
 /// Asks the agent, and counts rows in the newest good copy where there is one: that costs the source nothing.
 fn ask(
-    client: &mut Client,
     address: Address,
+    mut client: Client,
     source: Option<&SourceDir>,
     tables: bool,
 ) -> Result<Look, Fault> {
@@ -82,7 +82,7 @@ fn ask(
     }
     let (moves, problem) = match database.problem.clone().map(Fault::decode) {
         Some(problem) => (None, Some(problem)),
-        None => match moves(client, source, &database) {
+        None => match moves(&mut client, source, &database) {
             Ok(moves) => (Some(moves), None),
             Err(fault) => (None, Some(fault)),
         },

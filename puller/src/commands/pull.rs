@@ -139,17 +139,22 @@ impl Pulls<'_> {
 
     fn attempt(&self, target: &Target, bars: &Bars, found: &mut Option<SourceDir>) -> Result<Pulled, Fault> {
         let now = clock::now()?;
-        let (options, door) = (self.options(target), self.door(target)?);
-        let (mut client, mut place) = (None, target.clone());
-        let known = Store::open(&super::store_path(self.cli, self.config));
-        match known.ok().map_or(Ok(None), |store| target.folder(&store))? {
-            Some(source) => *found = Some(source),
+        let door = self.door(target)?;
+        let store = Store::open(&super::store_path(self.cli, self.config)).ok();
+        let mut met = self.again(|| target.meet(store.as_ref(), &door))?;
+        *found = met.source.take();
+        if found.is_none() {
             // Nothing is made in the store for a source that was never there: first see that there is one to pull.
-            // Only its agent knows whether it is one that the store has by another spelling.
-            None => {
-                let (opened, resolved) = self.again(|| reach(target, &door))?;
-                (client, place) = (Some(opened), resolved);
-            }
+            let problem = match &met.client {
+                Some(_) => met.problem.take(),
+                None => self.again(|| {
+                    let mut client = Client::open(&met.address, &door)?;
+                    let (_, problem) = client.resolve(&met.address)?;
+                    met.client = Some(client);
+                    Ok(problem)
+                })?,
+            };
+            problem.map_or(Ok(()), Err)?;
         }
         let store = {
             let _alone = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,23 +162,15 @@ impl Pulls<'_> {
         };
         let mut source = match found.take() {
             Some(source) => source,
-            None => match place.folder(&store)? {
-                Some(source) => source,
-                None => store.create(&place.address, place.name.as_deref())?,
-            },
+            None => store.create(&met.address, target.name.as_deref())?,
         };
         *found = Some(source.clone());
         let lock = source.lock()?;
-        if source.about.name.is_none() && target.name.is_some() {
-            source.about.name.clone_from(&target.name);
-            source.write_about()?;
-        }
-        if !target.is_resolved {
-            source.note_address(&target.address, &lock)?;
-        }
+        source.note(&target.address, target.name.as_deref(), &lock)?;
+        let options = self.options(target);
         let bar = bars.bar(&source.shown());
         let pulled = self.again(|| {
-            let client = client.take().map_or_else(|| Client::open(&target.address, &door), Ok)?;
+            let client = met.client.take().map_or_else(|| Client::open(&target.address, &door), Ok)?;
             Run { source: &mut source, lock: &lock, options: &options, now, watch: &bar }.pull(client)
         });
         bar.clear();
@@ -197,6 +194,11 @@ impl Pulls<'_> {
         work()
     }
 
+    fn door(&self, target: &Target) -> Result<Door, Fault> {
+        let timeout = self.asked.timeout.or(self.config.timeout.map(|span| span.0)).unwrap_or(TIMEOUT);
+        super::door(&self.asked.door, self.config, target.name.as_deref(), timeout)
+    }
+
     fn options(&self, target: &Target) -> Options {
         let (asked, config, settings) = (self.asked, self.config, target.settings.as_ref());
         let written = settings.and_then(|settings| settings.verify).or(config.verify);
@@ -208,12 +210,6 @@ impl Pulls<'_> {
         }
     }
 
-    fn door(&self, target: &Target) -> Result<Door, Fault> {
-        let (asked, config) = (self.asked, self.config);
-        let timeout = asked.timeout.or(config.timeout.map(|span| span.0)).unwrap_or(TIMEOUT);
-        super::door(&asked.door, config, target.settings.as_ref(), timeout)
-    }
-
     /// `--dry-run`: what a pull would move. Nothing is made or changed in the store.
     fn plan(&self, target: Asked) -> (String, Result<puller::plan::Planned, Fault>) {
         let target = match target {
@@ -222,9 +218,9 @@ impl Pulls<'_> {
         };
         let store = Store::open(&super::store_path(self.cli, self.config)).ok();
         let planned = self.door(&target).and_then(|door| {
-            let mut client = Client::open(&target.address, &door)?;
-            let source = super::folder_behind(&mut client, &target, store.as_ref())?;
-            puller::plan::plan(&mut client, source.as_ref(), self.asked.full)
+            let met = target.meet(store.as_ref(), &door)?;
+            let mut client = met.client.map_or_else(|| Client::open(&target.address, &door), Ok)?;
+            puller::plan::plan(&mut client, met.source.as_ref(), self.asked.full)
         });
         (target.typed, planned)
     }
@@ -238,15 +234,5 @@ fn with_newest_good(fault: Fault, source: Option<&SourceDir>) -> Fault {
             fault.hint(hint.trim_end_matches("; ").to_owned())
         }
         _ => fault,
-    }
-}
-
-/// Opens the door to `target`, and sees that there is one that can be pulled.
-fn reach(target: &Target, door: &Door) -> Result<(Client, Target), Fault> {
-    let mut client = Client::open(&target.address, door)?;
-    let (address, problem) = client.resolve(&target.address)?;
-    match problem {
-        Some(problem) => Err(problem),
-        None => Ok((client, target.clone().resolved(address))),
     }
 }
