@@ -18,6 +18,7 @@ pub mod rows;
 pub mod sandbox;
 pub mod served;
 pub mod small_disk;
+pub mod sshd;
 pub mod strace;
 pub mod stuck;
 pub mod two_pullers;
