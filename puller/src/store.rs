@@ -135,24 +135,24 @@ impl Store {
         Ok(folders)
     }
 
-    /// The source that `name` or `address` means, if the store has it.
-    pub fn find(&self, address: Option<&Address>, name: Option<&str>) -> Result<Option<SourceDir>, Fault> {
-        let sources = self.sources()?;
-        let key = address.map(Address::key);
-        let by_name = |source: &SourceDir| name.is_some() && source.about.name.as_deref() == name;
-        let by_key = |source: &SourceDir| name.is_none() && Some(&source.about.key) == key.as_ref();
-        Ok(sources.into_iter().find(|source| by_name(source) || by_key(source)))
+    /// What lies in the first folder that the source at `address`, or `name`, would be given.
+    pub fn place(&self, address: &Address, name: Option<&str>) -> Result<Option<SourceDir>, Fault> {
+        let (host, stem) = address.folder();
+        let dir = self.root.join(host).join(name.map_or(stem, crate::address::folder_name));
+        dir.join("source.json").exists().then(|| SourceDir::open(dir)).transpose()
     }
 
     /// The source that a person means by `typed`: a name, a folder (`HOST/STEM`), a folder's STEM, or an address.
     pub fn named(&self, typed: &str) -> Result<SourceDir, Fault> {
         let sources = self.sources()?;
         let address = Address::parse(typed).ok().flatten();
-        let key = address.or_else(|| Some(Address::Local(typed.into()))).map(|address| address.key());
-        let ways: [&dyn Fn(&SourceDir) -> bool; 4] = [
+        let address = address.unwrap_or_else(|| Address::Local(typed.into()));
+        let (key, spelling) = (address.key(), address.spelling());
+        let ways: [&dyn Fn(&SourceDir) -> bool; 5] = [
             &|source| source.about.name.as_deref() == Some(typed),
             &|source| source.label() == typed,
-            &|source| Some(&source.about.key) == key.as_ref(),
+            &|source| source.about.key == key,
+            &|source| source.about.address.as_ref() == Some(&spelling),
             &|source| source.stem() == typed,
         ];
         for way in ways {
@@ -345,7 +345,7 @@ mod tests {
         let b = Address::Local("/b/gym.db".into());
         assert_eq!(store.create(&a, None).unwrap().label(), "local/gym");
         assert_eq!(store.create(&b, None).unwrap().label(), "local/gym-2");
-        assert_eq!(store.find(Some(&b), None).unwrap().unwrap().label(), "local/gym-2");
+        assert_eq!(store.named("/b/gym.db").unwrap().label(), "local/gym-2");
         assert_eq!(store.named("/a/gym.db").unwrap().label(), "local/gym");
         assert_eq!(store.named("nobody").unwrap_err().kind, Kind::Unknown);
     }

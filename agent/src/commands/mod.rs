@@ -9,6 +9,7 @@ mod backup;
 mod doctor;
 mod info;
 mod serve;
+mod stdio;
 
 use crate::cli::{Cli, Command, ConfigCommand};
 use pullback_agent::config::{Config, default_config_path, default_state_dir};
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
     match &cli.command {
         Command::Serve => serve::run(cli),
+        Command::Stdio { database } => stdio::run(cli, database),
         Command::Backup { database, file } => backup::run(cli, database, file),
         Command::Info { database, tables } => info::run(cli, database.as_deref(), *tables),
         Command::Doctor => doctor::run(cli),
