@@ -436,7 +436,10 @@ fn one_run_of_a_job_is_at_a_time_and_the_second_is_told() {
     let source = sandbox.db("gym.db");
     databases::gym(&source, 100_000, 4096);
     let run = || sandbox.puller(&["schedule", "run", "pull", "--", "./gym.db"]);
-    run().exits(0);
+    let mut command = sandbox.command(programs::puller());
+    command.args(["schedule", "run", "pull", "--", "./gym.db"]).env("PULLER_JSON", "1");
+    let ran = sandbox.run(command.env("PULLER_STORE", sandbox.store())).exits(0);
+    assert_eq!((&ran.only_json()["problem"], ran.stderr.as_str()), (&Value::Null, ""), "all is well");
     let lock = fs::File::open(log(&sandbox, "pull").with_file_name(".pull.lock")).expect("a lock file");
     lock.lock().expect("it can be locked");
     let ran = run().exits(11);
