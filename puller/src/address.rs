@@ -284,6 +284,15 @@ pub fn folder_name(name: &str) -> String {
     if folder.is_empty() { "database".to_owned() } else { folder.to_owned() }
 }
 
+/// Whether a person may call a source `name`: it is a folder's name as it stands, and reads as no address.
+pub fn is_name(name: &str) -> bool {
+    folder_name(name) == name && matches!(Address::parse(name), Ok(None))
+}
+
+/// What a name is, for whoever wrote one that is none.
+pub const NAME_RULE: &str =
+    "a name has letters, digits, `.`, `_` and `-`, 64 bytes at most, and begins with one of the first two";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -166,6 +166,15 @@ pub(crate) enum Command {
         #[arg(long, env = "PULLER_CHECKSUMS", value_parser = BoolishValueParser::new())]
         checksums: bool,
     },
+    /// Say of each source whether its copies are as fresh as they should be
+    Status(crate::commands::status::Status),
+    /// List the sources, give one another name, or say that one is elsewhere now
+    Sources {
+        #[command(subcommand)]
+        what: Option<crate::commands::sources::Sources>,
+    },
+    /// Say what the code of an error means, and what to do
+    Explain(crate::commands::explain::Explain),
     /// Show the runs of a source
     History {
         /// The source
@@ -232,6 +241,14 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: ConfigCommand,
     },
+    /// Print what makes a shell complete commands and options
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page
+    Man {
+        /// Write the page and one for each command into DIR instead
+        #[arg(long, value_name = "DIR", env = "PULLER_DIR")]
+        dir: Option<PathBuf>,
+    },
     /// Show what this is for: a live database, a plain `cp`, and a proven copy side by side
     Demo {
         /// Where to work and leave the copies [default: a new directory in the system's one for temporary files]
@@ -248,6 +265,14 @@ pub(crate) enum Command {
 pub(crate) enum ConfigCommand {
     /// Print where the configuration, the store and the list of known stores are
     Path,
+    /// Print the settings that hold, as they may stand in the file; of a ping URL only the host
+    Show {
+        /// And where each comes from: a flag, the environment, the file, or a default
+        #[arg(long, env = "PULLER_ORIGIN", value_parser = BoolishValueParser::new())]
+        origin: bool,
+    },
+    /// Print a configuration with every key and what it is for
+    Example,
     /// Check the configuration file
     Check,
 }
@@ -263,18 +288,20 @@ impl Cli {
         };
         let filter = tracing_subscriber::EnvFilter::try_from_env("PULLER_LOG")
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-        let colored = match self.common.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => {
-                std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
-            }
-        };
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
-            .with_ansi(colored)
+            .with_ansi(self.colors(&std::io::stderr()))
             .init();
+    }
+
+    /// Whether what goes to `stream` may have colours.
+    pub(crate) fn colors(&self, stream: &impl IsTerminal) -> bool {
+        match self.common.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod store;
 pub mod source_dir;
 pub mod manifest;
 pub mod history;
+pub mod freshness;
 pub mod rotation;
 pub mod verify;
 pub mod restore;

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod rebuilt;
 pub mod cells;
 pub mod fault;
+pub mod explain;
 pub mod verdict;
 pub mod wire;
 pub mod text;

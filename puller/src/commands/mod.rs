@@ -8,9 +8,11 @@ macro_rules! println {
 mod accept;
 mod config;
 mod demo;
+pub(crate) mod explain;
 mod history;
 mod info;
 mod list;
+mod pages;
 mod progress;
 mod pull;
 mod pull_report;
@@ -19,6 +21,9 @@ mod rotate;
 pub(crate) mod schedule;
 mod schedule_run;
 mod show;
+pub(crate) mod sources;
+pub(crate) mod spelling;
+pub(crate) mod status;
 mod text;
 mod verify;
 
@@ -38,6 +43,9 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         Command::Info { source, tables, door } => info::run(cli, source.as_deref(), *tables, door),
         Command::List { source, long } => list::run(cli, source.as_deref(), *long),
         Command::Show { source, copy, checksums } => show::run(cli, source, copy, *checksums),
+        Command::Status(asked) => status::run(cli, asked),
+        Command::Sources { what } => sources::run(cli, what.as_ref()),
+        Command::Explain(asked) => explain::run(cli, asked),
         Command::History { source, failed } => history::run(cli, source, *failed),
         Command::Verify { source, copy, all: _, full } => {
             verify::run(cli, source.as_deref(), copy.as_deref(), *full)
@@ -49,6 +57,8 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         Command::Accept { source, copy } => accept::run(cli, source, copy),
         Command::Schedule(asked) => schedule::run(cli, asked),
         Command::Config { what } => config::run(cli, what),
+        Command::Completions { shell } => pages::completions(*shell),
+        Command::Man { dir } => pages::man(dir.as_deref()),
         Command::Demo { dir } => demo::run(cli, dir.as_deref()),
         Command::DemoWriter { database } => demo::write_for_ever(database),
         Command::DemoAgent { agent_config } => demo::serve(agent_config),
