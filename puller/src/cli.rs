@@ -20,10 +20,11 @@ First steps:
   puller pull 127.0.0.1:7420/gym       pull from an agent that serves
   puller list                          see the copies
   puller restore gym --to ./back.db    write the newest good copy to a new file
+  puller schedule install              pull all of them each day
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 some of several failed, 4 damage,
 5 agent unreachable or lost, 6 refused, 7 source unusable, 8 no space, 10 unknown,
-11 locked by another run; doc/errors.md tells more";
+11 locked by another run, 13 a scheduled job failed; doc/errors.md tells more";
 
 /// Pulls verified copies of live SQLite databases, keeps them, and puts them back.
 #[derive(Parser)]
