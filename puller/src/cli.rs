@@ -195,6 +195,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: ConfigCommand,
     },
+    /// Find out whether hooks and the ping work
+    Notify {
+        #[command(subcommand)]
+        what: crate::commands::notify::NotifyCommand,
+    },
     /// Show what this is for: a live database, a plain `cp`, and a proven copy side by side
     Demo {
         /// Where to work and leave the copies [default: a new directory in the system's one for temporary files]
@@ -256,6 +261,23 @@ mod tests {
             assert_eq!(variable, expected, "--{long} of `{}`", command.get_name());
         }
         command.get_subcommands().for_each(check);
+    }
+
+    /// A hook that calls `puller` would else have what it is told taken for options.
+    #[test]
+    fn what_hooks_are_told_is_no_option_s_variable() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let variable = argument.get_env().unwrap_or_default();
+                let is_told = puller::hooks::variables().any(|name| name == variable);
+                assert!(!is_told, "{argument} of `{}`", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&command);
+        assert!(puller::hooks::variables().all(|name| !["PULLER_LOG", "PULLER_NOW"].contains(&name)));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub mod history;
 pub mod rotation;
 pub mod verify;
 pub mod restore;
+pub mod hooks;
+pub mod ping;
 pub mod config;
 pub mod clock;
 pub mod durable;

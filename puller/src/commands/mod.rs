@@ -11,11 +11,13 @@ mod demo;
 mod history;
 mod info;
 mod list;
+pub(crate) mod notify;
 mod progress;
 mod pull;
 mod restore;
 mod rotate;
 mod show;
+mod tell;
 mod text;
 mod verify;
 
@@ -43,6 +45,7 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         }
         Command::Accept { source, copy } => accept::run(cli, source, copy),
         Command::Config { what } => config::run(cli, what),
+        Command::Notify { what } => notify::run(cli, what),
         Command::Demo { dir } => demo::run(cli, dir.as_deref()),
         Command::DemoWriter { database } => demo::write_for_ever(database),
         Command::DemoAgent { agent_config } => demo::serve(agent_config),

@@ -1,6 +1,7 @@
 //! `puller pull`: every source asked for, one report each.
 
 use super::progress::Bar;
+use super::tell::{self, Tell};
 use super::text;
 use crate::cli::{Cli, Pull};
 use jiff::Timestamp;
@@ -24,11 +25,21 @@ pub(crate) fn run(cli: &Cli, asked: &Pull) -> Result<u8, Fault> {
     if asked.name.is_some() && asked.sources.len() > 1 {
         return Err(Fault::new(Kind::Usage, "`--name` is for one source"));
     }
+    if asked.dry_run {
+        return all(cli, asked, &config, None);
+    }
+    let tell = Tell::run_began(&config);
+    let result = all(cli, asked, &config, Some(&tell));
+    tell.run_ended(&result);
+    result
+}
+
+fn all(cli: &Cli, asked: &Pull, config: &Config, tell: Option<&Tell>) -> Result<u8, Fault> {
     let mut codes = Vec::new();
     for typed in &asked.sources {
-        codes.push(match asked.dry_run {
-            true => plan(cli, asked, &config, typed)?,
-            false => one(cli, asked, &config, typed)?,
+        codes.push(match tell {
+            None => plan(cli, asked, config, typed)?,
+            Some(tell) => one(cli, asked, config, typed, tell)?,
         });
     }
     let failed = codes.iter().filter(|code| **code != 0).count();
@@ -40,9 +51,12 @@ pub(crate) fn run(cli: &Cli, asked: &Pull) -> Result<u8, Fault> {
 }
 
 /// Pulls one source and reports; an error only for what would be wrong for all of them.
-fn one(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Fault> {
+fn one(cli: &Cli, asked: &Pull, config: &Config, typed: &str, tell: &Tell) -> Result<u8, Fault> {
     let began = std::time::Instant::now();
     let mut source = None;
+    let warn = |warnings: Vec<String>| warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let address = address_of(cli, config, typed).map(|address| address.to_string()).unwrap_or_default();
+    warn(tell.before(typed, &address));
     let result = attempt(cli, asked, config, typed, &mut source);
     let duration = began.elapsed();
     let at = clock::now()?;
@@ -51,7 +65,9 @@ fn one(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Faul
             let source = source.as_mut().expect("BUG: a copy without a source");
             let verdict = pulled.manifest.verdict;
             let line = report(&shown, source, &pulled, at, duration);
+            let failed_before = tell::failed_last_time(source);
             record(source, &line);
+            warn(tell.after(&address, &line, verdict.exit(), failed_before));
             match cli.common.json {
                 true => println!("{line}"),
                 false => say(cli, &shown, source, &pulled, duration),
@@ -67,6 +83,7 @@ fn one(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Faul
             if let Some(source) = source.as_ref().filter(|_| fault.kind != Kind::Locked) {
                 record(source, &line);
             }
+            warn(tell.after(&address, &line, fault.kind.exit(), false));
             if cli.common.json {
                 println!("{line}");
             }
