@@ -76,7 +76,8 @@ pub(crate) fn run(cli: &Cli, what: &NotifyCommand) -> Result<u8, Fault> {
     match (told, failed) {
         (0, _) => {
             let which = if only.is_empty() { "neither a hook nor a ping" } else { "nothing of that kind" };
-            Err(Fault::new(Kind::Usage, format!("{which} is configured: nobody is told of a run")).hint(EXAMPLE))
+            Err(Fault::new(Kind::Usage, format!("{which} is configured: nobody is told of a run"))
+                .hint(EXAMPLE))
         }
         (_, 0) => Ok(0),
         _ => Ok(1),

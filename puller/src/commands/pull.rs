@@ -56,7 +56,7 @@ fn one(cli: &Cli, asked: &Pull, config: &Config, typed: &str, tell: &Tell) -> Re
     let mut source = None;
     let warn = |warnings: Vec<String>| warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let address = address_of(cli, config, typed).map(|address| address.to_string()).unwrap_or_default();
-    warn(tell.before(typed, &address));
+    warn(tell.before(&name_of(cli, asked, config, typed), &address));
     let result = attempt(cli, asked, config, typed, &mut source);
     let duration = began.elapsed();
     let at = clock::now()?;
@@ -147,6 +147,14 @@ fn attempt(
     bar.clear();
     *found = Some(source);
     Ok((shown, pulled?))
+}
+
+/// What the store calls the source; as typed, where it does not know it yet.
+fn name_of(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> String {
+    let known = address_of(cli, config, typed).and_then(|address| {
+        Store::open(&super::store_path(cli, config))?.find(Some(&address), asked.name.as_deref())
+    });
+    known.ok().flatten().map_or_else(|| typed.to_owned(), |source| source.shown())
 }
 
 /// `--dry-run`: what a pull of `typed` would move. Nothing is made or changed in the store.

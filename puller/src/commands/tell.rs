@@ -38,9 +38,7 @@ impl Tell {
         let by_hook = std::env::var_os(hooks::MARKER).is_some_and(|value| !value.is_empty());
         let hooks = if by_hook { Hooks::default() } else { config.hooks.clone() };
         let url = config.ping.as_ref().map(|ping| ping.url.as_str()).filter(|_| !by_hook);
-        let ping = url.and_then(|url| {
-            Ping::new(url).inspect_err(|why| eprintln!("warning: {why}")).ok()
-        });
+        let ping = url.and_then(|url| Ping::new(url).inspect_err(|why| eprintln!("warning: {why}")).ok());
         let is_over = Arc::new(AtomicBool::new(false));
         let start = ping.clone().map(|ping| {
             let is_over = Arc::clone(&is_over);
