@@ -4,8 +4,12 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use puller::judge::Verify;
 use std::io::IsTerminal;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Tries after the first, at most: with the growing waits between them, about a quarter of an hour.
+const RETRIES_MAX: i64 = 20;
 
 const FIRST_STEPS: &str = "\
 First steps:
@@ -71,9 +75,15 @@ pub(crate) struct Keep {
 
 #[derive(Args)]
 pub(crate) struct Pull {
-    /// A database file, HOST:PORT/NAME behind an agent, or a source that the store knows
-    #[arg(required = true, value_name = "SOURCE")]
+    /// A database file, HOST:PORT/NAME behind an agent, or a name that the configuration or the store knows
+    #[arg(required_unless_present = "all", value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
+    /// Every source of the configuration; where it names none, every source of the store
+    #[arg(long, conflicts_with = "sources", env = "PULLER_ALL", value_parser = BoolishValueParser::new())]
+    pub(crate) all: bool,
+    /// Pull so many sources at once [default: 4]
+    #[arg(long, env = "PULLER_JOBS", value_name = "N")]
+    pub(crate) jobs: Option<NonZeroU16>,
     /// Call the source N in the store
     #[arg(long, value_name = "N", env = "PULLER_NAME")]
     pub(crate) name: Option<String>,
@@ -91,12 +101,12 @@ pub(crate) struct Pull {
     /// Say what would be moved, and pull nothing
     #[arg(short = 'n', long, env = "PULLER_DRY_RUN", value_parser = BoolishValueParser::new())]
     pub(crate) dry_run: bool,
-    /// How long an agent may give no sign of life, such as 20s or 2m
-    #[arg(long, env = "PULLER_TIMEOUT", value_name = "DUR", default_value = "20s", value_parser = puller::config::span)]
-    pub(crate) timeout: Duration,
-    /// Try again so many times when the agent cannot be reached or is lost
-    #[arg(long, env = "PULLER_RETRIES", value_name = "N", default_value_t = 0)]
-    pub(crate) retries: u32,
+    /// How long an agent may give no sign of life, such as 20s or 2m [default: 20s]
+    #[arg(long, env = "PULLER_TIMEOUT", value_name = "DUR", value_parser = puller::config::span)]
+    pub(crate) timeout: Option<Duration>,
+    /// Try again so many times when the agent cannot be reached or is lost [default: 3 with --all, else 0]
+    #[arg(long, env = "PULLER_RETRIES", value_name = "N", value_parser = clap::value_parser!(u32).range(..=RETRIES_MAX))]
+    pub(crate) retries: Option<u32>,
 }
 
 #[derive(Subcommand)]

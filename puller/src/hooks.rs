@@ -1,6 +1,7 @@
 //! Hooks: programs of the user's that are run before and after pulls. What they do, or fail to do, changes no pull.
 
 use crate::config::Hooks;
+use pullback_shared::fault::Kind;
 use pullback_shared::text::printable;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
@@ -96,25 +97,28 @@ impl fmt::Display for Moment {
 /// What a hook is told.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// Where the source is.
+    /// Where the source is; empty where that cannot be told.
     pub address: &'a str,
     /// The report as `--json` prints it; before a pull, only its `source`.
     pub report: &'a Value,
-    /// The exit code of this source's pull, and the searchable code of its error, such as `P06`; none before it.
-    pub end: Option<(u8, &'a str)>,
+    /// The exit code of this source's pull, and what was wrong, if anything; none before it.
+    pub end: Option<(u8, Option<Kind>)>,
     /// Nothing was pulled: the values are examples.
     pub is_test: bool,
 }
 
 impl Facts<'_> {
     fn environment(&self, moment: Moment) -> Vec<(&'static str, String)> {
-        let mut set = vec![(MARKER, moment.word().to_owned()), (ADDRESS, self.address.to_owned())];
+        let mut set = vec![(MARKER, moment.word().to_owned())];
+        if !self.address.is_empty() {
+            set.push((ADDRESS, self.address.to_owned()));
+        }
         if self.is_test {
             set.push((TEST, "1".to_owned()));
         }
-        if let Some((exit, code)) = self.end {
+        if let Some((exit, kind)) = self.end {
             set.push((EXIT, exit.to_string()));
-            set.push((ERROR_CODE, code.to_owned()));
+            set.extend(kind.map(|kind| (ERROR_CODE, kind.code())));
         }
         for (name, pointer) in FIELDS {
             match self.report.pointer(pointer) {

@@ -83,20 +83,16 @@ pub fn look(
     Ok(Look { check, contents: judged.contents })
 }
 
-/// The verdict on an exact copy: what the closest check said, and whether the source was emptied against `good`, the newest
-/// good copy before it.
-pub fn verdict(
-    checks: &[Check],
-    contents: Contents,
-    accepted: bool,
-    good: Option<&Manifest>,
-) -> (Verdict, Option<String>) {
-    let asked = checks.iter().filter(|check| check.level > Level::Hash);
+/// The verdict on the exact copy of `manifest`: what the closest check said, whether what is expected of it is there, and
+/// whether the source was emptied against `good`, the newest good copy before it.
+pub fn verdict(manifest: &Manifest, good: Option<&Manifest>) -> (Verdict, Option<String>) {
+    let asked = manifest.checks.iter().filter(|check| check.level > Level::Hash);
     let Some(closest) = asked.max_by_key(|check| check.level) else { return (Verdict::Unchecked, None) };
-    if closest.result == Verdict::Damaged || accepted {
+    if closest.result == Verdict::Damaged || manifest.accepted {
         return (closest.result, None);
     }
-    match good.and_then(|good| emptied(contents, good)) {
+    let emptied = || good.and_then(|good| emptied(manifest.contents, good));
+    match manifest.unmet.clone().or_else(emptied) {
         Some(why) => (Verdict::Suspect, Some(why)),
         None => (closest.result, None),
     }
@@ -184,14 +180,23 @@ mod tests {
     fn an_emptied_source_is_suspect_until_it_is_accepted() {
         let mut good = manifest(1);
         good.contents = Contents { tables: Some(3), used_pages: 100 };
-        let checks =
-            [Check { level: Level::Full, at: good.taken_at, result: Verdict::Ok, findings: Vec::new() }];
-        let said = |tables, used_pages, accepted| {
-            verdict(&checks, Contents { tables: Some(tables), used_pages }, accepted, Some(&good)).0
+        let said = |tables, used_pages, accepted, unmet: Option<&str>| {
+            let mut copy = manifest(2);
+            copy.contents = Contents { tables: Some(tables), used_pages };
+            copy.record(Check {
+                level: Level::Full,
+                at: good.taken_at,
+                result: Verdict::Ok,
+                findings: Vec::new(),
+            });
+            (copy.accepted, copy.unmet) = (accepted, unmet.map(str::to_owned));
+            verdict(&copy, Some(&good)).0
         };
-        assert_eq!(said(0, 1, false), Verdict::Suspect);
-        assert_eq!(said(3, 9, false), Verdict::Suspect);
-        assert_eq!(said(3, 10, false), Verdict::Ok);
-        assert_eq!(said(0, 1, true), Verdict::Ok);
+        assert_eq!(said(0, 1, false, None), Verdict::Suspect);
+        assert_eq!(said(3, 9, false, None), Verdict::Suspect);
+        assert_eq!(said(3, 10, false, None), Verdict::Ok);
+        assert_eq!(said(0, 1, true, None), Verdict::Ok);
+        assert_eq!(said(3, 100, false, Some("no table `members`")), Verdict::Suspect);
+        assert_eq!(said(3, 100, true, Some("no table `members`")), Verdict::Ok);
     }
 }

@@ -4,6 +4,7 @@
 //! pages, [`proof`] reads them back, [`judge`] gives the verdict, [`store`] keeps the copy, [`rotation`] decides what stays.
 
 pub mod address;
+pub mod target;
 pub mod pull;
 pub mod plan;
 pub mod client;

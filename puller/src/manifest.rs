@@ -47,6 +47,9 @@ pub struct Manifest {
     /// A suspect copy that a person called good.
     #[serde(default)]
     pub accepted: bool,
+    /// What `expect` in the configuration asked for when the copy was pulled, and was not there.
+    #[serde(default)]
+    pub unmet: Option<String>,
 }
 
 /// How a copy came.
@@ -205,6 +208,7 @@ pub(crate) mod tests {
             checks: Vec::new(),
             verdict: Verdict::Ok,
             accepted: false,
+            unmet: None,
         }
     }
 

@@ -6,9 +6,11 @@ use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::hashes::HashList;
 use pullback_shared::page::{Geometry, PageHash, PageNo};
 use pullback_shared::snapshot::{SnapshotHasher, SnapshotId};
+use pullback_shared::text::printable;
 use pullback_shared::verdict::Findings;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -290,6 +292,28 @@ pub fn count_rows(path: &Path) -> Result<Vec<(String, i64)>, Fault> {
         (name, rows)
     };
     Ok(names.into_iter().map(count).collect())
+}
+
+/// What `expected` asks of the file at `path` that is not so: each table is there and has that many rows. Rows are counted as
+/// far as they matter.
+pub fn unmet(path: &Path, expected: &BTreeMap<String, u64>) -> Option<String> {
+    let connection = match open_immutable(path) {
+        Ok(connection) => connection,
+        Err(error) => return Some(format!("the tables that are expected cannot be looked for: {error}")),
+    };
+    for (name, fewest) in expected {
+        let quoted = name.replace('"', "\"\"");
+        let shown = printable(name, 80);
+        let sql = format!("SELECT count(*) FROM (SELECT 1 FROM \"{quoted}\" LIMIT {fewest})");
+        match connection.query_row(&sql, [], |row| row.get::<_, i64>(0)) {
+            Ok(rows) if rows.cast_unsigned() >= *fewest => {}
+            Ok(rows) => {
+                return Some(format!("table `{shown}` has {rows} rows, and at least {fewest} are expected"));
+            }
+            Err(error) => return Some(format!("table `{shown}` is expected: {error}")),
+        }
+    }
+    None
 }
 
 /// SQLite's full check of the file at `path`, whoever's it is: read-only, without a trace beside it. CHECK constraints are not

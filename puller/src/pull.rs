@@ -16,7 +16,9 @@ use pullback_shared::snapshot::SnapshotId;
 use pullback_shared::text::to_hex;
 use pullback_shared::verdict::Verdict;
 use pullback_shared::wire::{Base, Done, Event, Offer, Start};
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 /// Proofs that may fail in one run: the second failure leads to a full transfer, a third ends the run.
@@ -42,6 +44,8 @@ pub struct Options {
     pub policy: Option<Policy>,
     /// How long an agent may be silent.
     pub timeout: Duration,
+    /// Tables that must be there, with their fewest rows.
+    pub expect: BTreeMap<String, u64>,
 }
 
 /// What a run tells while it goes on.
@@ -482,7 +486,10 @@ impl Run<'_> {
             findings
         };
         let good = newest_good_before(&copies, manifest.sequence);
-        let (verdict, why) = judge::verdict(&manifest.checks, manifest.contents, manifest.accepted, good);
+        if level > Level::Hash {
+            manifest.unmet = self.unmet(&self.source.file(&manifest.copy, "db"));
+        }
+        let (verdict, why) = judge::verdict(&manifest, good);
         manifest.verdict = verdict;
         if copies.iter().all(|copy| copy.manifest.as_ref() != Ok(&manifest)) {
             self.source.write_manifest(&manifest, self.lock)?;
@@ -521,8 +528,8 @@ impl Run<'_> {
         let (copy, sequence) = self.source.next_copy(self.now)?;
         let kind = if sums.full_because.is_some() { "full" } else { "delta" };
         let good = newest_good_before(&copies, sequence);
-        let (verdict, why) = judge::verdict(std::slice::from_ref(&look.check), look.contents, false, good);
-        let manifest = Manifest {
+        let unmet = if level > Level::Hash { self.unmet(draft.path()) } else { None };
+        let mut manifest = Manifest {
             v: Manifest::VERSION,
             copy,
             sequence,
@@ -544,9 +551,12 @@ impl Run<'_> {
             },
             contents: look.contents,
             checks: vec![look.check],
-            verdict,
+            verdict: Verdict::Unchecked,
             accepted: false,
+            unmet,
         };
+        let (verdict, why) = judge::verdict(&manifest, good);
+        manifest.verdict = verdict;
         draft.commit(self.source, &manifest, self.lock)?;
         Ok(Pulled {
             stored: true,
@@ -561,6 +571,11 @@ impl Run<'_> {
             bytes_sent: 0,
             manifest,
         })
+    }
+
+    /// What is expected of the source and not in the file at `path`, which SQLite has looked at.
+    fn unmet(&self, path: &Path) -> Option<String> {
+        (!self.options.expect.is_empty()).then(|| proof::unmet(path, &self.options.expect)).flatten()
     }
 
     /// After a good copy: the policy. After a finding: only what keeps a sick source from filling the disk.

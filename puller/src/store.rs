@@ -117,13 +117,14 @@ impl Store {
     pub fn sources(&self) -> Result<Vec<SourceDir>, Fault> {
         let mut sources = Vec::new();
         for host in self.folders(&self.root)? {
-            for dir in self.folders(&host)? {
-                if dir.join("source.json").exists() {
-                    sources.push(SourceDir::open(dir)?);
-                }
-            }
+            sources.extend(self.sources_in(&host)?);
         }
         Ok(sources)
+    }
+
+    fn sources_in(&self, host: &Path) -> Result<Vec<SourceDir>, Fault> {
+        let folders = self.folders(host)?.into_iter();
+        folders.filter(|dir| dir.join("source.json").exists()).map(SourceDir::open).collect()
     }
 
     fn folders(&self, dir: &Path) -> Result<Vec<PathBuf>, Fault> {
@@ -132,6 +133,13 @@ impl Store {
         let mut folders: Vec<PathBuf> = entries.filter(|path| path.is_dir() && !path.is_symlink()).collect();
         folders.sort();
         Ok(folders)
+    }
+
+    /// What lies in the first folder that the source at `address`, or `name`, would be given.
+    pub fn place(&self, address: &Address, name: Option<&str>) -> Result<Option<SourceDir>, Fault> {
+        let (host, stem) = address.folder();
+        let dir = self.root.join(host).join(name.map_or(stem, crate::address::folder_name));
+        dir.join("source.json").exists().then(|| SourceDir::open(dir)).transpose()
     }
 
     /// The source that `name` or `address` means, if the store has it.
@@ -179,13 +187,14 @@ impl Store {
     /// A folder for a source that the store does not have yet.
     pub fn create(&self, address: &Address, name: Option<&str>) -> Result<SourceDir, Fault> {
         let _alone = self.lock_for_creating()?;
-        // Another run may have made it since this one looked.
-        if let Some(source) = self.find(Some(address), name)? {
-            return Ok(source);
-        }
         let (host, stem) = address.folder();
         let stem = name.map_or(stem, crate::address::folder_name);
         let host_dir = self.root.join(host);
+        // Another run may have made it since this one looked: in this place, since a new source goes nowhere else.
+        let made = if host_dir.is_dir() { self.sources_in(&host_dir)? } else { Vec::new() };
+        if let Some(source) = made.into_iter().find(|source| source.about.key == address.key()) {
+            return Ok(source);
+        }
         let mut number = 1;
         let dir = loop {
             let dir = host_dir.join(if number == 1 { stem.clone() } else { format!("{stem}-{number}") });

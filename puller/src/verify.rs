@@ -89,7 +89,7 @@ pub fn copy(
     manifest.contents = look.contents;
     manifest.record(look.check);
     let good = newest_good_before(&copies, manifest.sequence);
-    let (verdict, why) = judge::verdict(&manifest.checks, manifest.contents, manifest.accepted, good);
+    let (verdict, why) = judge::verdict(&manifest, good);
     detail.extend(why);
     manifest.verdict = verdict;
     source.write_manifest(&manifest, lock)?;

@@ -36,11 +36,11 @@ fn nothing_came_of_it(sandbox: &Sandbox, ran: &Ran) {
 #[test]
 fn a_source_that_reads_as_nothing_is_refused() {
     check(&[""], Some("usage"), 2, "an empty source");
-    check(&["nowhere"], Some("missing"), 7, "`nowhere` is no file here and no source that the store knows");
+    check(&["nowhere"], Some("missing"), 7, "`nowhere` is no file here and no source that is known");
     check(&["--", "-x"], Some("missing"), 7, "`-x` is no file here");
     check(&["./-x"], Some("missing"), 7, "there is no such file");
     check(&["~/nowhere.db"], Some("missing"), 7, "home/nowhere.db`: there is no such file");
-    check(&["raspberry-pi/gym"], Some("missing"), 7, "no source that the store knows");
+    check(&["raspberry-pi/gym"], Some("missing"), 7, "no source that is known");
     check(&["/no/such/folder/gym.db"], Some("missing"), 7, "there is no such file");
 }
 

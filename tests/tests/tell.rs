@@ -4,6 +4,7 @@ use pullback_tests::databases;
 use pullback_tests::pinged::{Answer, Pinged};
 use pullback_tests::privilege::skip;
 use pullback_tests::sandbox::{Pulled, Ran, Sandbox, wait_until};
+use pullback_tests::served::Served;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -120,7 +121,6 @@ fn hooks_are_told_of_each_pull_in_their_environment() {
         ("PULLER_BYTES_RECEIVED", &number("bytes_received")),
         ("PULLER_DURATION_SECONDS", &number("duration_seconds")),
         ("PULLER_EXIT", "0"),
-        ("PULLER_ERROR_CODE", ""),
     ];
     assert_eq!(after, expected(&all));
 
@@ -305,6 +305,53 @@ fn a_run_that_finds_the_source_locked_leaves_the_telling_to_the_other() {
     lock.unlock().expect("it is ours");
     place.pull().succeeds("unchanged");
     assert_eq!(place.moments(), ["before_pull", "after_pull"]);
+}
+
+/// Nobody listens at its address until an agent is started there, which is how a machine that was off comes back.
+#[test]
+fn a_machine_that_may_be_off_is_no_failure_and_is_told_of_when_it_is_back() {
+    let server = Pinged::content();
+    let place = Place::with_all_hooks("");
+    let hooks = fs::read_to_string(place.sandbox.file("puller.toml")).expect("the configuration is there");
+    let mut served = Served::start(&place.sandbox, &[("gym", &place.source)]);
+    let optional = format!("[source.gym]\naddress = \"{}\"\noptional = true\n", served.source("gym"));
+    place.configure(&[hooks, ping(&server.url("/p")), optional].concat());
+    let pull = || place.puller(&["pull", "--all", "-q", "--retries", "0"]).exits(0);
+    pull();
+    served.terminate();
+    let off = pull();
+    assert_eq!(off.stderr, "");
+    assert_eq!(place.moments(), ["before_pull", "after_pull", "before_pull"]);
+    served.restart();
+    pull();
+    let told = place.told();
+    assert!(told.iter().all(|told| told["PULLER_SOURCE"] == "gym"), "{told:?}");
+    assert_eq!(told[2]["PULLER_HOOK"], "on_recovery");
+    assert_eq!(server.paths(), ["/p/start", "/p"].repeat(3));
+}
+
+#[test]
+fn sources_pulled_at_once_are_told_of_at_once() {
+    let place = Place::new("");
+    // Each hook waits for the other one's: one after the other, they would be killed.
+    let hook = "touch ../began-$PULLER_SOURCE; while ! [ -e ../began-gym ] || ! [ -e ../began-till ]; do sleep 0.02; done";
+    databases::gym(&place.sandbox.db("till.db"), 100_000, 4096);
+    let table = |name: &str| {
+        format!("[source.{name}]\naddress = \"{}\"\n", place.sandbox.db(&format!("{name}.db")).display())
+    };
+    let hooks = format!("[hooks]\ntimeout = \"20s\"\nbefore_pull = [\"/bin/sh\", \"-c\", \"{hook}\"]\n");
+    place.configure(&[hooks, table("gym"), table("till")].concat());
+    let ran = place.puller(&["pull", "--all", "-q", "--jobs", "2"]).exits(0);
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn a_run_that_has_nothing_to_pull_is_told_as_a_failure() {
+    let server = Pinged::content();
+    let place = Place::new(&ping(&server.url("/p")));
+    place.puller(&["pull", "--all"]).exits(10);
+    let last = server.requests().pop().expect("a ping");
+    assert!(last.path == "/p/fail" && last.body.contains("[P13]"), "{last:?}");
 }
 
 #[test]

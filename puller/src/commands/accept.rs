@@ -21,7 +21,7 @@ pub(crate) fn run(cli: &Cli, source: &str, copy: &str) -> Result<u8, Fault> {
     manifest.accepted = true;
     let copies = source.copies()?;
     let good = newest_good_before(&copies, manifest.sequence);
-    manifest.verdict = judge::verdict(&manifest.checks, manifest.contents, true, good).0;
+    manifest.verdict = judge::verdict(&manifest, good).0;
     source.write_manifest(&manifest, &lock)?;
     source.link_latest(&lock)?;
     let line = serde_json::json!({

@@ -13,6 +13,7 @@ use puller::judge::Verify;
 use puller::pull::{Options, Pulled, Run};
 use puller::source_dir::SourceDir;
 use puller::store::{KnownStores, Store};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -137,8 +138,13 @@ fn start_agent(dir: &Path, database: &Path) -> Result<(Running, Address), Fault>
 fn pull(cli: &Cli, source: &mut SourceDir, address: &Address) -> Result<Pulled, Fault> {
     let lock = source.lock()?;
     let bar = Bar::new(cli, NAME);
-    let options =
-        Options { verify: Verify::Full, full: false, policy: None, timeout: Duration::from_secs(20) };
+    let options = Options {
+        verify: Verify::Full,
+        full: false,
+        policy: None,
+        timeout: Duration::from_secs(20),
+        expect: BTreeMap::new(),
+    };
     let now = puller::clock::now()?;
     let pulled = Run { source, lock: &lock, options: &options, now, watch: &bar }.pull(address);
     bar.clear();

@@ -12,8 +12,8 @@ use puller::proof;
 use puller::pull;
 use puller::source_dir::{SourceDir, StoredCopy};
 use puller::store::Store;
+use puller::target::Target;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::Duration;
 
 /// How long an agent may give no sign of life while it is asked.
@@ -44,9 +44,11 @@ struct Moves {
 
 pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool) -> Result<u8, Fault> {
     let Some(typed) = typed else { return of_store(cli) };
-    let store = super::open_store(cli).ok();
-    let (address, source) = resolve(store.as_ref(), typed)?;
-    let look = ask(address, source.as_ref(), tables)?;
+    let config = super::read_config(cli)?;
+    let store = Store::open(&super::store_path(cli, &config)).ok();
+    let target = Target::read(typed, &config, store.as_ref())?;
+    let source = store.map_or(Ok(None), |store| target.folder(&store))?;
+    let look = ask(target.address, source.as_ref(), tables)?;
     match cli.common.json {
         true => println!("{}", look.as_json()),
         false => look.print()?,
@@ -112,29 +114,6 @@ impl std::fmt::Display for Moves {
             (_, None) => write!(f, "{pages} of {of_pages} pages, at most {bytes}"),
         }
     }
-}
-
-fn resolve(store: Option<&Store>, typed: &str) -> Result<(Address, Option<SourceDir>), Fault> {
-    let address = match Address::parse(typed)? {
-        Some(address) => address,
-        None => match store.map(|store| store.named(typed)) {
-            Some(Ok(source)) => return Ok((source.address()?, Some(source))),
-            _ if Path::new(typed).symlink_metadata().is_ok() => Address::Local(typed.into()),
-            Some(Err(fault)) => return Err(fault),
-            None => {
-                return Err(Fault::new(
-                    Kind::Unknown,
-                    format!(
-                        "`{}` is no file here, and there is no store that could know it",
-                        printable(typed, 200)
-                    ),
-                )
-                .hint("name a database file, or HOST:PORT/NAME of an agent's database"));
-            }
-        },
-    };
-    let source = store.and_then(|store| store.find(Some(&address), None).ok().flatten());
-    Ok((address, source))
 }
 
 impl Look {

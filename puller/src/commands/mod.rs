@@ -14,6 +14,7 @@ mod list;
 pub(crate) mod notify;
 mod progress;
 mod pull;
+mod pull_report;
 mod restore;
 mod rotate;
 mod show;

@@ -99,10 +99,9 @@ fn run_hook(config: &Config, moment: Moment) -> Result<Option<Told>, Fault> {
     let report = tell::example(moment, clock::now()?);
     let end = match moment {
         Moment::BeforePull => None,
-        Moment::AfterPull | Moment::OnRecovery => Some((0, String::new())),
-        Moment::OnFailure => Some((Kind::Unreachable.exit(), Kind::Unreachable.code())),
+        Moment::AfterPull | Moment::OnRecovery => Some((0, None)),
+        Moment::OnFailure => Some((Kind::Unreachable.exit(), Some(Kind::Unreachable))),
     };
-    let end = end.as_ref().map(|(exit, code)| (*exit, code.as_str()));
     let facts = Facts { address: "127.0.0.1:7420/example", report: &report, end, is_test: true };
     Ok(hooks::run(&config.hooks, moment, &facts).map(|ran| Told {
         what: moment.word().to_owned(),

@@ -1,30 +1,45 @@
 //! The progress bar: on a terminal, and only there.
 
 use crate::cli::Cli;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use puller::pull::Watch;
 use std::io::IsTerminal;
 
-/// A bar for one run.
-pub(crate) struct Bar(ProgressBar);
+/// The bars of several runs at once.
+pub(crate) struct Bars(MultiProgress);
 
-impl Bar {
-    /// A bar for `source`; hidden when nobody would see it.
-    pub(crate) fn new(cli: &Cli, source: &str) -> Self {
+impl Bars {
+    /// Bars for the runs of one command; hidden when nobody would see them.
+    pub(crate) fn new(cli: &Cli) -> Self {
         let hidden = cli.common.quiet || cli.common.json || !std::io::stderr().is_terminal();
-        let bar = ProgressBar::with_draw_target(
-            None,
-            match hidden {
-                true => ProgressDrawTarget::hidden(),
-                false => ProgressDrawTarget::stderr(),
-            },
-        );
+        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        Self(MultiProgress::with_draw_target(target))
+    }
+
+    /// A bar for `source`.
+    pub(crate) fn bar(&self, source: &str) -> Bar {
+        let bar = self.0.add(ProgressBar::no_length());
         let style = "{prefix} {msg:>10} [{bar:24}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
         bar.set_style(
             ProgressStyle::with_template(style).expect("BUG: a bar without a shape").progress_chars("=> "),
         );
         bar.set_prefix(source.to_owned());
-        Self(bar)
+        Bar(bar)
+    }
+
+    /// Does `work`, which prints, without mixing it with the bars.
+    pub(crate) fn aside(&self, work: impl FnOnce()) {
+        self.0.suspend(work);
+    }
+}
+
+/// A bar for one run.
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    /// The only bar of a command.
+    pub(crate) fn new(cli: &Cli, source: &str) -> Self {
+        Bars::new(cli).bar(source)
     }
 
     /// Takes the bar away.

@@ -1,12 +1,11 @@
-//! `puller pull`: every source asked for, one report each.
+//! `puller pull`: every source asked for, several at once if need be, and one report at the end.
 
-use super::progress::Bar;
-use super::tell::{self, Tell};
-use super::text;
+use super::progress::Bars;
+use super::pull_report::{Ran, Reporter};
+use super::tell::Tell;
 use crate::cli::{Cli, Pull};
-use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
-use puller::address::Address;
+use puller::client::Client;
 use puller::clock;
 use puller::config::Config;
 use puller::history;
@@ -14,227 +13,228 @@ use puller::judge::Verify;
 use puller::pull::{Options, Pulled, Run};
 use puller::source_dir::{SourceDir, StoredCopy};
 use puller::store::Store;
-use serde_json::{Value, json};
-use std::time::Duration;
+use puller::target::Target;
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
-/// Between two tries.
+/// Between the first two tries; each later wait is twice the one before.
 const RETRY_WAIT: Duration = Duration::from_secs(2);
+
+/// Between two tries at most.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Tries after the first, where nobody said how many: for `--all`, which nobody watches, and for what a person typed.
+const RETRIES_ALL: u32 = 3;
+const RETRIES_ONE: u32 = 0;
+
+/// Sources pulled at once, where nobody said how many.
+const JOBS: u16 = 4;
+
+/// How long an agent may give no sign of life, where nobody said.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A source that was asked for, or why it cannot be told which.
+type Asked = Result<Target, (String, Fault)>;
 
 pub(crate) fn run(cli: &Cli, asked: &Pull) -> Result<u8, Fault> {
     let config = super::read_config(cli)?;
-    if asked.name.is_some() && asked.sources.len() > 1 {
+    if asked.name.is_some() && asked.sources.len() != 1 {
         return Err(Fault::new(Kind::Usage, "`--name` is for one source"));
     }
-    if asked.dry_run {
-        return all(cli, asked, &config, None);
-    }
-    let tell = Tell::run_began(&config);
-    let result = all(cli, asked, &config, Some(&tell));
+    clock::now()?;
+    let tell = if asked.dry_run { Tell::default() } else { Tell::run_began(&config) };
+    let result = every_one(cli, asked, &config, &tell);
     tell.run_ended(&result);
     result
 }
 
-fn all(cli: &Cli, asked: &Pull, config: &Config, tell: Option<&Tell>) -> Result<u8, Fault> {
-    let mut codes = Vec::new();
-    for typed in &asked.sources {
-        codes.push(match tell {
-            None => plan(cli, asked, config, typed)?,
-            Some(tell) => one(cli, asked, config, typed, tell)?,
+fn every_one(cli: &Cli, asked: &Pull, config: &Config, tell: &Tell) -> Result<u8, Fault> {
+    let targets = targets(cli, asked, config)?;
+    let pull = Pulls { cli, asked, config, tell, opening: Mutex::new(()) };
+    let mut reporter = Reporter::new(cli, config, asked, targets.len());
+    match asked.dry_run {
+        true => targets.into_iter().for_each(|target| reporter.planned(&pull.plan(target))),
+        false => pull.all(targets, &mut reporter),
+    }
+    Ok(reporter.end())
+}
+
+fn targets(cli: &Cli, asked: &Pull, config: &Config) -> Result<Vec<Asked>, Fault> {
+    let store = Store::open(&super::store_path(cli, config)).ok();
+    if asked.all {
+        let targets = Target::all(config, store.as_ref())?;
+        if targets.is_empty() {
+            return Err(Fault::new(Kind::Unknown, "there is no source to pull yet").hint(
+                "pull one by its address first, or put `[source.NAME]` with its `address` into the configuration",
+            ));
+        }
+        return Ok(targets.into_iter().map(Ok).collect());
+    }
+    let read = |typed: &String| {
+        let target = Target::read(typed, config, store.as_ref()).map_err(|fault| (typed.clone(), fault))?;
+        Ok(Target { name: asked.name.clone().or(target.name), ..target })
+    };
+    Ok(asked.sources.iter().map(read).collect())
+}
+
+/// What is the same for all sources of one command.
+struct Pulls<'a> {
+    cli: &'a Cli,
+    asked: &'a Pull,
+    config: &'a Config,
+    tell: &'a Tell,
+    /// Held by the run that opens the store, and makes it if there is none.
+    opening: Mutex<()>,
+}
+
+impl Pulls<'_> {
+    /// Pulls all of them, some at a time, and tells the reporter of each as it ends. One that fails stops no other.
+    fn all(&self, targets: Vec<Asked>, reporter: &mut Reporter<'_>) {
+        let jobs = self.asked.jobs.or(self.config.jobs).map_or(JOBS, u16::from);
+        let jobs = usize::from(jobs).min(targets.len());
+        let bars = Bars::new(self.cli);
+        let waiting = Mutex::new(VecDeque::from(targets));
+        let (ended, endings) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                let (ended, waiting, bars) = (ended.clone(), &waiting, &bars);
+                scope.spawn(move || {
+                    loop {
+                        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                        let Some(target) = next else { break };
+                        if ended.send(self.one(target, bars)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(ended);
+            for ran in endings {
+                bars.aside(|| reporter.ran(ran));
+            }
         });
     }
-    let failed = codes.iter().filter(|code| **code != 0).count();
-    match (codes.as_slice(), failed) {
-        ([code], _) => Ok(*code),
-        (_, 0) => Ok(0),
-        _ => Ok(Kind::Partly.exit()),
-    }
-}
 
-/// Pulls one source and reports; an error only for what would be wrong for all of them.
-fn one(cli: &Cli, asked: &Pull, config: &Config, typed: &str, tell: &Tell) -> Result<u8, Fault> {
-    let began = std::time::Instant::now();
-    let mut source = None;
-    let warn = |warnings: Vec<String>| warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    let address = address_of(cli, config, typed).map(|address| address.to_string()).unwrap_or_default();
-    warn(tell.before(&name_of(cli, asked, config, typed), &address));
-    let result = attempt(cli, asked, config, typed, &mut source);
-    let duration = began.elapsed();
-    let at = clock::now()?;
-    match result {
-        Ok((shown, pulled)) => {
-            let source = source.as_mut().expect("BUG: a copy without a source");
-            let verdict = pulled.manifest.verdict;
-            let line = report(&shown, source, &pulled, at, duration);
-            let failed_before = tell::failed_last_time(source);
-            record(source, &line);
-            warn(tell.after(&address, &line, verdict.exit(), failed_before));
-            match cli.common.json {
-                true => println!("{line}"),
-                false => say(cli, &shown, source, &pulled, duration),
+    /// Pulls one source, enters it into its history, and tells of it.
+    fn one(&self, target: Asked, bars: &Bars) -> Ran {
+        let began = Instant::now();
+        let mut source = None;
+        let (mut address, mut warnings) = (String::new(), Vec::new());
+        let (shown, optional, result) = match target {
+            Ok(target) => {
+                address = target.address.to_string();
+                warnings.extend(self.tell.before(&address, || self.known_as(&target)));
+                let optional = target.settings.as_ref().is_some_and(|settings| settings.optional);
+                let result = self.attempt(&target, bars, &mut source);
+                (source.as_ref().map_or(target.typed, SourceDir::shown), optional, result)
             }
-            complain(cli, &shown, source, &pulled);
-            about_rotation(cli, asked, config, source);
-            Ok(verdict.exit())
+            Err((typed, fault)) => (typed, false, Err(fault)),
+        };
+        let result = result.map_err(|fault| with_newest_good(fault, source.as_ref()));
+        let mut ran = Ran {
+            shown,
+            source,
+            result,
+            optional,
+            at: clock::now().unwrap_or_default(),
+            duration: began.elapsed(),
+            unrecorded: None,
+            warnings,
+        };
+        let failed_before = self.tell.failed_before(ran.source.as_ref());
+        let was_locked = matches!(&ran.result, Err(fault) if fault.kind == Kind::Locked);
+        if let Some(source) = ran.source.as_ref().filter(|_| !was_locked) {
+            ran.unrecorded = history::add(source, &ran.line()).err();
         }
-        Err(fault) => {
-            let shown = source.as_ref().map_or_else(|| typed.to_owned(), SourceDir::shown);
-            let fault = with_newest_good(fault, source.as_ref());
-            let line = failure(&shown, &fault, at, duration);
-            if let Some(source) = source.as_ref().filter(|_| fault.kind != Kind::Locked) {
-                record(source, &line);
-            }
-            warn(tell.after(&address, &line, fault.kind.exit(), false));
-            if cli.common.json {
-                println!("{line}");
-            }
-            eprintln!("error: `{shown}` was not pulled: {fault} [{}]", fault.kind.code());
-            if !fault.hint.is_empty() {
-                eprintln!("\nhint: {}", fault.hint);
-            }
-            Ok(fault.kind.exit())
-        }
+        ran.warnings.extend(self.tell.after(&address, &ran.line(), ran.exit(), failed_before));
+        ran
     }
-}
 
-fn attempt(
-    cli: &Cli,
-    asked: &Pull,
-    config: &Config,
-    typed: &str,
-    found: &mut Option<SourceDir>,
-) -> Result<(String, Pulled), Fault> {
-    let now = clock::now()?;
-    let address = address_of(cli, config, typed)?;
-    let known = Store::open(&super::store_path(cli, config))
-        .and_then(|store| store.find(Some(&address), asked.name.as_deref()));
-    if let Ok(Some(source)) = &known {
-        *found = Some(source.clone());
-    } else {
-        // Nothing is made in the store for a source that was never there: first see that there is one to pull.
-        reachable(&address, asked.timeout)?;
+    /// What the store calls it; as it was asked for, where the store does not know it yet.
+    fn known_as(&self, target: &Target) -> String {
+        let store = Store::open(&super::store_path(self.cli, self.config)).ok();
+        let known = store.and_then(|store| target.folder(&store).ok()?);
+        known.map_or_else(|| target.typed.clone(), |source| source.shown())
     }
-    let store = super::open_or_create_store(cli, config)?;
-    let mut source = match found.take() {
-        Some(source) => source,
-        None => match store.find(Some(&address), asked.name.as_deref())? {
+
+    fn attempt(&self, target: &Target, bars: &Bars, found: &mut Option<SourceDir>) -> Result<Pulled, Fault> {
+        let now = clock::now()?;
+        let options = self.options(target);
+        let known = Store::open(&super::store_path(self.cli, self.config));
+        match known.ok().map_or(Ok(None), |store| target.folder(&store))? {
+            Some(source) => *found = Some(source),
+            // Nothing is made in the store for a source that was never there: first see that there is one to pull.
+            None => self.again(|| reachable(target, options.timeout))?,
+        }
+        let store = {
+            let _alone = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            super::open_or_create_store(self.cli, self.config)?
+        };
+        let mut source = match found.take() {
             Some(source) => source,
-            None => store.create(&address, asked.name.as_deref())?,
-        },
-    };
-    *found = Some(source.clone());
-    let lock = source.lock()?;
-    let options = Options {
-        verify: asked.verify.or(config.verify).unwrap_or(Verify::Auto),
-        full: asked.full,
-        policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config, source.about.name.as_deref())),
-        timeout: asked.timeout,
-    };
-    let shown = source.shown();
-    let bar = Bar::new(cli, &shown);
-    let mut tries = 0;
-    let pulled = loop {
-        let run =
-            Run { source: &mut source, lock: &lock, options: &options, now, watch: &bar }.pull(&address);
-        match run {
-            Err(fault) if fault.kind.is_transient() && tries < asked.retries => {
-                tries += 1;
-                tracing::warn!("try {tries} failed: {fault}");
-                std::thread::sleep(RETRY_WAIT);
-            }
-            run => break run,
+            None => match target.folder(&store)? {
+                Some(source) => source,
+                None => store.create(&target.address, target.name.as_deref())?,
+            },
+        };
+        *found = Some(source.clone());
+        let lock = source.lock()?;
+        if source.about.name.is_none() && target.name.is_some() {
+            source.about.name.clone_from(&target.name);
+            source.write_about()?;
         }
-    };
-    bar.clear();
-    *found = Some(source);
-    Ok((shown, pulled?))
-}
+        let bar = bars.bar(&source.shown());
+        let pulled = self.again(|| {
+            Run { source: &mut source, lock: &lock, options: &options, now, watch: &bar }
+                .pull(&target.address)
+        });
+        bar.clear();
+        *found = Some(source);
+        pulled
+    }
 
-/// What the store calls the source; as typed, where it does not know it yet.
-fn name_of(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> String {
-    let known = address_of(cli, config, typed).and_then(|address| {
-        Store::open(&super::store_path(cli, config))?.find(Some(&address), asked.name.as_deref())
-    });
-    known.ok().flatten().map_or_else(|| typed.to_owned(), |source| source.shown())
-}
+    /// Does `work`, and again after a growing wait while what went wrong may pass by itself.
+    fn again<T>(&self, mut work: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+        let default = if self.asked.all { RETRIES_ALL } else { RETRIES_ONE };
+        let retries = self.asked.retries.or(self.config.retries).unwrap_or(default);
+        let mut wait = RETRY_WAIT;
+        for tried in 1..=retries {
+            match work() {
+                Err(fault) if fault.kind.is_transient() => tracing::warn!("try {tried} failed: {fault}"),
+                done => return done,
+            }
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(RETRY_WAIT_MAX);
+        }
+        work()
+    }
 
-/// `--dry-run`: what a pull of `typed` would move. Nothing is made or changed in the store.
-fn plan(cli: &Cli, asked: &Pull, config: &Config, typed: &str) -> Result<u8, Fault> {
-    let at = clock::now()?;
-    let planned = address_of(cli, config, typed).and_then(|address| {
-        let store = Store::open(&super::store_path(cli, config)).ok();
-        let source = store.map_or(Ok(None), |store| store.find(Some(&address), asked.name.as_deref()))?;
-        puller::plan::plan(&address, source.as_ref(), asked.full, asked.timeout)
-    });
-    match planned {
-        Ok(planned) if cli.common.json => {
-            let line = json!({
-                "v": 1, "source": typed, "outcome": "planned", "transfer": planned.transfer,
-                "full_because": planned.full_because, "snapshot": planned.snapshot.to_string(),
-                "page_size": planned.geometry.page_size.get(), "page_count": planned.geometry.page_count,
-                "changed_pages": planned.pages, "bytes_expected": planned.bytes,
-                "held_seconds": planned.held.as_secs_f64(), "error": null,
-            });
-            println!("{line}");
-            Ok(0)
-        }
-        Ok(planned) => {
-            let because = planned.full_because.map(|why| format!(", {why}")).unwrap_or_default();
-            match planned.transfer {
-                "none" => println!("{typed}: unchanged, nothing would be stored"),
-                transfer => println!(
-                    "{typed}: a {transfer} transfer{because}: {} of {} pages, at most {}",
-                    planned.pages,
-                    planned.geometry.page_count,
-                    text::bytes(planned.bytes)
-                ),
-            }
-            Ok(0)
-        }
-        Err(fault) => {
-            if cli.common.json {
-                println!("{}", failure(typed, &fault, at, Duration::ZERO));
-            }
-            super::say_fault(&fault);
-            Ok(fault.kind.exit())
+    fn options(&self, target: &Target) -> Options {
+        let (asked, config, settings) = (self.asked, self.config, target.settings.as_ref());
+        let written = settings.and_then(|settings| settings.verify).or(config.verify);
+        Options {
+            verify: asked.verify.or(written).unwrap_or(Verify::Auto),
+            full: asked.full,
+            policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config, target.name.as_deref())),
+            timeout: asked.timeout.or(config.timeout.map(|span| span.0)).unwrap_or(TIMEOUT),
+            expect: settings.map(|settings| settings.expect.clone()).unwrap_or_default(),
         }
     }
-}
 
-/// What `typed` means: an address, a source that the store knows, or a file here.
-fn address_of(cli: &Cli, config: &Config, typed: &str) -> Result<Address, Fault> {
-    if let Some(address) = Address::parse(typed)? {
-        return Ok(address);
-    }
-    let here = std::path::Path::new(typed).symlink_metadata().is_ok();
-    let known = Store::open(&super::store_path(cli, config)).and_then(|store| store.named(typed));
-    match (known, here) {
-        (Ok(source), false) => source.address(),
-        (Ok(source), true) => {
-            let address = source.address()?;
-            let file = Address::Local(typed.into());
-            match address.key() == file.key() {
-                true => Ok(file),
-                false => {
-                    Err(Fault::new(Kind::Usage, format!("`{typed}` is a file here and the name of a source"))
-                        .hint(format!("write `./{typed}` for the file, or `{address}` for the source")))
-                }
-            }
-        }
-        (Err(_), true) => Ok(Address::Local(typed.into())),
-        (Err(fault), false) if fault.kind == Kind::Usage => Err(fault),
-        (Err(_), false) => Err(Fault::new(
-            Kind::Missing,
-            format!("`{typed}` is no file here and no source that the store knows"),
-        )
-        .hint("name a database file, or HOST:PORT/NAME of an agent's database")),
-    }
-}
-
-fn reachable(address: &Address, timeout: Duration) -> Result<(), Fault> {
-    let reply = puller::client::Client::open(address, timeout)?.info(false)?;
-    match reply.databases.into_iter().next().and_then(|database| database.problem) {
-        Some(problem) => Err(Fault::decode(problem)),
-        None => Ok(()),
+    /// `--dry-run`: what a pull would move. Nothing is made or changed in the store.
+    fn plan(&self, target: Asked) -> (String, Result<puller::plan::Planned, Fault>) {
+        let target = match target {
+            Ok(target) => target,
+            Err((typed, fault)) => return (typed, Err(fault)),
+        };
+        let store = Store::open(&super::store_path(self.cli, self.config)).ok();
+        let source = store.map_or(Ok(None), |store| target.folder(&store));
+        let timeout = self.options(&target).timeout;
+        let planned = source.and_then(|source| {
+            puller::plan::plan(&target.address, source.as_ref(), self.asked.full, timeout)
+        });
+        (target.typed, planned)
     }
 }
 
@@ -249,146 +249,10 @@ fn with_newest_good(fault: Fault, source: Option<&SourceDir>) -> Fault {
     }
 }
 
-fn report(shown: &str, source: &SourceDir, pulled: &Pulled, at: Timestamp, duration: Duration) -> Value {
-    let manifest = &pulled.manifest;
-    json!({
-        "v": 1,
-        "at": clock::rfc3339(at),
-        "run": "pull",
-        "source": shown,
-        "outcome": if pulled.stored { "stored" } else { "unchanged" },
-        "transfer": pulled.transfer,
-        "full_because": if pulled.stored { manifest.transfer.full_because.clone() } else { None },
-        "snapshot": manifest.snapshot,
-        "copy": manifest.copy,
-        "path": puller::address::absolute(&source.file(&manifest.copy, "db")),
-        "verdict": manifest.verdict.word(),
-        "checked": pulled.checked.word(),
-        "findings": pulled.findings,
-        "page_size": manifest.page_size,
-        "page_count": manifest.page_count,
-        "changed_pages": pulled.changed_pages,
-        "bytes_received": pulled.bytes_received,
-        "bytes_sent": pulled.bytes_sent,
-        "held_seconds": pulled.held.as_secs_f64(),
-        "duration_seconds": duration.as_secs_f64(),
-        "notes": pulled.notes,
-        "removed": pulled.removed,
-        "error": null,
-    })
-}
-
-fn failure(shown: &str, fault: &Fault, at: Timestamp, duration: Duration) -> Value {
-    json!({
-        "v": 1,
-        "at": clock::rfc3339(at),
-        "run": "pull",
-        "source": shown,
-        "outcome": "failed",
-        "duration_seconds": duration.as_secs_f64(),
-        "error": super::error_json(fault),
-    })
-}
-
-/// The copy is in the store already; a history that cannot be written is no reason to say otherwise.
-fn record(source: &SourceDir, line: &Value) {
-    if let Err(fault) = history::add(source, line) {
-        eprintln!("warning: {fault}");
-    }
-}
-
-fn say(cli: &Cli, shown: &str, source: &SourceDir, pulled: &Pulled, duration: Duration) {
-    if cli.common.quiet {
-        return;
-    }
-    let manifest = &pulled.manifest;
-    let snapshot = &manifest.snapshot[..12.min(manifest.snapshot.len())];
-    let (size, seconds) = (text::bytes(manifest.bytes), duration.as_secs_f64());
-    match pulled.stored {
-        true => {
-            println!(
-                "{shown}: stored {}, {size}, snapshot {snapshot}, {} ({} check)",
-                manifest.copy,
-                manifest.verdict,
-                pulled.checked.word()
-            );
-            let because =
-                manifest.transfer.full_because.as_ref().map(|why| format!(", {why}")).unwrap_or_default();
-            println!(
-                "  {} transfer{because}: {} pages, {} received; source held {:.3} s; {seconds:.1} s in all",
-                pulled.transfer,
-                pulled.changed_pages,
-                text::bytes(pulled.bytes_received),
-                pulled.held.as_secs_f64(),
-            );
-        }
-        false => println!(
-            "{shown}: unchanged since {}, {size}, snapshot {snapshot}, {}; {} received, {seconds:.1} s",
-            manifest.copy,
-            manifest.verdict,
-            text::bytes(pulled.bytes_received)
-        ),
-    }
-    println!("  {}", source.file(&manifest.copy, "db").display());
-    pulled.notes.iter().for_each(|note| println!("  note: {note}"));
-    if !pulled.removed.is_empty() {
-        println!("  removed by the policy: {}", pulled.removed.join(", "));
-    }
-}
-
-/// What a person must hear even from cron.
-fn complain(cli: &Cli, shown: &str, source: &SourceDir, pulled: &Pulled) {
-    use pullback_shared::verdict::Verdict;
-    let first = pulled.findings.first().map(String::as_str).unwrap_or_default();
-    let newest = source.copies().ok().and_then(|copies| copies.into_iter().rfind(StoredCopy::is_good));
-    let newest = newest
-        .map_or("there is no good copy".to_owned(), |copy| format!("the newest good copy is {}", copy.id));
-    match pulled.manifest.verdict {
-        Verdict::Violations => {
-            let more = pulled.findings.len().saturating_sub(1);
-            eprintln!("warning: `{shown}` has rows that break its own rules: {first} (and {more} more)");
-        }
-        Verdict::Damaged => {
-            eprintln!(
-                "error: `{shown}` is damaged at the source; the copy is exact and {newest} [{}]",
-                Kind::Damaged.code()
-            );
-            pulled.findings.iter().take(3).for_each(|finding| eprintln!("  SQLite: {finding}"));
-            eprintln!(
-                "\nhint: `puller restore {shown} --to FILE` brings the good copy back; until the source is well, each run ends like this"
-            );
-        }
-        Verdict::Suspect => {
-            eprintln!("error: `{shown}` looks emptied: {first}; {newest} [{}]", Kind::Suspect.code());
-            eprintln!("\nhint: if that was meant, `puller accept {shown} {}`", pulled.manifest.copy);
-        }
-        Verdict::Ok | Verdict::Uncheckable | Verdict::Unchecked | Verdict::Rotten => {}
-    }
-    if cli.common.quiet {
-        pulled
-            .notes
-            .iter()
-            .filter(|note| note.contains("rotted") || note.contains("proof"))
-            .for_each(|note| eprintln!("warning: {note}"));
-    }
-}
-
-/// Without a policy nothing is ever removed; that is said once for each source.
-fn about_rotation(cli: &Cli, asked: &Pull, config: &Config, source: &mut SourceDir) {
-    let copies = source.copies().map_or(0, |copies| copies.len());
-    let has_policy =
-        asked.no_rotate || !super::policy(asked.keep, config, source.about.name.as_deref()).is_empty();
-    if cli.common.quiet || source.about.told_about_rotation || copies < 2 || has_policy {
-        return;
-    }
-    eprintln!(
-        "note: {copies} copies are kept and nothing is ever removed; for a limit add `keep = {{ last = 30 }}` to `{}`, or \
-         `--keep-last 30` to the command",
-        puller::config::default_path().display()
-    );
-    // The run is over and was a success: that the note may be said again is no reason to fail.
-    source.about.told_about_rotation = true;
-    if let Err(fault) = source.lock().and_then(|_lock| source.write_about()) {
-        tracing::debug!(%fault, "the note will be said again");
+fn reachable(target: &Target, timeout: Duration) -> Result<(), Fault> {
+    let reply = Client::open(&target.address, timeout)?.info(false)?;
+    match reply.databases.into_iter().next().and_then(|database| database.problem) {
+        Some(problem) => Err(Fault::decode(problem)),
+        None => Ok(()),
     }
 }

@@ -21,7 +21,8 @@ const LINES_MAX: usize = 3;
 /// Characters of each.
 const LINE_CHARS_MAX: usize = 300;
 
-/// One run of `puller pull`, and who is told of it. Sources may be told of on several threads at once.
+/// One run of `puller pull`, and who is told of it; by default, nobody. Sources may be told of on several threads at once.
+#[derive(Default)]
 pub(crate) struct Tell {
     hooks: Hooks,
     ping: Option<Ping>,
@@ -39,7 +40,7 @@ impl Tell {
         let hooks = if by_hook { Hooks::default() } else { config.hooks.clone() };
         let url = config.ping.as_ref().map(|ping| ping.url.as_str()).filter(|_| !by_hook);
         let ping = url.and_then(|url| Ping::new(url).inspect_err(|why| eprintln!("warning: {why}")).ok());
-        let is_over = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::default();
         let start = ping.clone().map(|ping| {
             let is_over = Arc::clone(&is_over);
             std::thread::spawn(move || ping.tell(Event::Start, &is_over).0.map(drop))
@@ -47,22 +48,28 @@ impl Tell {
         Self { hooks, ping, start, is_over, failures: Mutex::default() }
     }
 
-    /// A source is about to be pulled. Gives what to warn of.
-    pub(crate) fn before(&self, shown: &str, address: &str) -> Vec<String> {
-        let report = json!({"source": shown});
-        let facts = Facts { address, report: &report, end: None, is_test: false };
-        self.run_hook(Moment::BeforePull, &facts).into_iter().collect()
+    /// The source at `address`, which is `known_as` that, is about to be pulled. Gives what to warn of.
+    pub(crate) fn before(&self, address: &str, known_as: impl FnOnce() -> String) -> Option<String> {
+        self.hooks.of(Moment::BeforePull)?;
+        let report = json!({"source": known_as()});
+        self.run_hook(Moment::BeforePull, &Facts { address, report: &report, end: None, is_test: false })
+    }
+
+    /// Whether the last pull of `source` that stands in its history was no good one; asked only where that is to be told.
+    pub(crate) fn failed_before(&self, source: Option<&SourceDir>) -> bool {
+        let source = source.filter(|_| self.hooks.of(Moment::OnRecovery).is_some());
+        let lines = source.and_then(|source| history::lines(source).ok()).unwrap_or_default();
+        lines.iter().rfind(|line| line["run"] == "pull").is_some_and(|line| kind_of(line).is_some())
     }
 
     /// A source was pulled, or was not: `report` is what `--json` prints of it, `exit` its own exit code. `failed_before`:
     /// its last run before this one was no good one. Gives what to warn of.
     pub(crate) fn after(&self, address: &str, report: &Value, exit: u8, failed_before: bool) -> Vec<String> {
         let kind = kind_of(report);
-        let code = kind.map(Kind::code).unwrap_or_default();
-        let facts = Facts { address, report, end: Some((exit, &code)), is_test: false };
+        let facts = Facts { address, report, end: Some((exit, kind)), is_test: false };
         if exit != 0 {
             let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-            failures.push_str(&failure(report, &code));
+            failures.push_str(&failure(report, &kind.map(Kind::code).unwrap_or_default()));
         }
         let moments: &[Moment] = match (exit, kind) {
             // The run that holds the lock tells how it ended.
@@ -121,12 +128,6 @@ pub(crate) fn last_lines(ran: &Ran, lines_max: usize) -> Vec<String> {
     let lines: Vec<&str> = ran.output.lines().filter(|line| !line.trim().is_empty()).collect();
     let from = lines.len().saturating_sub(lines_max);
     lines[from..].iter().map(|line| printable(line, LINE_CHARS_MAX)).collect()
-}
-
-/// Whether the last pull of `source` that stands in its history was no good one.
-pub(crate) fn failed_last_time(source: &SourceDir) -> bool {
-    let lines = history::lines(source).unwrap_or_default();
-    lines.iter().rfind(|line| line["run"] == "pull").is_some_and(|line| kind_of(line).is_some())
 }
 
 /// What a report tells of: the kind of its error, or of what was found in the copy; none where all is well.

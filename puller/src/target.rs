@@ -1,0 +1,141 @@
+//! A source as it was asked for: where it is, what it is called, and what the configuration says of it.
+
+use crate::address::Address;
+use crate::config::{self, Config};
+use crate::source_dir::SourceDir;
+use crate::store::Store;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::text::printable;
+use std::path::Path;
+
+/// A source that was asked for. Whether the store has it is another question.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// What it was called when it was asked for.
+    pub typed: String,
+    /// Where it is reached.
+    pub address: Address,
+    /// The name it has or is to have in the store.
+    pub name: Option<String>,
+    /// Its table in the configuration.
+    pub settings: Option<config::Source>,
+}
+
+impl Target {
+    /// What `typed` means: an address, a name of the configuration, one that the store knows, or a file here, in this order;
+    /// two readings are an error.
+    pub fn read(typed: &str, config: &Config, store: Option<&Store>) -> Result<Self, Fault> {
+        if let Some(address) = Address::parse(typed)? {
+            return Ok(Self::at(typed, address, config));
+        }
+        let file = Path::new(typed).symlink_metadata().is_ok().then(|| Address::Local(typed.into()));
+        let named = match config.sources.get(typed) {
+            Some(source) => Ok(Self::configured(typed, source)?),
+            None => match store.map(|store| store.named(typed)) {
+                Some(Ok(source)) => Ok(Self::stored(typed, &source, config)?),
+                Some(Err(fault)) => Err(fault),
+                None => Err(Fault::new(Kind::Unknown, "there is no store yet")),
+            },
+        };
+        match (named, file) {
+            (Ok(named), None) => Ok(named),
+            (Ok(named), Some(file)) if named.address.key() == file.key() => Ok(named),
+            (Ok(named), Some(_)) => {
+                Err(Fault::new(Kind::Usage, format!("`{typed}` is a file here and the name of a source"))
+                    .hint(format!("write `./{typed}` for the file, or `{}` for the source", named.address)))
+            }
+            (Err(_), Some(file)) => Ok(Self::at(typed, file, config)),
+            (Err(fault), None) if fault.kind == Kind::Usage => Err(fault),
+            (Err(fault), None) => Err(Fault::new(
+                Kind::Missing,
+                format!("`{}` is no file here and no source that is known", printable(typed, 200)),
+            )
+            .hint(match fault.hint.is_empty() {
+                true => {
+                    "name a database file, HOST:PATH behind ssh, or HOST:PORT/NAME of an agent's database"
+                        .to_owned()
+                }
+                false => fault.hint,
+            })),
+        }
+    }
+
+    /// The sources of the configuration; where it names none, those that the store knows.
+    pub fn all(config: &Config, store: Option<&Store>) -> Result<Vec<Self>, Fault> {
+        if !config.sources.is_empty() {
+            return config.sources.iter().map(|(name, source)| Self::configured(name, source)).collect();
+        }
+        let sources = store.map_or(Ok(Vec::new()), Store::sources)?;
+        sources.iter().map(|source| Self::stored(&source.shown(), source, config)).collect()
+    }
+
+    /// The folder that `store` has for it. A folder that had no name yet gets the one of the configuration when it is pulled;
+    /// one name for two places, or two for one, is an error, since the copies of two databases would be mixed.
+    pub fn folder(&self, store: &Store) -> Result<Option<SourceDir>, Fault> {
+        let key = self.address.key();
+        // Of a store with thousands of sources, most are where they were made and nothing else has to be read.
+        let place = store.place(&self.address, self.name.as_deref())?;
+        if let Some(source) = place.filter(|source| source.about.key == key && source.about.name == self.name)
+        {
+            return Ok(Some(source));
+        }
+        let sources = store.sources()?;
+        let has_name = |source: &&SourceDir| self.name.is_some() && source.about.name == self.name;
+        let by_name = sources.iter().find(has_name).cloned();
+        if let (Some(source), Some(name)) = (&by_name, &self.name)
+            && source.about.key != key
+        {
+            return Err(Fault::new(
+                Kind::Usage,
+                format!("`{name}` is the source at {}, not the one at {}", printable(&source.about.key, 300), self.address),
+            )
+            .hint(format!(
+                "if it moved there, or is reached by another door now: `puller sources adopt {name} {}`; else give this one another name",
+                self.address
+            )));
+        }
+        if by_name.is_some() {
+            return Ok(by_name);
+        }
+        let by_key = sources.into_iter().find(|source| source.about.key == key);
+        match (by_key.as_ref().and_then(|source| source.about.name.as_deref()), &self.name) {
+            (Some(known), Some(name)) => Err(Fault::new(
+                Kind::Usage,
+                format!("the source at {} is called `{known}` in the store, not `{name}`", self.address),
+            )
+            .hint(format!("`puller sources rename {known} {name}` gives it the new name"))),
+            _ => Ok(by_key),
+        }
+    }
+
+    fn at(typed: &str, address: Address, config: &Config) -> Self {
+        let key = address.key();
+        let is_it = |source: &config::Source| {
+            Address::parse(&source.address).ok().flatten().is_some_and(|address| address.key() == key)
+        };
+        let configured = config.sources.iter().find(|(_, source)| is_it(source));
+        let (name, settings) = match configured {
+            Some((name, source)) => (Some(name.clone()), Some(source.clone())),
+            None => (None, None),
+        };
+        Self { typed: typed.to_owned(), address, name, settings }
+    }
+
+    fn configured(name: &str, source: &config::Source) -> Result<Self, Fault> {
+        let address = Address::parse(&source.address)?;
+        let address = address.ok_or_else(|| {
+            Fault::new(Kind::Config, format!("`{}` is no address", printable(&source.address, 200)))
+        })?;
+        Ok(Self {
+            typed: name.to_owned(),
+            address,
+            name: Some(name.to_owned()),
+            settings: Some(source.clone()),
+        })
+    }
+
+    fn stored(typed: &str, source: &SourceDir, config: &Config) -> Result<Self, Fault> {
+        let about = Self::at(typed, source.address()?, config);
+        Ok(Self { name: source.about.name.clone().or(about.name), ..about })
+    }
+}
