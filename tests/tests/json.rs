@@ -78,6 +78,9 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`puller config path`", &puller("config path").exits(0));
     unseen.is("`puller config check`", &puller("config check").exits(0));
     unseen.is("`puller rotate`", &puller("rotate gym --keep-last 3 --dry-run").exits(0));
+    std::fs::write(sandbox.file("hooks.toml"), "[hooks]\nafter_pull = [\"true\"]\n").unwrap();
+    let config = format!("--config {}", sandbox.file("hooks.toml").display());
+    unseen.is("`puller notify test`", &puller(&format!("notify test {config}")).exits(0));
     let demo = puller("demo --dir ./demo").exits(0);
     let pulls = ["transfer", "bytes_received", "changed_pages", "held_seconds", "verdict", "copy"];
     assert_eq!(keys(&demo.only_json()["pulls"][1]), pulls.map(str::to_owned).into());
