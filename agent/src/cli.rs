@@ -53,6 +53,12 @@ pub(crate) enum Color {
 pub(crate) enum Command {
     /// Serve the configured databases until SIGTERM or Ctrl-C
     Serve,
+    /// Serve one puller over stdin and stdout: what `puller pull HOST:PATH` runs through ssh
+    Stdio {
+        /// Give only this database; may be said more than once [default: whatever this user may read]
+        #[arg(long, env = "PULLBACK_AGENT_DATABASE", value_name = "PATH")]
+        database: Vec<PathBuf>,
+    },
     /// Write one proven snapshot of a database to a new file
     Backup {
         /// The database
@@ -70,10 +76,20 @@ pub(crate) enum Command {
     },
     /// Check the configuration, the databases and the disk
     Doctor,
+    /// Say what the code of an error means, and what to do
+    Explain(crate::commands::explain::Explain),
     /// Ask about the configuration
     Config {
         #[command(subcommand)]
         what: ConfigCommand,
+    },
+    /// Print what makes a shell complete commands and options
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page
+    Man {
+        /// Write the page and one for each command into DIR instead
+        #[arg(long, value_name = "DIR", env = "PULLBACK_AGENT_DIR")]
+        dir: Option<PathBuf>,
     },
 }
 
@@ -81,6 +97,8 @@ pub(crate) enum Command {
 pub(crate) enum ConfigCommand {
     /// Print where the configuration file and the state are looked for
     Path,
+    /// Print a configuration with every key and what it is for
+    Example,
     /// Check the configuration file
     Check,
 }

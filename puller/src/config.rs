@@ -1,9 +1,10 @@
 //! The puller's configuration: a TOML file, and where things are without one.
 
-use crate::address::{Address, folder_name};
+use crate::address::{Address, NAME_RULE, is_name};
 use crate::hooks::Moment;
 use crate::judge::Verify;
 use crate::rotation::Policy;
+use crate::source_dir::SourceDir;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use serde::Deserialize;
@@ -174,6 +175,18 @@ impl Config {
         Self::parse(&text).map_err(|why| wrong(why).hint("`puller config example` shows every key"))
     }
 
+    /// The keys of the file as they were written, once all of it was found right; none where there is no file.
+    pub fn as_written(named: Option<&Path>) -> Result<toml::Table, Fault> {
+        Self::read(named)?;
+        let path = named.map_or_else(default_path, Path::to_owned);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(Fault::io(format!("`{}`", path.display()), &error)),
+        };
+        text.parse().map_err(|error| Fault::new(Kind::Config, format!("`{}`: {error}", path.display())))
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start.min(text.len()));
@@ -193,8 +206,8 @@ impl Config {
     fn check(&self) -> Result<(), (String, String)> {
         for (name, source) in &self.sources {
             let wrong = |why: String| Err((format!("source.{name}"), why));
-            if folder_name(name) != *name || !matches!(Address::parse(name), Ok(None)) {
-                return wrong("a name has letters, digits, `.`, `_` and `-`, 64 bytes at most, and begins with one of the first two".to_owned());
+            if !is_name(name) {
+                return wrong(NAME_RULE.to_owned());
             }
             match Address::parse(&source.address) {
                 Ok(Some(_)) => {}
@@ -224,6 +237,14 @@ impl Config {
     pub fn about(&self, name: Option<&str>) -> Option<&Source> {
         self.sources.get(name?)
     }
+
+    /// The table of a source in the store, with the name it has there: the one of its name, else the one of its address.
+    pub fn table_of(&self, source: &SourceDir) -> Option<(&str, &Source)> {
+        let by_name = source.about.name.as_ref().and_then(|name| self.sources.get_key_value(name));
+        let is_at = |table: &&Source| matches!(Address::parse(&table.address), Ok(Some(at)) if at.key() == source.about.key);
+        let by_address = || self.sources.iter().find(|(_, table)| is_at(table));
+        by_name.or_else(by_address).map(|(name, table)| (name.as_str(), table))
+    }
 }
 
 /// `$XDG_CONFIG_HOME/pullback/puller.toml`, or `~/.config/pullback/puller.toml`.
@@ -236,12 +257,18 @@ pub fn default_store() -> PathBuf {
     xdg("XDG_DATA_HOME", ".local/share").join("pullback")
 }
 
+/// Where the logs of scheduled jobs are.
+pub fn job_logs() -> PathBuf {
+    xdg("XDG_STATE_HOME", ".local/state").join("pullback/log")
+}
+
 /// Where the stores that were used are remembered.
 pub fn known_stores() -> PathBuf {
     xdg("XDG_STATE_HOME", ".local/state").join("pullback/stores")
 }
 
-fn xdg(variable: &str, below_home: &str) -> PathBuf {
+/// What `variable` names, if that is an absolute path, or a folder below the home.
+pub(crate) fn xdg(variable: &str, below_home: &str) -> PathBuf {
     let set = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     set.unwrap_or_else(|| std::env::home_dir().unwrap_or_else(|| PathBuf::from("/")).join(below_home))
 }

@@ -3,11 +3,16 @@
 mod cli;
 mod commands;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match commands::spelling::parse() {
+        Ok(cli) => cli,
+        Err(fault) => {
+            commands::say_fault(&fault);
+            return ExitCode::from(fault.kind.exit());
+        }
+    };
     cli.start_logging();
     match commands::run(&cli) {
         Ok(code) => ExitCode::from(code),

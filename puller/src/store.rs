@@ -10,9 +10,9 @@
 //! STORE/HOST/STEM/copies/draft-…   what is being received
 //! ```
 
-use crate::address::Address;
+use crate::address::{Address, NAME_RULE, is_name};
 use crate::durable;
-use crate::source_dir::SourceDir;
+use crate::source_dir::{About, SourceDir};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use serde::{Deserialize, Serialize};
@@ -142,24 +142,76 @@ impl Store {
         dir.join("source.json").exists().then(|| SourceDir::open(dir)).transpose()
     }
 
-    /// The source that `name` or `address` means, if the store has it.
-    pub fn find(&self, address: Option<&Address>, name: Option<&str>) -> Result<Option<SourceDir>, Fault> {
-        let sources = self.sources()?;
-        let key = address.map(Address::key);
-        let by_name = |source: &SourceDir| name.is_some() && source.about.name.as_deref() == name;
-        let by_key = |source: &SourceDir| name.is_none() && Some(&source.about.key) == key.as_ref();
-        Ok(sources.into_iter().find(|source| by_name(source) || by_key(source)))
+    /// The name of `source` is `new` from now on. Its folder and the ids of its copies stay as they are.
+    pub fn rename(&self, source: &SourceDir, new: &str) -> Result<SourceDir, Fault> {
+        self.change(source, |sources, about| {
+            if !is_name(new) {
+                return Err(Fault::new(Kind::Usage, format!("`{}`: {NAME_RULE}", printable(new, 200))));
+            }
+            let means = |other: &&SourceDir| {
+                other.about.name.as_deref() == Some(new) || other.label() == new || other.stem() == new
+            };
+            if let Some(other) = sources.iter().find(means) {
+                return Err(Fault::new(Kind::Usage, format!("`{new}` means `{}` already", other.label()))
+                    .hint("`puller sources` lists the names in use"));
+            }
+            about.name = Some(new.to_owned());
+            Ok(())
+        })
+    }
+
+    /// `source` is at `address` from now on, and keeps its copies and its history.
+    pub fn adopt(&self, source: &SourceDir, address: &Address) -> Result<SourceDir, Fault> {
+        self.change(source, |sources, about| {
+            let key = address.key();
+            if let Some(other) = sources.iter().find(|other| other.about.key == key) {
+                return Err(taken(address, other));
+            }
+            about.key = key;
+            about.address = matches!(address, Address::Ssh { .. }).then(|| address.spelling());
+            Ok(())
+        })
+    }
+
+    /// Whether `address` may become that of `source`: `Ok(false)` where it is already.
+    pub fn may_adopt(&self, source: &SourceDir, address: &Address) -> Result<bool, Fault> {
+        let key = address.key();
+        match self.sources()?.into_iter().find(|source| source.about.key == key) {
+            None => Ok(true),
+            Some(other) if other.dir() == source.dir() => Ok(false),
+            Some(other) => Err(taken(address, &other)),
+        }
+    }
+
+    /// Changes what `source` is, while nobody pulls it or makes another one. `to` is given the other sources, to look for
+    /// what would be there twice.
+    fn change(
+        &self,
+        source: &SourceDir,
+        to: impl FnOnce(&[SourceDir], &mut About) -> Result<(), Fault>,
+    ) -> Result<SourceDir, Fault> {
+        let _no_new_one = self.lock_for_creating()?;
+        let _lock = source.lock()?;
+        let (same, others): (Vec<SourceDir>, Vec<SourceDir>) =
+            self.sources()?.into_iter().partition(|other| other.dir() == source.dir());
+        let gone = || Fault::new(Kind::Unknown, format!("`{}` is gone", source.dir().display()));
+        let mut changed = same.into_iter().next().ok_or_else(gone)?;
+        to(&others, &mut changed.about)?;
+        changed.write_about()?;
+        Ok(changed)
     }
 
     /// The source that a person means by `typed`: a name, a folder (`HOST/STEM`), a folder's STEM, or an address.
     pub fn named(&self, typed: &str) -> Result<SourceDir, Fault> {
         let sources = self.sources()?;
         let address = Address::parse(typed).ok().flatten();
-        let key = address.or_else(|| Some(Address::Local(typed.into()))).map(|address| address.key());
-        let ways: [&dyn Fn(&SourceDir) -> bool; 4] = [
+        let address = address.unwrap_or_else(|| Address::Local(typed.into()));
+        let (key, spelling) = (address.key(), address.spelling());
+        let ways: [&dyn Fn(&SourceDir) -> bool; 5] = [
             &|source| source.about.name.as_deref() == Some(typed),
             &|source| source.label() == typed,
-            &|source| Some(&source.about.key) == key.as_ref(),
+            &|source| source.about.key == key,
+            &|source| source.about.address.as_ref() == Some(&spelling),
             &|source| source.stem() == typed,
         ];
         for way in ways {
@@ -234,6 +286,11 @@ impl Store {
             }
         }
     }
+}
+
+fn taken(address: &Address, by: &SourceDir) -> Fault {
+    Fault::new(Kind::Usage, format!("`{address}` is the source `{}` already", by.shown()))
+        .hint("one address is one source; `puller sources` lists them")
 }
 
 /// Whether `path` is what a run that died while it made a store leaves in its folder, or lies in an empty one anyway.
@@ -352,8 +409,34 @@ mod tests {
         let b = Address::Local("/b/gym.db".into());
         assert_eq!(store.create(&a, None).unwrap().label(), "local/gym");
         assert_eq!(store.create(&b, None).unwrap().label(), "local/gym-2");
-        assert_eq!(store.find(Some(&b), None).unwrap().unwrap().label(), "local/gym-2");
+        assert_eq!(store.named("/b/gym.db").unwrap().label(), "local/gym-2");
         assert_eq!(store.named("/a/gym.db").unwrap().label(), "local/gym");
         assert_eq!(store.named("nobody").unwrap_err().kind, Kind::Unknown);
+    }
+
+    #[test]
+    fn a_name_and_an_address_belong_to_one_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = new_store(dir.path());
+        let [a, b, c] = ["/a/gym.db", "/b/gym.db", "/c/gym.db"].map(|path| Address::Local(path.into()));
+        let gym = store.create(&a, Some("gym")).unwrap();
+        let other = store.create(&b, None).unwrap();
+        let at = |address: &Address| store.named(&address.spelling());
+
+        for taken in ["gym", "local/gym", "../up", "/a", "", "pi:1/x"] {
+            assert_eq!(store.rename(&other, taken).unwrap_err().kind, Kind::Usage, "{taken}");
+        }
+        store.rename(&gym, "fitness").unwrap();
+        assert_eq!(store.named("fitness").unwrap().label(), "local/gym");
+        assert_eq!(store.rename(&other, "fitness").unwrap_err().kind, Kind::Usage);
+
+        assert_eq!(store.adopt(&gym, &b).unwrap_err().kind, Kind::Usage);
+        store.adopt(&gym, &c).unwrap();
+        assert_eq!(at(&c).unwrap().shown(), "fitness");
+        assert!(at(&a).is_err());
+        let lock = gym.lock().unwrap();
+        assert_eq!(store.adopt(&gym, &a).unwrap_err().kind, Kind::Locked);
+        drop(lock);
+        store.adopt(&gym, &a).unwrap();
     }
 }

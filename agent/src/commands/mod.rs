@@ -7,21 +7,29 @@ macro_rules! println {
 
 mod backup;
 mod doctor;
+pub(crate) mod explain;
 mod info;
+mod pages;
 mod serve;
+mod stdio;
 
 use crate::cli::{Cli, Command, ConfigCommand};
 use pullback_agent::config::{Config, default_config_path, default_state_dir};
 use pullback_shared::fault::Fault;
 use std::path::PathBuf;
 
+/// The configuration with every key.
+const EXAMPLE: &str = include_str!("../../../deploy/agent.toml");
+
 /// Runs what was asked; gives the exit code.
 pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
     match &cli.command {
         Command::Serve => serve::run(cli),
+        Command::Stdio { database } => stdio::run(cli, database),
         Command::Backup { database, file } => backup::run(cli, database, file),
         Command::Info { database, tables } => info::run(cli, database.as_deref(), *tables),
         Command::Doctor => doctor::run(cli),
+        Command::Explain(asked) => explain::run(cli, asked),
         Command::Config { what: ConfigCommand::Path } => {
             let (path, state_dir) = (config_path(cli), default_state_dir());
             match cli.common.json {
@@ -31,6 +39,12 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
                     println!("state          {}, unless `state_dir` names another", state_dir.display());
                 }
             }
+            Ok(0)
+        }
+        Command::Completions { shell } => pages::completions(*shell),
+        Command::Man { dir } => pages::man(dir.as_deref()),
+        Command::Config { what: ConfigCommand::Example } => {
+            println!("{}", EXAMPLE.trim_end());
             Ok(0)
         }
         Command::Config { what: ConfigCommand::Check } => {

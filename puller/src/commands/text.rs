@@ -26,6 +26,34 @@ pub(crate) fn ago(at: Timestamp, now: Timestamp) -> String {
     if seconds < 0 { format!("in {count} {unit}") } else { format!("{count} {unit} ago") }
 }
 
+/// The columns of the terminal that stdout is, or as `COLUMNS` says; `None`: there is nothing to fit into.
+pub(crate) fn width() -> Option<usize> {
+    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let terminal = || rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col.into());
+    said.or_else(terminal).filter(|width| *width > 0)
+}
+
+/// `text` in at most `width` columns of a terminal, with `…` where it was cut.
+pub(crate) fn fit(text: &str, width: usize) -> String {
+    use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut left = width.saturating_sub(1);
+    let fits = |c: &char| {
+        let wide = c.width().unwrap_or_default();
+        let fits = wide <= left;
+        left = if fits { left - wide } else { 0 };
+        fits
+    };
+    text.chars().take_while(fits).chain(['…']).collect()
+}
+
+/// `word` in the colour that `code` is of a terminal (ECMA-48, 8.3.117).
+pub(crate) fn colored(word: &str, code: u8) -> String {
+    format!("\x1b[{code}m{word}\x1b[0m")
+}
+
 /// A table without lines.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -34,4 +62,24 @@ pub(crate) fn table(header: &[&str]) -> Table {
         table.set_header(header.iter().copied());
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_has_the_width_of_a_terminal() {
+        for (text, width, expected) in [
+            ("gym", 3, "gym"),
+            ("gyms", 3, "gy…"),
+            ("회원 관리", 9, "회원 관리"),
+            ("회원 관리", 8, "회원 관…"),
+            ("회원 관리", 7, "회원 …"),
+            ("회원", 3, "회…"),
+            ("회원", 1, "…"),
+        ] {
+            assert_eq!(fit(text, width), expected, "{text} in {width}");
+        }
+    }
 }

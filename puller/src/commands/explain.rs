@@ -1,0 +1,41 @@
+//! `puller explain CODE`: what an error means and what to do.
+
+use super::text;
+use crate::cli::Cli;
+use pullback_shared::explain::{self, Explanation};
+use pullback_shared::fault::Fault;
+
+/// What is to be explained.
+#[derive(clap::Args)]
+pub(crate) struct Explain {
+    /// Codes or words of errors, such as P06, 6 or busy; none: list all
+    #[arg(value_name = "CODE")]
+    codes: Vec<String>,
+}
+
+pub(crate) fn run(cli: &Cli, asked: &Explain) -> Result<u8, Fault> {
+    let found: Vec<Explanation> = match asked.codes.is_empty() {
+        true => explain::all(),
+        false => asked.codes.iter().map(|code| explain::one(code)).collect::<Result<_, _>>()?,
+    };
+    if cli.common.json {
+        for Explanation { kind, means, to_do } in &found {
+            let (code, word, exit) = (kind.code(), kind.word(), kind.exit());
+            let line = serde_json::json!({"v": 1, "code": code, "word": word, "exit": exit, "means": means, "to_do": to_do});
+            println!("{line}");
+        }
+    } else if asked.codes.is_empty() {
+        let mut table = text::table(&["CODE", "WORD", "EXIT"]);
+        for row in &found {
+            table.add_row([row.kind.code(), row.kind.word().to_owned(), row.kind.exit().to_string()]);
+        }
+        println!("{}", table.trim_fmt());
+    } else {
+        for Explanation { kind, means, to_do } in &found {
+            println!("{} `{}`, exit code {}", kind.code(), kind.word(), kind.exit());
+            println!("  {means}");
+            println!("  What to do: {to_do}");
+        }
+    }
+    Ok(0)
+}
