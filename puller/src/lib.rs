@@ -21,6 +21,8 @@ pub mod freshness;
 pub mod rotation;
 pub mod verify;
 pub mod restore;
+pub mod hooks;
+pub mod ping;
 pub mod schedule;
 pub mod systemd;
 pub mod launchd;
