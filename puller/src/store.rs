@@ -135,25 +135,13 @@ impl Store {
         Ok(folders)
     }
 
-    /// The source that `name` or `address` means, if the store has it. Where both are given they have to mean one source:
-    /// copies of two databases are never mixed.
+    /// The source that `name` or `address` means, if the store has it.
     pub fn find(&self, address: Option<&Address>, name: Option<&str>) -> Result<Option<SourceDir>, Fault> {
         let sources = self.sources()?;
         let key = address.map(Address::key);
         let by_name = |source: &SourceDir| name.is_some() && source.about.name.as_deref() == name;
         let by_key = |source: &SourceDir| name.is_none() && Some(&source.about.key) == key.as_ref();
-        let found = sources.into_iter().find(|source| by_name(source) || by_key(source));
-        match (&found, address) {
-            (Some(source), Some(address)) if source.about.key != address.key() => {
-                let (name, address) = (source.shown(), address.to_string());
-                let at = source.address().map_or_else(|_| source.about.key.clone(), |at| at.to_string());
-                Err(Fault::new(Kind::Usage, format!("`{name}` is the source at `{at}`, not at `{address}`"))
-                    .hint(format!(
-                        "if its database is at `{address}` now, `puller sources adopt {name} {address}`; else give another name"
-                    )))
-            }
-            _ => Ok(found),
-        }
+        Ok(sources.into_iter().find(|source| by_name(source) || by_key(source)))
     }
 
     /// The name of `source` is `new` from now on. Its folder and the ids of its copies stay as they are.
@@ -335,9 +323,15 @@ impl KnownStores {
         Self { file }
     }
 
+    /// Where they are, or were.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let text = fs::read_to_string(&self.file).unwrap_or_default();
+        text.lines().map(PathBuf::from).collect()
+    }
+
     fn has(&self, root: &Path) -> bool {
         let root = crate::address::absolute(root);
-        fs::read_to_string(&self.file).is_ok_and(|text| text.lines().any(|line| Path::new(line) == root))
+        self.all().contains(&root)
     }
 
     /// Best effort: a run must not fail for this.
@@ -425,16 +419,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_and_an_address_belong_to_one_source() {
+    fn a_name_or_an_address_of_another_source_is_not_taken() {
         let dir = tempfile::tempdir().unwrap();
         let store = new_store(dir.path());
         let [a, b, c] = ["/a/gym.db", "/b/gym.db", "/c/gym.db"].map(|path| Address::Local(path.into()));
         let gym = store.create(&a, Some("gym")).unwrap();
         let other = store.create(&b, None).unwrap();
-        let two = store.find(Some(&b), Some("gym")).unwrap_err();
-        assert_eq!(two.kind, Kind::Usage);
-        assert!(two.hint.contains("puller sources adopt gym /b/gym.db"), "{}", two.hint);
-
         for taken in ["gym", "local/gym", "../up", "/a", "", "pi:1/x"] {
             assert_eq!(store.rename(&other, taken).unwrap_err().kind, Kind::Usage, "{taken}");
         }
