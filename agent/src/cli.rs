@@ -53,6 +53,12 @@ pub(crate) enum Color {
 pub(crate) enum Command {
     /// Serve the configured databases until SIGTERM or Ctrl-C
     Serve,
+    /// Serve one puller over stdin and stdout: what `puller pull HOST:PATH` runs through ssh
+    Stdio {
+        /// Give only this database; may be said more than once [default: whatever this user may read]
+        #[arg(long, env = "PULLBACK_AGENT_DATABASE", value_name = "PATH")]
+        database: Vec<PathBuf>,
+    },
     /// Write one proven snapshot of a database to a new file
     Backup {
         /// The database

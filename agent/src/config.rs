@@ -174,16 +174,37 @@ impl TryFrom<Number> for Seconds {
     }
 }
 
+impl File {
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text)
+            .map_err(|error| at(text, error.span().map_or(0, |span| span.start), error.message()))
+    }
+}
+
 impl Config {
     /// Reads the configuration in the file at `path`. An error names file, line and key.
     pub fn read(path: &Path) -> Result<Self, Fault> {
+        Self::read_by(path, Self::parse)
+    }
+
+    /// The same for an agent that listens nowhere: what is said of that matters not, and does not have to be said.
+    pub fn read_for_stdio(path: &Path) -> Result<Self, Fault> {
+        Self::read_by(path, |text| Self::checked(text, File::parse(text)?))
+    }
+
+    /// What holds without a file, for an agent that listens nowhere.
+    pub fn default_for_stdio() -> Self {
+        Self::checked("", File::parse("").expect("BUG: no line is wrong")).expect("BUG: a wrong default")
+    }
+
+    fn read_by(path: &Path, parse: impl Fn(&str) -> Result<Self, String>) -> Result<Self, Fault> {
         let wrong =
             |why: String| Fault::new(Kind::Config, format!("the configuration `{}`: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| {
             wrong(error.to_string())
                 .hint("name it with `--config FILE`; `deploy/agent.toml` is one to begin with")
         })?;
-        Self::parse(&text).map_err(wrong).map_err(|fault| {
+        parse(&text).map_err(wrong).map_err(|fault| {
             if fault.hint.is_empty() {
                 fault.hint("`deploy/agent.toml` lists every key with its meaning")
             } else {
@@ -193,18 +214,21 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text)
-            .map_err(|error| at(text, error.span().map_or(0, |span| span.start), error.message()))?;
+        let file = File::parse(text)?;
         if file.tls != Some(Tls::Off) {
             return Err(
                 "`tls = \"off\"` is missing: mutual TLS is not there yet, so it has to be said".to_owned()
             );
         }
-        let listen = file.listen.as_ref().map_or_else(default_listen, |listen| *listen.get_ref());
-        if let Some(open) = file.listen.filter(|_| !listen.ip().is_loopback()) {
+        if let Some(open) = file.listen.as_ref().filter(|listen| !listen.get_ref().ip().is_loopback()) {
             let why = format!("without TLS the agent listens on loopback only, such as \"127.0.0.1:{PORT}\"");
             return Err(at(text, open.span().start, &why));
         }
+        Self::checked(text, file)
+    }
+
+    fn checked(text: &str, file: File) -> Result<Self, String> {
+        let listen = file.listen.as_ref().map_or_else(default_listen, |listen| *listen.get_ref());
         for (name, Database { path }) in &file.database {
             check_name(name.get_ref()).map_err(|why| at(text, name.span().start, &why))?;
             if !path.get_ref().is_absolute() {

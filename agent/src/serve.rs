@@ -1,15 +1,23 @@
-//! The agent as a server: over TCP for `serve`, over a pipe in memory for the local door.
+//! The agent as a server: over TCP for `serve`, over stdin and stdout for `stdio`, over a pipe in memory for the local door.
 
 use crate::config::Config;
 use crate::service::{Agent, Databases};
 use crate::settings::Settings;
 use anyhow::Context;
+use pullback_shared::STDIO_MAGIC;
 use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context as Poller, Poll};
 use std::time::Duration;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::TcpListener;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
 use tokio_stream::StreamExt;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic::transport::server::TcpIncoming;
 
 /// Bytes of an HTTP/2 frame.
@@ -34,6 +42,9 @@ const KEEPALIVE_WAIT: Duration = Duration::from_secs(600);
 /// Running pulls get this long to end after the signal to stop.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
+/// A pull whose puller is gone may fold what it read into its mirror before the program ends.
+const FOLD_WAIT: Duration = Duration::from_secs(600);
+
 fn builder() -> Server {
     Server::builder()
         .max_frame_size(HTTP2_FRAME)
@@ -50,14 +61,7 @@ pub async fn serve(
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
-    if let Some(state_dir) = &config.settings.state_dir {
-        use std::os::unix::fs::DirBuilderExt;
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
-        if let Err(error) = made {
-            // State is a cache. Without one, each pull says that it worked without its mirror, and why.
-            tracing::warn!(dir = %state_dir.display(), %error, "there is no state directory, and so no mirror");
-        }
-    }
+    make_state_dir(&config.settings);
     let (health, health_service) = tonic_health::server::health_reporter();
     let agent =
         Agent::new(config.settings, Databases::Named(config.databases), config.pulls_max).into_server();
@@ -87,6 +91,96 @@ pub async fn serve(
     tokio::select! {
         served = server => served.context("serving"),
         () = limit => Ok(()),
+    }
+}
+
+fn make_state_dir(settings: &Settings) {
+    use std::os::unix::fs::DirBuilderExt;
+    let Some(state_dir) = &settings.state_dir else { return };
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+    if let Err(error) = made {
+        // State is a cache. Without one, each pull says that it worked without its mirror, and why.
+        tracing::warn!(dir = %state_dir.display(), %error, "there is no state directory, and so no mirror");
+    }
+}
+
+/// Serves one connection over stdin and stdout, until stdin ends: the ssh door.
+pub async fn serve_stdio(settings: Settings, databases: Databases, pulls_max: usize) -> anyhow::Result<()> {
+    make_state_dir(&settings);
+    let (ending, ended) = oneshot::channel();
+    let mut stdio = Stdio { input: stdin()?, output: stdout()?, ending: Some(ending) };
+    stdio.output.write_all(STDIO_MAGIC).await?;
+    stdio.output.flush().await?;
+    let agent = Agent::new(settings, databases, pulls_max);
+    let once = tokio_stream::once(Ok::<_, io::Error>(stdio)).chain(tokio_stream::pending());
+    let stop = async move {
+        // Either way there is nobody left to serve.
+        let _ = ended.await;
+    };
+    let server = builder().add_service(agent.clone().into_server());
+    let served = server.serve_with_incoming_shutdown(once, stop).await;
+    agent.idle(pulls_max, FOLD_WAIT).await;
+    served.context("serving")
+}
+
+/// sshd hands over pipes, and those are asked directly: through tokio's own stdin and stdout bytes take 2.6 times as long.
+fn stdin() -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+    let handle: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
+    Ok(match pipe::Receiver::from_owned_fd(handle) {
+        Ok(pipe) => Box::new(pipe),
+        Err(_) => Box::new(tokio::io::stdin()),
+    })
+}
+
+fn stdout() -> io::Result<Box<dyn AsyncWrite + Send + Unpin>> {
+    let handle: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
+    Ok(match pipe::Sender::from_owned_fd(handle) {
+        Ok(pipe) => Box::new(pipe),
+        Err(_) => Box::new(tokio::io::stdout()),
+    })
+}
+
+/// Both as one connection. Its end, and that of what is read, is told through `ending`.
+struct Stdio {
+    input: Box<dyn AsyncRead + Send + Unpin>,
+    output: Box<dyn AsyncWrite + Send + Unpin>,
+    ending: Option<oneshot::Sender<()>>,
+}
+
+impl Connected for Stdio {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Stdio {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Poller<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.input).poll_read(cx, buf);
+        let is_over = matches!(&polled, Poll::Ready(read) if read.is_err() || buf.filled().len() == before);
+        if is_over && let Some(ending) = self.ending.take() {
+            // It listens until this is dropped.
+            let _ = ending.send(());
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Stdio {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Poller<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.output).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.output).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.output).poll_shutdown(cx)
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::call::{EVENTS_IN_FLIGHT, Inbound, Outbound};
 use crate::settings::Settings;
 use crate::snapshot;
+use crate::source;
 use crate::statistics;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::pb::pullback_server::{Pullback, PullbackServer};
@@ -28,6 +29,8 @@ pub enum Databases {
     Named(BTreeMap<String, PathBuf>),
     /// Any, by path: behind a door whose user could read the file anyway.
     ByPath,
+    /// These, by path.
+    Only(Vec<PathBuf>),
 }
 
 /// The service behind every door.
@@ -69,7 +72,20 @@ impl Agent {
                 let message = format!("the agent knows no database `{}`", printable(database, 80));
                 Fault::new(Kind::Unknown, message).hint(known)
             }),
-            Databases::ByPath => Ok(PathBuf::from(database)),
+            Databases::ByPath => Ok(at_home(database)),
+            Databases::Only(these) => {
+                let path = at_home(database);
+                let is_it = |this: &&PathBuf| **this == path || same_file(this, &path);
+                these.iter().find(is_it).cloned().ok_or_else(|| {
+                    let message = format!("this agent may not give `{}`", printable(database, 200));
+                    let these: Vec<String> = these
+                        .iter()
+                        .map(|path| format!("`{}`", printable(&path.to_string_lossy(), 200)))
+                        .collect();
+                    Fault::new(Kind::Refused, message)
+                        .hint(format!("it gives {} and nothing else", these.join(", ")))
+                })
+            }
         }
     }
 
@@ -80,6 +96,9 @@ impl Agent {
                 named.iter().map(|(name, path)| (name.clone(), path.clone())).collect()
             }
             (Databases::ByPath, true) => Vec::new(),
+            (Databases::Only(these), true) => {
+                these.iter().map(|path| (path.to_string_lossy().into_owned(), path.clone())).collect()
+            }
             (_, false) => vec![(request.database.clone(), self.path_of(&request.database)?)],
         };
         let databases = wanted
@@ -95,12 +114,35 @@ impl Agent {
             databases,
             state_free,
             state_total,
+            agent_path: std::env::current_exe().unwrap_or_default().to_string_lossy().into_owned(),
+            user: rustix::process::geteuid().as_raw(),
         })
+    }
+
+    /// Waits until no pull goes on, but no longer than `limit`.
+    pub async fn idle(&self, pulls_max: usize, limit: Duration) {
+        let all = u32::try_from(pulls_max).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(limit, self.pulls.acquire_many(all)).await;
     }
 
     fn serve_pull(&self, start: &Start, inbound: &mut Inbound, outbound: &Outbound) -> Result<(), Fault> {
         let path = self.path_of(&start.database)?;
         snapshot::pull(&self.settings, &path, start, inbound, outbound)
+    }
+}
+
+/// The path that a puller means; a shell of this user would read `~/` as well.
+fn at_home(database: &str) -> PathBuf {
+    match database.strip_prefix("~/").and_then(|rest| Some(std::env::home_dir()?.join(rest))) {
+        Some(path) => path,
+        None => PathBuf::from(database),
+    }
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    match (source::resolved(one), source::resolved(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
     }
 }
 

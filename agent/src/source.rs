@@ -17,6 +17,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use unicode_normalization::UnicodeNormalization;
 
 /// How long a source may be waited for and held.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +60,7 @@ impl Source {
     /// Finds the database at `path`. Only asks the file system; the file is not opened.
     pub fn find(path: &Path) -> Result<Self, Fault> {
         let shown = shown(path);
-        let path = path.canonicalize().map_err(|error| not_found(path, &error))?;
+        let path = resolved(path).map_err(|error| not_found(path, &error))?;
         if path.as_os_str().len() > PATH_BYTES_MAX {
             return Err(Fault::new(
                 Kind::Unusable,
@@ -355,6 +356,19 @@ impl PageSink for Canonical {
 }
 
 /// Neither root nor the owner: SQLite would make `-wal` and `-shm` files that the application cannot write.
+/// The canonical absolute path of the file at `path`. Names with marks over letters, and Korean ones, can be spelled in two
+/// ways that look the same: where `path` as it stands is not there, its other spellings are tried.
+pub fn resolved(path: &Path) -> std::io::Result<PathBuf> {
+    let found = path.canonicalize();
+    let (Err(error), Some(typed)) = (&found, path.to_str()) else { return found };
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return found;
+    }
+    let spellings: [String; 2] = [typed.nfc().collect(), typed.nfd().collect()];
+    let others = spellings.iter().filter(|spelling| *spelling != typed);
+    others.map(|spelling| Path::new(spelling).canonicalize()).find(Result::is_ok).unwrap_or(found)
+}
+
 fn check_user(shown: &str, metadata: &Metadata) -> Result<(), Fault> {
     let user = rustix::process::geteuid().as_raw();
     if user == 0 || user == metadata.uid() {

@@ -4,9 +4,10 @@
 use crate::one_file;
 use crate::room::disk;
 use crate::settings::Settings;
-use crate::source::Source;
+use crate::source::{self, Source};
 use pullback_shared::fault::Fault;
 use pullback_shared::pb;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Tables listed, at most.
@@ -19,6 +20,12 @@ pub fn of_database(settings: &Settings, name: &str, path: &Path, tables: bool) -
         path: path.to_string_lossy().into_owned(),
         ..Default::default()
     };
+    if let Ok((path, metadata)) =
+        source::resolved(path).and_then(|path| path.metadata().map(|found| (path, found)))
+    {
+        info.path = path.to_string_lossy().into_owned();
+        info.owner = Some(metadata.uid());
+    }
     if let Err(fault) = ask(settings, path, tables, &mut info) {
         info.problem = Some(fault.encode());
     }
@@ -27,7 +34,6 @@ pub fn of_database(settings: &Settings, name: &str, path: &Path, tables: bool) -
 
 fn ask(settings: &Settings, path: &Path, tables: bool, info: &mut pb::DatabaseInfo) -> Result<(), Fault> {
     let source = Source::find(path)?;
-    info.path = source.path().to_string_lossy().into_owned();
     info.file_bytes = source.metadata().len();
     info.wal_bytes = source.beside_bytes("-wal");
     info.shm_bytes = source.beside_bytes("-shm");

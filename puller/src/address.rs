@@ -19,6 +19,17 @@ pub enum Address {
         /// The database's name in the agent's configuration.
         database: String,
     },
+    /// A database on a machine that ssh reaches.
+    Ssh {
+        /// The user there, if one was named.
+        user: Option<String>,
+        /// A name or address of the machine, or a name of the user's ssh configuration.
+        host: String,
+        /// The port, if one was named.
+        port: Option<u16>,
+        /// The path there; it begins with `/`, or with `~/` for the home directory of the user there.
+        path: String,
+    },
 }
 
 impl Address {
@@ -29,24 +40,112 @@ impl Address {
                 Fault::new(Kind::Usage, "an empty source").hint("name a database file, or HOST:PORT/NAME")
             );
         }
-        if typed.starts_with("ssh://") {
-            return Err(no_ssh(typed));
+        if let Some(place) = typed.strip_prefix("ssh://") {
+            return Self::ssh_url(typed, place).map(Some);
         }
         if typed.starts_with(['/', '~']) || typed.starts_with("./") || typed.starts_with("../") {
             return Ok(Some(Self::Local(home(typed))));
         }
-        let slash = typed.find('/').unwrap_or(typed.len());
-        if let Some(colon) = typed[..slash].rfind(':') {
-            let (host, rest) = (&typed[..colon], &typed[colon + 1..]);
-            return match rest.split_once('/') {
-                Some((port, database)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
-                    Self::service(host, port, database).map(Some)
-                }
-                _ if Path::new(typed).exists() => Ok(Some(Self::Local(typed.into()))),
-                _ => Err(no_ssh(typed)),
-            };
+        let Some((host, rest)) = split_host(typed) else { return Ok(None) };
+        if let Some((port, database)) = rest.split_once('/')
+            && !host.contains('@')
+            && !port.is_empty()
+            && port.bytes().all(|b| b.is_ascii_digit())
+        {
+            return Self::service(host, port, database).map(Some);
         }
-        Ok(None)
+        let far = Self::ssh(typed, host, None, rest)?;
+        match Path::new(typed).symlink_metadata() {
+            Ok(_) => Err(Fault::new(
+                Kind::Usage,
+                format!("`{}` is a file here, and a place that ssh could reach", printable(typed, 200)),
+            )
+            .hint(format!("write `./{}` for the file, or `{far}` for the place", printable(typed, 200)))),
+            Err(_) => Ok(Some(far)),
+        }
+    }
+
+    /// `ssh://[USER@]HOST[:PORT]/PATH`. The path is taken as it stands: `%20` is three characters.
+    fn ssh_url(typed: &str, place: &str) -> Result<Self, Fault> {
+        let slash = place.find('/').unwrap_or(place.len());
+        let (machine, path) = place.split_at(slash);
+        let (host, port) = match split_host(machine) {
+            Some((host, port)) => {
+                let number = port.parse().ok().filter(|number| *number > 0);
+                let number = number.ok_or_else(|| wrong_ssh(typed, "that is no port"))?;
+                (host, Some(number))
+            }
+            None => (machine, None),
+        };
+        let path = match path.strip_prefix("/~/") {
+            Some(rest) => format!("~/{rest}"),
+            None => path.to_owned(),
+        };
+        Self::ssh(typed, host, port, &path)
+    }
+
+    fn ssh(typed: &str, place: &str, port: Option<u16>, path: &str) -> Result<Self, Fault> {
+        let (user, host) = match place.rsplit_once('@') {
+            Some((user, host)) => (Some(user), host),
+            None => (None, place),
+        };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let is_home = path == "~" || path == "~/" || path == "/~";
+        match () {
+            () if bare.is_empty() => return Err(wrong_ssh(typed, "the host is missing")),
+            () if bare.starts_with('-') => return Err(wrong_ssh(typed, "a host does not begin with `-`")),
+            () if bare.chars().any(is_in_no_ssh_word) => return Err(wrong_ssh(typed, "that is no host")),
+            () if user.is_some_and(|user| {
+                user.is_empty()
+                    || user.starts_with('-')
+                    || user.contains(':')
+                    || user.chars().any(is_in_no_ssh_word)
+            }) =>
+            {
+                return Err(wrong_ssh(typed, "that is no user"));
+            }
+            () if path.is_empty() || is_home || path.ends_with('/') => {
+                return Err(wrong_ssh(typed, "the path of the database is missing"));
+            }
+            () if path.starts_with('~') && !path.starts_with("~/") => {
+                return Err(wrong_ssh(
+                    typed,
+                    "the home of another user has to be written as its absolute path",
+                ));
+            }
+            () => {}
+        }
+        let path = match path {
+            path if path.starts_with('/') => format!("/{}", path.trim_start_matches('/')),
+            path if path.starts_with("~/") => path.to_owned(),
+            path => format!("~/{}", path.strip_prefix("./").unwrap_or(path)),
+        };
+        Ok(Self::Ssh { user: user.map(str::to_owned), host: bare.to_owned(), port, path })
+    }
+
+    /// The same place with `path`, the absolute one that its agent tells. What is no such path is not taken.
+    pub fn at(self, path: &str) -> Self {
+        match self {
+            Self::Ssh { user, host, port, .. } if path.starts_with('/') => {
+                Self::Ssh { user, host, port, path: path.to_owned() }
+            }
+            address => address,
+        }
+    }
+
+    /// As it can be typed again, whatever characters are in it.
+    pub fn spelling(&self) -> String {
+        match self {
+            Self::Local(path) => absolute(path).to_string_lossy().into_owned(),
+            Self::Service { host, port, database } => format!("{}:{port}/{database}", bracketed(host)),
+            Self::Ssh { user, host, port, path } => {
+                let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+                let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+                // `ssh://HOST/~/x` is in the home directory; the directory `/~` needs another spelling.
+                let slash = if path.starts_with("~/") || path.starts_with("/~/") { "/" } else { "" };
+                format!("ssh://{user}{}{port}{slash}{path}", bracketed(host))
+            }
+        }
     }
 
     fn service(host: &str, port: &str, database: &str) -> Result<Self, Fault> {
@@ -73,6 +172,27 @@ impl Address {
         match self {
             Self::Local(path) => format!("local:{}", absolute(path).display()),
             Self::Service { .. } => format!("agent:{self}"),
+            Self::Ssh { host, port, path, .. } => {
+                let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+                format!("ssh:{}{port}:{path}", bracketed(host))
+            }
+        }
+    }
+
+    /// The address that [`Self::key`] was made of.
+    pub fn from_key(key: &str) -> Option<Self> {
+        match key.split_once(':')? {
+            ("local", path) => Some(Self::Local(path.into())),
+            ("agent", place) => Self::parse(place).ok().flatten(),
+            ("ssh", place) => {
+                let is_path = |(at, _): &(usize, &str)| {
+                    place[at + 1..].starts_with('/') || place[at + 1..].starts_with("~/")
+                };
+                let (machine, path) = place.split_at(place.match_indices(':').find(is_path)?.0);
+                let slash = if path.starts_with(":~/") || path.starts_with(":/~/") { "/" } else { "" };
+                Self::parse(&format!("ssh://{machine}{slash}{}", &path[1..])).ok().flatten()
+            }
+            _ => None,
         }
     }
 
@@ -84,6 +204,10 @@ impl Address {
                 ("local".to_owned(), folder_name(&stem))
             }
             Self::Service { host, database, .. } => (folder_name(host), folder_name(database)),
+            Self::Ssh { host, path, .. } => {
+                let stem = Path::new(path).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                (folder_name(host), folder_name(&stem))
+            }
         }
     }
 }
@@ -91,11 +215,8 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Local(path) => f.write_str(&printable(&absolute(path).to_string_lossy(), 1024)),
-            Self::Service { host, port, database } => {
-                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                write!(f, "{host}:{port}/{database}")
-            }
+            Self::Service { .. } => f.write_str(&self.spelling()),
+            Self::Local(_) | Self::Ssh { .. } => f.write_str(&printable(&self.spelling(), 1024)),
         }
     }
 }
@@ -124,9 +245,29 @@ fn home(typed: &str) -> PathBuf {
     }
 }
 
-fn no_ssh(typed: &str) -> Fault {
-    Fault::new(Kind::Usage, format!("`{}` is an ssh address, and this release has no ssh door yet", printable(typed, 200)))
-        .hint("pull a local file (`./app.db`), or from an agent through a tunnel: `ssh -L 7420:127.0.0.1:7420 HOST`, then `puller pull 127.0.0.1:7420/NAME`")
+/// What no host or user has, and what a shell that the user's own ssh configuration starts (`ProxyCommand`) would obey.
+fn is_in_no_ssh_word(c: char) -> bool {
+    c.is_control() || c.is_whitespace() || "'\"`$\\;&<>|(){}[]*?!#~^=,/@".contains(c)
+}
+
+/// What stands before and after the colon that ends a host, which is before any slash. IPv6 addresses stand in brackets.
+fn split_host(typed: &str) -> Option<(&str, &str)> {
+    let before_slash = &typed[..typed.find('/').unwrap_or(typed.len())];
+    let in_brackets = before_slash.find('[').filter(|at| *at == 0 || before_slash[..*at].ends_with('@'));
+    let colon = match in_brackets.and_then(|_| before_slash.rfind(']')) {
+        Some(bracket) => before_slash[bracket..].find(':')? + bracket,
+        None => before_slash.find(':')?,
+    };
+    Some((&typed[..colon], &typed[colon + 1..]))
+}
+
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+fn wrong_ssh(typed: &str, why: &str) -> Fault {
+    Fault::new(Kind::Usage, format!("`{}`: {why}", printable(typed, 200)))
+        .hint("a database that ssh reaches is written HOST:PATH or ssh://[USER@]HOST[:PORT]/PATH; a file here may be written ./FILE")
 }
 
 /// `name` as one safe part of a path: letters, digits, `.`, `_` and `-`; never hidden, never empty, never long.
@@ -164,6 +305,9 @@ mod tests {
             Ok(Some(Address::Service { host, port, database })) => {
                 format!("service {host} {port} {database}")
             }
+            Ok(Some(Address::Ssh { user, host, port, path })) => {
+                format!("ssh {} {host} {} {path}", user.unwrap_or_default(), port.unwrap_or_default())
+            }
             Ok(None) => "name".to_owned(),
             Err(fault) => format!("{}: {fault}", fault.kind.word()),
         };
@@ -180,12 +324,70 @@ mod tests {
         check("pi:99999/gym", "usage: `pi:99999/gym`: that is no port");
         check("pi:7420/", "usage");
         check("-oProxyCommand=x:1/gym", "usage");
-        check("pi:/home/pi/a.db", "usage: `pi:/home/pi/a.db` is an ssh address");
-        check("ssh://pi/a.db", "usage");
         check("[~]:1/gym", "usage: `[~]:1/gym`: that is no host");
         check("[[pi]]:1/gym", "usage: `[[pi]]:1/gym`: that is no host");
         check("gym", "name");
         check("raspberry-pi/gym", "name");
+    }
+
+    #[test]
+    fn the_spellings_of_the_ssh_door_are_read() {
+        check("pi:/home/pi/a.db", "ssh  pi 0 /home/pi/a.db");
+        check("ssh://pi/home/pi/a.db", "ssh  pi 0 /home/pi/a.db");
+        check("ssh://me@pi:2222/a b.db", "ssh me pi 2222 /a b.db");
+        check("me@pi:a.db", "ssh me pi 0 ~/a.db");
+        check("pi:~/a.db", "ssh  pi 0 ~/a.db");
+        check("pi:./a/b.db", "ssh  pi 0 ~/a/b.db");
+        check("ssh://pi/~/a.db", "ssh  pi 0 ~/a.db");
+        check("pi:/~/a.db", "ssh  pi 0 /~/a.db");
+        check("ssh://pi//~/a.db", "ssh  pi 0 /~/a.db");
+        check("ssh://[fe80::1%eth0]:22/a.db", "ssh  fe80::1%eth0 22 /a.db");
+        check("me@[::1]:a.db", "ssh me ::1 0 ~/a.db");
+        check("pi:a:7/b.db", "ssh  pi 0 ~/a:7/b.db");
+        check("me@pi:7420/gym", "ssh me pi 0 ~/7420/gym");
+        check("pi:/a%20b$(touch x).db", "ssh  pi 0 /a%20b$(touch x).db");
+    }
+
+    #[test]
+    fn what_ssh_could_take_for_something_else_is_refused() {
+        for typed in
+            ["-oProxyCommand=touch x:/a.db", "ssh://-oProxyCommand=x/a.db", "me@-x:/a.db", "ssh://me@-x/a"]
+        {
+            check(typed, &format!("usage: `{typed}`: a host does not begin with `-`"));
+        }
+        for typed in ["[-x]:/a", "ssh://[-oProxyCommand=x]:22/a"] {
+            check(typed, &format!("usage: `{typed}`: a host does not begin with `-`"));
+        }
+        for typed in ["-l@pi:/a.db", "ssh://-oX@pi/a.db", "@pi:a"] {
+            check(typed, &format!("usage: `{typed}`: that is no user"));
+        }
+        for host in ["a b", "a$(x)", "a`x`", "a;b", "a\nb", "a'b", "[a"] {
+            check(&format!("{host}:/a.db"), "usage");
+            check(&format!("ssh://{host}/a.db"), "usage");
+        }
+        for typed in [
+            "pi:",
+            "ssh://pi",
+            "ssh://pi/",
+            "pi:/a/",
+            "pi:~",
+            "pi:~/",
+            "pi:~me/a.db",
+            "ssh://pi:x/a",
+            "ssh:///a",
+        ] {
+            check(typed, "usage");
+        }
+        check("ssh://pi:0/a.db", "usage: `ssh://pi:0/a.db`: that is no port");
+    }
+
+    #[test]
+    fn the_user_is_no_part_of_a_source_and_the_port_is() {
+        let key = |typed: &str| Address::parse(typed).unwrap().unwrap().key();
+        assert_eq!(key("ssh://pi/x.db"), "ssh:pi:/x.db");
+        assert_eq!(key("me@pi:/x.db"), "ssh:pi:/x.db");
+        assert_eq!(key("ssh://pi:2222/x.db"), "ssh:pi:2222:/x.db");
+        assert_eq!(key("[::1]:/x.db"), "ssh:[::1]:/x.db");
     }
 
     #[test]
@@ -207,6 +409,8 @@ mod tests {
             typed in prop_oneof![
                 "[a-z~./:\\[\\]0-9@ -]{1,30}",
                 "[a-z\\[\\]:~.-]{1,12}:[0-9]{1,5}/\\PC{1,12}",
+                "ssh://([a-z]@)?[a-z\\[\\]:~.-]{1,12}(:[0-9]{1,5})?/[/~]{0,3}\\PC{1,12}",
+                "([a-z]@)?[a-z\\[\\]:~.-]{1,12}:[/~]{0,3}\\PC{1,12}",
                 "\\PC{0,30}",
             ],
         ) {
@@ -216,8 +420,10 @@ mod tests {
                 prop_assert!(!name.is_empty() && name.len() <= 64 && !name.starts_with(['.', '-']), "{name:?}");
                 prop_assert!(!name.contains(['/', '\0', '\n']), "{name:?}");
             }
-            if let Address::Service { .. } = &address {
-                prop_assert_eq!(Address::parse(&address.to_string()).unwrap(), Some(address));
+            if let Address::Service { .. } | Address::Ssh { .. } = &address {
+                prop_assert_eq!(Address::parse(&address.spelling()).unwrap(), Some(address.clone()));
+                let again = Address::from_key(&address.key());
+                prop_assert_eq!(again.map(|again| again.key()), Some(address.key()));
             }
         }
     }

@@ -3,6 +3,7 @@
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use puller::judge::Verify;
+use puller::ssh::{RemoteAgent, SudoUser};
 use std::io::IsTerminal;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -15,7 +16,8 @@ const FIRST_STEPS: &str = "\
 First steps:
   puller demo                          see what it does, in a temporary directory
   puller pull ./app.db                 pull a database on this machine
-  puller pull 127.0.0.1:7420/gym       pull from an agent, here or behind a tunnel
+  puller pull pi:/home/pi/app.db       pull from another machine through ssh
+  puller pull 127.0.0.1:7420/gym       pull from an agent that serves
   puller list                          see the copies
   puller restore gym --to ./back.db    write the newest good copy to a new file
 
@@ -73,9 +75,27 @@ pub(crate) struct Keep {
     pub(crate) keep_days: Option<u32>,
 }
 
+/// How agents are reached; nearly all of it matters to ssh only.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "The ssh door")]
+pub(crate) struct Door {
+    /// The program that is `ssh` [default: ssh]
+    #[arg(long, env = "PULLER_SSH", value_name = "PROGRAM")]
+    pub(crate) ssh: Option<PathBuf>,
+    /// Where `pullback-agent` is at the far end [default: it is looked for]
+    #[arg(long, env = "PULLER_REMOTE_AGENT", value_name = "PATH")]
+    pub(crate) remote_agent: Option<RemoteAgent>,
+    /// Run the agent as the owner of the database, by `sudo -n`
+    #[arg(long, env = "PULLER_SUDO", value_parser = BoolishValueParser::new())]
+    pub(crate) sudo: bool,
+    /// Run the agent as this user, by `sudo -n`
+    #[arg(long, env = "PULLER_SUDO_USER", value_name = "USER")]
+    pub(crate) sudo_user: Option<SudoUser>,
+}
+
 #[derive(Args)]
 pub(crate) struct Pull {
-    /// A database file, HOST:PORT/NAME behind an agent, or a name that the configuration or the store knows
+    /// A database file, HOST:PATH behind ssh, HOST:PORT/NAME behind an agent, or a name that the configuration or the store knows
     #[arg(required_unless_present = "all", value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
     /// Every source of the configuration; where it names none, every source of the store
@@ -107,6 +127,8 @@ pub(crate) struct Pull {
     /// Try again so many times when the agent cannot be reached or is lost [default: 3 with --all, else 0]
     #[arg(long, env = "PULLER_RETRIES", value_name = "N", value_parser = clap::value_parser!(u32).range(..=RETRIES_MAX))]
     pub(crate) retries: Option<u32>,
+    #[command(flatten)]
+    pub(crate) door: Door,
 }
 
 #[derive(Subcommand)]
@@ -120,6 +142,8 @@ pub(crate) enum Command {
         /// List the tables with their rows, counted in the newest copy or in a snapshot
         #[arg(long, env = "PULLER_TABLES", value_parser = BoolishValueParser::new())]
         tables: bool,
+        #[command(flatten)]
+        door: Door,
     },
     /// List the copies
     #[command(alias = "snapshots")]
@@ -211,6 +235,8 @@ pub(crate) enum Command {
         /// The copy, as `list` shows it
         copy: String,
     },
+    /// Pull or verify by the clock: give the job to systemd, launchd or cron
+    Schedule(crate::commands::schedule::Schedule),
     /// Ask about the configuration
     Config {
         #[command(subcommand)]

@@ -1,6 +1,7 @@
 //! The gRPC edge of the puller: a door is opened, a pull is an iterator of events. The puller's only async.
 
 use crate::address::Address;
+use crate::ssh::{self, Door, RunAs, Ssh, Sudo, SudoUser};
 use hyper_util::rt::TokioIo;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::hashes::HashList;
@@ -9,13 +10,16 @@ use pullback_shared::pb::pullback_client::PullbackClient;
 use pullback_shared::wire::{Event, HASH_LIST_BYTES_MAX, MESSAGE_BYTES_MAX, Start, encode_hashes};
 use pullback_shared::{PROTOCOL, pb};
 use std::fs::File;
+use std::io::Cursor;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::unix::pipe;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,11 +45,53 @@ pub struct Client {
     received: Arc<AtomicU64>,
     sent: Arc<AtomicU64>,
     database: String,
+    first_answer_wait: Duration,
+    notes: Vec<String>,
+    // Last: it ends when all else is gone, and its pipes with it.
+    ssh: Option<Ssh>,
 }
 
 impl Client {
-    /// Opens the door to the agent of `address`. An agent that does not answer pings for `timeout` is lost.
-    pub fn open(address: &Address, timeout: Duration) -> Result<Self, Fault> {
+    /// Opens `door` to the agent of `address`. An agent that does not answer pings for its timeout is lost.
+    pub fn open(address: &Address, door: &Door) -> Result<Self, Fault> {
+        match (address, &door.run_as) {
+            (Address::Ssh { .. }, RunAs::Owner) => Self::open_as_owner(address, door),
+            (Address::Ssh { .. }, RunAs::User(user)) => {
+                Self::open_as(address, door, Some(Sudo { user: user.clone(), login: None }))
+            }
+            _ => Self::open_as(address, door, None),
+        }
+    }
+
+    /// The agent of the user who logs in sees whose file it is; another one, run as that user, may read it.
+    fn open_as_owner(address: &Address, door: &Door) -> Result<Self, Fault> {
+        let mut login = Self::open_as(address, door, None)?;
+        let reply = login.info(false)?;
+        let database = reply.databases.into_iter().next().unwrap_or_default();
+        match database.owner {
+            Some(owner) if owner == reply.user => Ok(login),
+            Some(owner) => {
+                drop(login);
+                // A path in the home of the user who logs in would be another one for the owner.
+                let address = address.clone().at(&database.path);
+                let login = Some((reply.user, reply.agent_path));
+                Self::open_as(&address, door, Some(Sudo { user: SudoUser::number(owner), login }))
+            }
+            None => {
+                let why = database.problem.map(Fault::decode);
+                let why = why
+                    .unwrap_or_else(|| Fault::new(Kind::Refused, "the agent did not say whose file it is"));
+                let hint = "`--sudo` needs to see whose file it is; say it with `--sudo-user USER`";
+                Err(match why.kind {
+                    Kind::Refused => why.hint(hint),
+                    _ => why,
+                })
+            }
+        }
+    }
+
+    fn open_as(address: &Address, door: &Door, sudo: Option<Sudo>) -> Result<Self, Fault> {
+        let timeout = door.timeout;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|error| Fault::new(Kind::Internal, format!("no runtime: {error}")))?;
         let (received, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -55,6 +101,8 @@ impl Client {
             .initial_connection_window_size(pullback_agent::serve::CONNECTION_WINDOW)
             .http2_keep_alive_interval(timeout / 2)
             .keep_alive_timeout(timeout / 2);
+        let mut first_answer_wait = FIRST_ANSWER_WAIT;
+        let (mut ssh, mut notes) = (None, Vec::new());
         let (channel, database) = match address {
             Address::Local(path) => {
                 let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
@@ -66,11 +114,31 @@ impl Client {
                         format!("`{}`: a path that is not UTF-8 cannot be pulled", path.display()),
                     )
                 })?;
-                (connect(&runtime, endpoint, async { Ok(ours) }, counts)?, database)
+                (connect(&runtime, endpoint, ours, counts)?, database)
             }
             Address::Service { host, port, database } => {
                 let stream = runtime.block_on(dial(host, *port))?;
-                (connect(&runtime, endpoint, async { Ok(stream) }, counts)?, database.clone())
+                (connect(&runtime, endpoint, stream, counts)?, database.clone())
+            }
+            Address::Ssh { path, .. } => {
+                let far = ssh::connect(address, door, sudo)?;
+                // The line is there; what the agent does first may take a small machine as long as anything it does later.
+                first_answer_wait = FIRST_ANSWER_WAIT.max(timeout);
+                notes.extend(far.note);
+                let opened = {
+                    let _runtime = runtime.enter();
+                    let output = pipe::Receiver::from_owned_fd(OwnedFd::from(far.stdout));
+                    output.and_then(|output| {
+                        Ok((output, pipe::Sender::from_owned_fd(OwnedFd::from(far.stdin))?))
+                    })
+                };
+                let (output, input) = opened
+                    .map_err(|error| Fault::new(Kind::Internal, format!("the pipes to ssh: {error}")))?;
+                let io = tokio::io::join(Cursor::new(far.first).chain(output), input);
+                let mut far = far.ssh;
+                let channel = connect(&runtime, endpoint, io, counts).map_err(|fault| far.explain(fault))?;
+                ssh = Some(far);
+                (channel, path.clone())
             }
         };
         // Behind the local door it is this very process that answers.
@@ -78,7 +146,7 @@ impl Client {
         let grpc = PullbackClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Ok(Self { runtime, grpc, health, received, sent, database })
+        Ok(Self { runtime, grpc, health, received, sent, database, first_answer_wait, notes, ssh })
     }
 
     /// Bytes received over the connection so far, everything counted.
@@ -96,6 +164,20 @@ impl Client {
         &self.database
     }
 
+    /// What a person should know of the way to the agent.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Asks the agent what it makes of `address`, the one this was opened for: the same place as every spelling of it comes
+    /// to, and why it cannot be pulled now, if so.
+    pub fn resolve(&mut self, address: &Address) -> Result<(Address, Option<Fault>), Fault> {
+        let database = self.info(false)?.databases.into_iter().next();
+        let database =
+            database.ok_or_else(|| Fault::new(Kind::Protocol, "the agent said nothing of the database"))?;
+        Ok((address.clone().at(&database.path), database.problem.map(Fault::decode)))
+    }
+
     /// Asks what is there now.
     pub fn info(&mut self, tables: bool) -> Result<pb::InfoReply, Fault> {
         self.greet()?;
@@ -105,7 +187,7 @@ impl Client {
         let answer = self.runtime.block_on(async { tokio::time::timeout(wait, grpc.info(request)).await });
         match answer {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
-            Ok(Err(status)) => Err(Fault::from_status(&status)),
+            Ok(Err(status)) => Err(explained(&mut self.ssh, Fault::from_status(&status))),
             Err(_) => Err(silent(wait)),
         }
     }
@@ -117,7 +199,7 @@ impl Client {
         match self.runtime.block_on(async { tokio::time::timeout(FIRST_ANSWER_WAIT, asked).await }) {
             Ok(Err(status)) if status.code() != tonic::Code::Unimplemented => Err(no_first_answer(&status)),
             Ok(_) => Ok(()),
-            Err(_) => Err(silent_at_first()),
+            Err(_) => Err(silent_at_first(FIRST_ANSWER_WAIT)),
         }
     }
 
@@ -125,22 +207,23 @@ impl Client {
     pub fn pull(&mut self, start: &Start, hashes: Option<File>) -> Result<Events<'_>, Fault> {
         let (requests, outgoing) = tokio::sync::mpsc::channel(4);
         let first = start.encode();
-        let grpc = &mut self.grpc;
+        let (grpc, wait) = (&mut self.grpc, self.first_answer_wait);
         let answer = self.runtime.block_on(async {
             requests
                 .send(first)
                 .await
                 .map_err(|_| Status::internal("BUG: a call that ended before it began"))?;
-            match tokio::time::timeout(FIRST_ANSWER_WAIT, grpc.pull(ReceiverStream::new(outgoing))).await {
+            match tokio::time::timeout(wait, grpc.pull(ReceiverStream::new(outgoing))).await {
                 Ok(answer) => answer.map(tonic::Response::into_inner),
-                Err(_) => Err(silent_at_first().to_status()),
+                Err(_) => Err(silent_at_first(wait).to_status()),
             }
         });
-        let replies = answer.map_err(|status| no_first_answer(&status))?;
+        let replies = answer.map_err(|status| explained(&mut self.ssh, no_first_answer(&status)))?;
         let pages = start.base.map_or(0, |base| base.geometry.page_count);
         let named = start.base.is_some_and(|base| base.snapshot.is_some());
         let mut events = Events {
             runtime: &self.runtime,
+            ssh: &mut self.ssh,
             replies,
             requests,
             hashes: hashes.map(|file| HashList::new(file, pages)),
@@ -152,8 +235,16 @@ impl Client {
     }
 }
 
-fn silent_at_first() -> Fault {
-    let seconds = FIRST_ANSWER_WAIT.as_secs();
+/// With what `ssh` has to say, where it carried the connection.
+fn explained(ssh: &mut Option<Ssh>, fault: Fault) -> Fault {
+    match ssh {
+        Some(ssh) => ssh.explain(fault),
+        None => fault,
+    }
+}
+
+fn silent_at_first(wait: Duration) -> Fault {
+    let seconds = wait.as_secs();
     Fault::new(Kind::Unreachable, format!("the agent took the connection and said nothing for {seconds} s"))
         .hint("look at its log; is it stopped, or is that port another program's?")
 }
@@ -201,14 +292,13 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, Fault> {
 fn connect<I>(
     runtime: &Runtime,
     endpoint: Endpoint,
-    io: impl Future<Output = std::io::Result<I>>,
+    io: I,
     (received, sent): (Arc<AtomicU64>, Arc<AtomicU64>),
 ) -> Result<Channel, Fault>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     runtime.block_on(async {
-        let io = io.await.map_err(|error| Fault::new(Kind::Unreachable, error.to_string()))?;
         let mut once = Some(Counted { io, received, sent });
         let connector = tower::service_fn(move |_| {
             let io =
@@ -228,6 +318,7 @@ where
 /// The events of one pull, one after the other.
 pub struct Events<'client> {
     runtime: &'client Runtime,
+    ssh: &'client mut Option<Ssh>,
     replies: Streaming<pb::PullReply>,
     requests: Sender<pb::PullRequest>,
     hashes: Option<HashList<File>>,
@@ -241,9 +332,11 @@ impl Events<'_> {
                 .runtime
                 .block_on(async { tokio::time::timeout(SILENCE_MAX, self.replies.message()).await });
             let message =
-                message.map_err(|_| silent(SILENCE_MAX))?.map_err(|status| Fault::from_status(&status))?;
-            let message = message
-                .ok_or_else(|| Fault::new(Kind::Lost, "the agent ended the pull before it was done"))?;
+                message.map_err(|_| silent(SILENCE_MAX))?.map_err(|status| Fault::from_status(&status));
+            let message = message.and_then(|message| {
+                message.ok_or_else(|| Fault::new(Kind::Lost, "the agent ended the pull before it was done"))
+            });
+            let message = message.map_err(|fault| explained(self.ssh, fault))?;
             match Event::decode(message)? {
                 Event::NeedHashes => self.send_hashes()?,
                 event => return Ok(event),

@@ -249,12 +249,18 @@ pub fn default_store() -> PathBuf {
     xdg("XDG_DATA_HOME", ".local/share").join("pullback")
 }
 
+/// Where the logs of scheduled jobs are.
+pub fn job_logs() -> PathBuf {
+    xdg("XDG_STATE_HOME", ".local/state").join("pullback/log")
+}
+
 /// Where the stores that were used are remembered.
 pub fn known_stores() -> PathBuf {
     xdg("XDG_STATE_HOME", ".local/state").join("pullback/stores")
 }
 
-fn xdg(variable: &str, below_home: &str) -> PathBuf {
+/// What `variable` names, if that is an absolute path, or a folder below the home.
+pub(crate) fn xdg(variable: &str, below_home: &str) -> PathBuf {
     let set = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     set.unwrap_or_else(|| std::env::home_dir().unwrap_or_else(|| PathBuf::from("/")).join(below_home))
 }

@@ -1,6 +1,5 @@
 //! What a pull would move: asked of the agent, and nothing is changed here.
 
-use crate::address::Address;
 use crate::client::Client;
 use crate::pull::{READINGS_MAX, is_snapshot, newest_base, open_hashes, shape};
 use crate::source_dir::SourceDir;
@@ -29,13 +28,9 @@ pub struct Planned {
     pub held: Duration,
 }
 
-/// Asks the agent of `address` what a pull would move, building upon the newest copy in `source`. Nothing is changed here.
-pub fn plan(
-    address: &Address,
-    source: Option<&SourceDir>,
-    full: bool,
-    timeout: Duration,
-) -> Result<Planned, Fault> {
+/// Asks the agent that `client` leads to what a pull would move, building upon the newest copy in `source`. Nothing is
+/// changed here.
+pub fn plan(client: &mut Client, source: Option<&SourceDir>, full: bool) -> Result<Planned, Fault> {
     let newest = source.filter(|_| !full).map_or(Ok(None), newest_base)?;
     let (base, hashes) = match (source, &newest) {
         (Some(source), Some(copy)) => {
@@ -45,7 +40,6 @@ pub fn plan(
         }
         _ => (None, None),
     };
-    let mut client = Client::open(address, timeout)?;
     let start = Start { database: client.database().to_owned(), base, dry_run: true };
     let mut events = client.pull(&start, hashes)?;
     let (mut offer, mut readings) = (None, 0);

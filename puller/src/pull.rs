@@ -1,6 +1,5 @@
 //! One pull at the puller: from an address to a proven copy in the store, or a fault and nothing changed.
 
-use crate::address::Address;
 use crate::client::Client;
 use crate::draft::{BaseFile, Draft};
 use crate::judge::{self, Look, Verify};
@@ -42,8 +41,6 @@ pub struct Options {
     pub full: bool,
     /// What to keep afterwards; `None`: do not rotate.
     pub policy: Option<Policy>,
-    /// How long an agent may be silent.
-    pub timeout: Duration,
     /// Tables that must be there, with their fewest rows.
     pub expect: BTreeMap<String, u64>,
 }
@@ -127,9 +124,9 @@ pub fn newest_base(source: &SourceDir) -> Result<Option<StoredCopy>, Fault> {
 }
 
 impl Run<'_> {
-    /// Pulls from `address`.
-    pub fn pull(&mut self, address: &Address) -> Result<Pulled, Fault> {
-        let pulled = self.bring(address);
+    /// Pulls from the agent that `client` leads to.
+    pub fn pull(&mut self, client: Client) -> Result<Pulled, Fault> {
+        let pulled = self.bring(client);
         // What was received would keep a full disk full, for everybody on it.
         if pulled.as_ref().is_err_and(|fault| fault.kind == Kind::NoSpace)
             && let Err(fault) = self.source.clear_drafts(false, self.lock)
@@ -139,11 +136,10 @@ impl Run<'_> {
         pulled
     }
 
-    fn bring(&mut self, address: &Address) -> Result<Pulled, Fault> {
+    fn bring(&mut self, mut client: Client) -> Result<Pulled, Fault> {
         let draft = if self.options.full { None } else { Draft::resume(self.source) };
         self.source.clear_drafts(draft.is_some(), self.lock)?;
-        let mut client = Client::open(address, self.options.timeout)?;
-        let mut sums = Sums::default();
+        let mut sums = Sums { notes: client.notes().to_vec(), ..Sums::default() };
         if draft.is_some() {
             sums.notes.push("went on from what an earlier run had received".to_owned());
         }

@@ -25,6 +25,9 @@ pub struct About {
     v: u32,
     /// What makes it this source: door and place.
     pub key: String,
+    /// Behind the ssh door, how it was typed last: the key has no user.
+    #[serde(default)]
+    pub address: Option<String>,
     /// A name given by a person.
     pub name: Option<String>,
     /// What its copies' ids begin with.
@@ -74,7 +77,15 @@ impl SourceDir {
         name: Option<String>,
         stem: String,
     ) -> Result<Self, Fault> {
-        let about = About { v: VERSION, key, name, stem, next_sequence: 1, told_about_rotation: false };
+        let about = About {
+            v: VERSION,
+            key,
+            address: None,
+            name,
+            stem,
+            next_sequence: 1,
+            told_about_rotation: false,
+        };
         let source = Self { dir, about };
         source.write_about()?;
         Ok(source)
@@ -107,16 +118,34 @@ impl SourceDir {
         self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Where it is reached, from its key.
+    /// Where it is reached: as it was typed last, or else from its key.
     pub fn address(&self) -> Result<Address, Fault> {
-        let from_key = match self.about.key.split_once(':') {
-            Some(("local", path)) => Some(Address::Local(path.into())),
-            Some(("agent", place)) => Address::parse(place)?,
-            _ => None,
-        };
-        from_key.ok_or_else(|| {
-            Fault::new(Kind::Io, format!("`{}` names no door that this release knows", self.about.key))
+        let typed = self.about.address.as_ref().and_then(|typed| Address::parse(typed).ok().flatten());
+        typed.or_else(|| Address::from_key(&self.about.key)).ok_or_else(|| {
+            Fault::new(
+                Kind::Io,
+                format!("`{}` names no door that this release knows", printable(&self.about.key, 200)),
+            )
         })
+    }
+
+    /// Whether `address` is its own, by its key or as it was typed last.
+    pub fn is_at(&self, address: &Address) -> bool {
+        self.about.key == address.key() || self.about.address == Some(address.spelling())
+    }
+
+    /// Notes that it was reached as `address` says, and, where it had no name yet, that it is called `name`.
+    pub fn note(&mut self, address: &Address, name: Option<&str>, _lock: &Lock) -> Result<(), Fault> {
+        let spelling = match address {
+            Address::Ssh { .. } => Some(address.spelling()),
+            _ => self.about.address.clone(),
+        };
+        let name = self.about.name.clone().or_else(|| name.map(str::to_owned));
+        if self.about.address == spelling && self.about.name == name {
+            return Ok(());
+        }
+        (self.about.address, self.about.name) = (spelling, name);
+        self.write_about()
     }
 
     /// Its folder.

@@ -135,13 +135,11 @@ impl Store {
         Ok(folders)
     }
 
-    /// The source that `name` or `address` means, if the store has it.
-    pub fn find(&self, address: Option<&Address>, name: Option<&str>) -> Result<Option<SourceDir>, Fault> {
-        let sources = self.sources()?;
-        let key = address.map(Address::key);
-        let by_name = |source: &SourceDir| name.is_some() && source.about.name.as_deref() == name;
-        let by_key = |source: &SourceDir| name.is_none() && Some(&source.about.key) == key.as_ref();
-        Ok(sources.into_iter().find(|source| by_name(source) || by_key(source)))
+    /// What lies in the first folder that the source at `address`, or `name`, would be given.
+    pub fn place(&self, address: &Address, name: Option<&str>) -> Result<Option<SourceDir>, Fault> {
+        let (host, stem) = address.folder();
+        let dir = self.root.join(host).join(name.map_or(stem, crate::address::folder_name));
+        dir.join("source.json").exists().then(|| SourceDir::open(dir)).transpose()
     }
 
     /// The name of `source` is `new` from now on. Its folder and the ids of its copies stay as they are.
@@ -165,18 +163,18 @@ impl Store {
     /// `source` is at `address` from now on, and keeps its copies and its history.
     pub fn adopt(&self, source: &SourceDir, address: &Address) -> Result<SourceDir, Fault> {
         self.change(source, |sources, about| {
-            let key = address.key();
-            if let Some(other) = sources.iter().find(|other| other.about.key == key) {
+            if let Some(other) = sources.iter().find(|other| other.is_at(address)) {
                 return Err(taken(address, other));
             }
-            about.key = key;
+            about.key = address.key();
+            about.address = matches!(address, Address::Ssh { .. }).then(|| address.spelling());
             Ok(())
         })
     }
 
     /// Whether `address` may become that of `source`: `Ok(false)` where it is already.
     pub fn may_adopt(&self, source: &SourceDir, address: &Address) -> Result<bool, Fault> {
-        match self.find(Some(address), None)? {
+        match self.sources()?.into_iter().find(|source| source.is_at(address)) {
             None => Ok(true),
             Some(other) if other.dir() == source.dir() => Ok(false),
             Some(other) => Err(taken(address, &other)),
@@ -205,11 +203,13 @@ impl Store {
     pub fn named(&self, typed: &str) -> Result<SourceDir, Fault> {
         let sources = self.sources()?;
         let address = Address::parse(typed).ok().flatten();
-        let key = address.or_else(|| Some(Address::Local(typed.into()))).map(|address| address.key());
-        let ways: [&dyn Fn(&SourceDir) -> bool; 4] = [
+        let address = address.unwrap_or_else(|| Address::Local(typed.into()));
+        let (key, spelling) = (address.key(), address.spelling());
+        let ways: [&dyn Fn(&SourceDir) -> bool; 5] = [
             &|source| source.about.name.as_deref() == Some(typed),
             &|source| source.label() == typed,
-            &|source| Some(&source.about.key) == key.as_ref(),
+            &|source| source.about.key == key,
+            &|source| source.about.address.as_ref() == Some(&spelling),
             &|source| source.stem() == typed,
         ];
         for way in ways {
@@ -413,29 +413,31 @@ mod tests {
         let b = Address::Local("/b/gym.db".into());
         assert_eq!(store.create(&a, None).unwrap().label(), "local/gym");
         assert_eq!(store.create(&b, None).unwrap().label(), "local/gym-2");
-        assert_eq!(store.find(Some(&b), None).unwrap().unwrap().label(), "local/gym-2");
+        assert_eq!(store.named("/b/gym.db").unwrap().label(), "local/gym-2");
         assert_eq!(store.named("/a/gym.db").unwrap().label(), "local/gym");
         assert_eq!(store.named("nobody").unwrap_err().kind, Kind::Unknown);
     }
 
     #[test]
-    fn a_name_or_an_address_of_another_source_is_not_taken() {
+    fn a_name_and_an_address_belong_to_one_source() {
         let dir = tempfile::tempdir().unwrap();
         let store = new_store(dir.path());
         let [a, b, c] = ["/a/gym.db", "/b/gym.db", "/c/gym.db"].map(|path| Address::Local(path.into()));
         let gym = store.create(&a, Some("gym")).unwrap();
         let other = store.create(&b, None).unwrap();
+        let at = |address: &Address| store.named(&address.spelling());
+
         for taken in ["gym", "local/gym", "../up", "/a", "", "pi:1/x"] {
             assert_eq!(store.rename(&other, taken).unwrap_err().kind, Kind::Usage, "{taken}");
         }
         store.rename(&gym, "fitness").unwrap();
-        assert_eq!(store.find(Some(&a), Some("fitness")).unwrap().unwrap().label(), "local/gym");
+        assert_eq!(store.named("fitness").unwrap().label(), "local/gym");
         assert_eq!(store.rename(&other, "fitness").unwrap_err().kind, Kind::Usage);
 
         assert_eq!(store.adopt(&gym, &b).unwrap_err().kind, Kind::Usage);
         store.adopt(&gym, &c).unwrap();
-        assert_eq!(store.find(Some(&c), None).unwrap().unwrap().shown(), "fitness");
-        assert!(store.find(Some(&a), None).unwrap().is_none());
+        assert_eq!(at(&c).unwrap().shown(), "fitness");
+        assert!(at(&a).is_err());
         let lock = gym.lock().unwrap();
         assert_eq!(store.adopt(&gym, &a).unwrap_err().kind, Kind::Locked);
         drop(lock);

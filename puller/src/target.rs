@@ -1,8 +1,10 @@
 //! A source as it was asked for: where it is, what it is called, and what the configuration says of it.
 
 use crate::address::Address;
+use crate::client::Client;
 use crate::config::{self, Config};
 use crate::source_dir::SourceDir;
+use crate::ssh::Door;
 use crate::store::Store;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
@@ -19,6 +21,18 @@ pub struct Target {
     pub name: Option<String>,
     /// Its table in the configuration.
     pub settings: Option<config::Source>,
+}
+
+/// A target that was looked for in the store.
+pub struct Met {
+    /// Where it is reached: by the path as its agent tells it, where that was asked.
+    pub address: Address,
+    /// Its folder, if the store has one.
+    pub source: Option<SourceDir>,
+    /// The connection that it took to find out, if it took one.
+    pub client: Option<Client>,
+    /// Why it cannot be pulled now, if its agent was asked.
+    pub problem: Option<Fault>,
 }
 
 impl Target {
@@ -69,16 +83,39 @@ impl Target {
         sources.iter().map(|source| Self::stored(&source.shown(), source, config)).collect()
     }
 
+    /// Its folder in `store`, if it has one there. Only its agent knows whether a place that ssh reaches is one that the store
+    /// has by another spelling: then it is asked through `door`.
+    pub fn meet(&self, store: Option<&Store>, door: &Door) -> Result<Met, Fault> {
+        let folder = |target: &Self| store.map_or(Ok(None), |store| target.folder(store));
+        let known = folder(self);
+        match (&self.address, known) {
+            (Address::Ssh { .. }, Ok(None) | Err(_)) => {
+                let mut client = Client::open(&self.address, door)?;
+                let (address, problem) = client.resolve(&self.address)?;
+                let target = Self { address, ..self.clone() };
+                let source = folder(&target)?;
+                Ok(Met { address: target.address, source, client: Some(client), problem })
+            }
+            (_, known) => {
+                Ok(Met { address: self.address.clone(), source: known?, client: None, problem: None })
+            }
+        }
+    }
+
     /// The folder that `store` has for it. A folder that had no name yet gets the one of the configuration when it is pulled;
     /// one name for two places, or two for one, is an error, since the copies of two databases would be mixed.
     pub fn folder(&self, store: &Store) -> Result<Option<SourceDir>, Fault> {
-        let key = self.address.key();
-        let by_name = match &self.name {
-            Some(name) => store.find(None, Some(name))?,
-            None => None,
-        };
+        let is_there = |source: &SourceDir| source.is_at(&self.address);
+        // Of a store with thousands of sources, most are where they were made and nothing else has to be read.
+        let place = store.place(&self.address, self.name.as_deref())?;
+        if let Some(source) = place.filter(|source| is_there(source) && source.about.name == self.name) {
+            return Ok(Some(source));
+        }
+        let sources = store.sources()?;
+        let has_name = |source: &&SourceDir| self.name.is_some() && source.about.name == self.name;
+        let by_name = sources.iter().find(has_name).cloned();
         if let (Some(source), Some(name)) = (&by_name, &self.name)
-            && source.about.key != key
+            && !is_there(source)
         {
             return Err(Fault::new(
                 Kind::Usage,
@@ -92,7 +129,7 @@ impl Target {
         if by_name.is_some() {
             return Ok(by_name);
         }
-        let by_key = store.find(Some(&self.address), None)?;
+        let by_key = sources.into_iter().find(is_there);
         match (by_key.as_ref().and_then(|source| source.about.name.as_deref()), &self.name) {
             (Some(known), Some(name)) => Err(Fault::new(
                 Kind::Usage,

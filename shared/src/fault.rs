@@ -57,10 +57,12 @@ pub enum Kind {
     Found,
     /// A fault of the program itself.
     Internal,
+    /// No agent program at the far end of a remote shell.
+    NoAgent,
 }
 
 /// Every kind with its number, its word and the exit code of a program that ends with it.
-pub const KINDS: [(Kind, u8, &str, u8); 26] = [
+pub const KINDS: [(Kind, u8, &str, u8); 27] = [
     (Kind::Usage, 1, "usage", 2),
     (Kind::Config, 2, "config", 2),
     (Kind::Unreachable, 3, "unreachable", 5),
@@ -87,6 +89,7 @@ pub const KINDS: [(Kind, u8, &str, u8); 26] = [
     (Kind::Partly, 24, "partly", 3),
     (Kind::Found, 25, "found", 13),
     (Kind::Internal, 26, "internal", 1),
+    (Kind::NoAgent, 27, "no_agent", 7),
 ];
 
 impl Kind {
@@ -112,6 +115,11 @@ impl Kind {
     /// The kind that `word` names.
     pub fn from_word(word: &str) -> Option<Self> {
         KINDS.iter().find(|row| row.2 == word).map(|row| row.0)
+    }
+
+    /// The kind whose searchable code is `code`.
+    pub fn from_code(code: &str) -> Option<Self> {
+        KINDS.iter().map(|row| row.0).find(|kind| kind.code() == code)
     }
 
     /// Whether trying again soon, unchanged, may well succeed.
@@ -177,6 +185,7 @@ mod tests {
         for (kind, number, word, _) in KINDS {
             assert_eq!(Kind::from_word(word), Some(kind));
             assert_eq!(kind.code(), format!("P{number:02}"));
+            assert_eq!(Kind::from_code(&kind.code()), Some(kind));
             assert_eq!(KINDS.iter().filter(|row| row.1 == number || row.2 == word).count(), 1);
         }
     }

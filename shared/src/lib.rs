@@ -33,5 +33,9 @@ pub mod pb {
 /// The version of the protocol in `proto/` that this build speaks.
 pub const PROTOCOL: u32 = 1;
 
+/// What an agent says first behind the ssh door, before HTTP/2 begins: whatever a login shell printed before it is no part
+/// of the connection.
+pub const STDIO_MAGIC: &[u8] = b"\npullback-agent stdio 1 begins\n";
+
 /// This release, as both programs print it.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

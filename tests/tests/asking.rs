@@ -312,7 +312,11 @@ fn a_store_that_is_well_has_nothing_to_hear_from_the_doctor() {
         ),
     );
     sandbox.puller(&["pull", "gym"]).exits(0);
-    let quiet = sandbox.puller(&["doctor", "-q"]).exits(0);
+    let (mut found, ran) = troubles(&sandbox, &[]);
+    // Jobs are those of whoever runs this test.
+    found.retain(|line| !line.contains("job"));
+    assert!(found.is_empty(), "{ran}");
+    let quiet = sandbox.puller(&["doctor", "-q", "gym"]).exits(0);
     assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""), "{quiet}");
     let told = sandbox.puller(&["doctor", "gym"]).exits(0);
     assert!(told.stdout.contains("journal wal") && told.stdout.contains("`cp` or `scp`"), "{told}");
@@ -328,7 +332,7 @@ fn the_doctor_finds_what_is_wrong_and_says_what_mends_it() {
     let path = gym(&sandbox);
     let pulled = sandbox.pull(&["./gym.db", "--name", "gym"]).succeeds("stored");
     let (found, ran) = troubles(&sandbox, &[]);
-    assert_eq!(ran.code(), 0, "{ran}");
+    assert!(ran.code() == 0 || found.iter().any(|line| line.starts_with("fail null: job")), "{ran}");
     assert!(found.iter().any(|line| line.contains("does not say what is kept")), "{found:?}");
     assert!(found.iter().any(|line| line.contains("does not say how old")), "{found:?}");
 

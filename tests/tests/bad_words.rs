@@ -62,13 +62,6 @@ fn an_address_that_is_none_is_refused() {
 }
 
 #[test]
-fn an_ssh_address_is_said_to_have_no_door_yet() {
-    for source in ["ssh://pi/home/pi/gym.db", "ssh://", "pi:/home/pi/gym.db", "pi:gym.db", "me@pi:gym.db"] {
-        check(&[source], Some("usage"), 2, "no ssh door yet");
-    }
-}
-
-#[test]
 fn a_value_that_is_none_is_refused() {
     for timeout in ["banana", "", "0", "1ms", "99ms", "-5s", "1e9y"] {
         check(&[&format!("--timeout={timeout}"), "gym.db"], None, 2, "--timeout <DUR>");

@@ -1,9 +1,10 @@
 //! `puller sources`: names and addresses change, copies and history stay.
 
-use pullback_tests::databases;
 use pullback_tests::sandbox::Sandbox;
 use pullback_tests::served::Served;
+use pullback_tests::{databases, programs};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 fn gym(sandbox: &Sandbox, name: &str) -> PathBuf {
@@ -43,6 +44,37 @@ fn a_source_behind_another_door_keeps_its_copies_and_builds_on_them() {
     assert_ne!(sandbox.pull(&["./gym.db"]).succeeds("stored").json["source"], "gym");
     let history = sandbox.puller(&["history", "gym", "--json"]).exits(0).json();
     assert!(history.iter().any(|line| line["outcome"] == "adopted" && line["to"] == address.as_str()));
+}
+
+#[test]
+fn a_source_that_ssh_reaches_now_is_known_by_every_spelling_of_its_place() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.file("home/gym.db");
+    databases::gym(&path, 300_000, 4096);
+    let first = sandbox.pull(&["--name", "gym", path.to_str().expect("UTF-8")]).succeeds("stored");
+    // Stands in for ssh: the command is run on this machine.
+    let ssh = sandbox.file("ssh");
+    fs::write(&ssh, "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift 2\ncd; exec sh -c \"$*\"\n")
+        .expect("a file");
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o700)).expect("a mode can be set");
+    let puller = |arguments: &[&str]| {
+        let mut command = sandbox.command(programs::puller());
+        command.arg("--store").arg(sandbox.store()).args(arguments).env("PULLER_SSH", &ssh);
+        sandbox.run(command.env("PULLER_REMOTE_AGENT", programs::agent()))
+    };
+    puller(&["sources", "adopt", "gym", "pi:nowhere.db"]).exits(7);
+    let adopted = puller(&["sources", "adopt", "gym", "pi:gym.db"]).exits(0);
+    let far = format!("ssh://pi{}", path.display());
+    for typed in ["gym", "pi:gym.db", &format!("pi:{}", path.display()), &far] {
+        let pulled = puller(&["pull", "--json", typed]).exits(0).only_json();
+        assert_eq!(
+            (&pulled["source"], &pulled["copy"]),
+            (&"gym".into(), &first.copy.as_str().into()),
+            "{adopted}"
+        );
+    }
+    puller(&["doctor", "gym"]).exits(0);
+    assert!(puller(&["sources", "adopt", "gym", &far]).exits(0).stdout.contains("already"));
 }
 
 #[test]

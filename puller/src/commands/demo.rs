@@ -8,10 +8,12 @@ use super::text;
 use crate::cli::Cli;
 use pullback_shared::fault::{Fault, Kind};
 use puller::address::Address;
+use puller::client::Client;
 use puller::demo_database::{self, newest_commit};
 use puller::judge::Verify;
 use puller::pull::{Options, Pulled, Run};
 use puller::source_dir::SourceDir;
+use puller::ssh::Door;
 use puller::store::{KnownStores, Store};
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,6 +30,9 @@ const COMMITS_FIRST: i64 = 3000;
 
 /// How long the writer and the agent may take to be there.
 const START_WAIT: Duration = Duration::from_secs(30);
+
+/// How long the agent may give no sign of life.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A process that ends with the demo, however that ends.
 struct Running(Child);
@@ -138,15 +143,10 @@ fn start_agent(dir: &Path, database: &Path) -> Result<(Running, Address), Fault>
 fn pull(cli: &Cli, source: &mut SourceDir, address: &Address) -> Result<Pulled, Fault> {
     let lock = source.lock()?;
     let bar = Bar::new(cli, NAME);
-    let options = Options {
-        verify: Verify::Full,
-        full: false,
-        policy: None,
-        timeout: Duration::from_secs(20),
-        expect: BTreeMap::new(),
-    };
+    let options = Options { verify: Verify::Full, full: false, policy: None, expect: BTreeMap::new() };
     let now = puller::clock::now()?;
-    let pulled = Run { source, lock: &lock, options: &options, now, watch: &bar }.pull(address);
+    let client = Client::open(address, &Door::new(TIMEOUT))?;
+    let pulled = Run { source, lock: &lock, options: &options, now, watch: &bar }.pull(client);
     bar.clear();
     pulled
 }

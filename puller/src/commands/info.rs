@@ -1,7 +1,7 @@
 //! `puller info`: what is there now and what a pull would move, asked of the agent; without a source, what the store holds.
 
 use super::text;
-use crate::cli::Cli;
+use crate::cli::{Cli, Door};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::pb;
 use pullback_shared::text::printable;
@@ -42,13 +42,15 @@ struct Moves {
     bytes: u64,
 }
 
-pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool) -> Result<u8, Fault> {
+pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool, door: &Door) -> Result<u8, Fault> {
     let Some(typed) = typed else { return of_store(cli) };
     let config = super::read_config(cli)?;
     let store = Store::open(&super::store_path(cli, &config)).ok();
     let target = Target::read(typed, &config, store.as_ref())?;
-    let source = store.map_or(Ok(None), |store| target.folder(&store))?;
-    let look = ask(target.address, source.as_ref(), tables)?;
+    let door = super::door(door, &config, target.name.as_deref(), TIMEOUT)?;
+    let met = target.meet(store.as_ref(), &door)?;
+    let client = met.client.map_or_else(|| Client::open(&target.address, &door), Ok)?;
+    let look = ask(target.address, client, met.source.as_ref(), tables)?;
     match cli.common.json {
         true => println!("{}", look.as_json()),
         false => look.print()?,
@@ -60,10 +62,15 @@ pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool) -> Result<u8, Fa
 }
 
 /// Asks the agent, and counts rows in the newest good copy where there is one: that costs the source nothing.
-fn ask(address: Address, source: Option<&SourceDir>, tables: bool) -> Result<Look, Fault> {
+fn ask(
+    address: Address,
+    mut client: Client,
+    source: Option<&SourceDir>,
+    tables: bool,
+) -> Result<Look, Fault> {
     let newest = source.and_then(|source| source.copies().ok()?.into_iter().rfind(StoredCopy::is_good));
     let counted_in_copy = tables && newest.is_some();
-    let reply = Client::open(&address, TIMEOUT)?.info(tables && !counted_in_copy)?;
+    let reply = client.info(tables && !counted_in_copy)?;
     let database = reply.databases.first().cloned();
     let mut database =
         database.ok_or_else(|| Fault::new(Kind::Protocol, "the agent said nothing of the database"))?;
@@ -75,7 +82,7 @@ fn ask(address: Address, source: Option<&SourceDir>, tables: bool) -> Result<Loo
     }
     let (moves, problem) = match database.problem.clone().map(Fault::decode) {
         Some(problem) => (None, Some(problem)),
-        None => match moves(&address, source, &database) {
+        None => match moves(&mut client, source, &database) {
             Ok(moves) => (Some(moves), None),
             Err(fault) => (None, Some(fault)),
         },
@@ -85,7 +92,11 @@ fn ask(address: Address, source: Option<&SourceDir>, tables: bool) -> Result<Loo
 
 /// Without a copy to build upon a pull moves everything: that is known without a snapshot, for which an agent would write
 /// its first mirror. Else the agent takes one and compares, as for `pull --dry-run`.
-fn moves(address: &Address, source: Option<&SourceDir>, database: &pb::DatabaseInfo) -> Result<Moves, Fault> {
+fn moves(
+    client: &mut Client,
+    source: Option<&SourceDir>,
+    database: &pb::DatabaseInfo,
+) -> Result<Moves, Fault> {
     if source.map_or(Ok(None), pull::newest_base)?.is_none() {
         return Ok(Moves {
             transfer: "full",
@@ -95,7 +106,7 @@ fn moves(address: &Address, source: Option<&SourceDir>, database: &pb::DatabaseI
             bytes: u64::from(database.page_count) * u64::from(database.page_size),
         });
     }
-    let planned = plan::plan(address, source, false, TIMEOUT)?;
+    let planned = plan::plan(client, source, false)?;
     Ok(Moves {
         transfer: planned.transfer,
         full_because: planned.full_because,

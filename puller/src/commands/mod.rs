@@ -19,6 +19,8 @@ mod pull;
 mod pull_report;
 mod restore;
 mod rotate;
+pub(crate) mod schedule;
+mod schedule_run;
 mod show;
 pub(crate) mod sources;
 pub(crate) mod spelling;
@@ -27,17 +29,19 @@ mod text;
 mod verify;
 
 use crate::cli::{Cli, Command};
-use pullback_shared::fault::Fault;
+use pullback_shared::fault::{Fault, Kind};
 use puller::config::{Config, default_store, known_stores};
+use puller::ssh::{Door, RunAs};
 use puller::store::{KnownStores, Store};
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Runs what was asked; gives the exit code.
 pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
     match &cli.command {
         Command::Pull(asked) => pull::run(cli, asked),
-        Command::Info { source, tables } => info::run(cli, source.as_deref(), *tables),
+        Command::Info { source, tables, door } => info::run(cli, source.as_deref(), *tables, door),
         Command::List { source, long } => list::run(cli, source.as_deref(), *long),
         Command::Show { source, copy, checksums } => show::run(cli, source, copy, *checksums),
         Command::Status(asked) => status::run(cli, asked),
@@ -53,6 +57,7 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
             rotate::run(cli, source.as_deref(), *keep, *dry_run)
         }
         Command::Accept { source, copy } => accept::run(cli, source, copy),
+        Command::Schedule(asked) => schedule::run(cli, asked),
         Command::Config { what } => config::run(cli, what),
         Command::Completions { shell } => pages::completions(*shell),
         Command::Man { dir } => pages::man(dir.as_deref()),
@@ -96,6 +101,35 @@ fn open_store(cli: &Cli) -> Result<Store, Fault> {
 fn open_or_create_store(cli: &Cli, config: &Config) -> Result<Store, Fault> {
     let at_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     Store::open_or_create(&store_path(cli, config), &KnownStores::in_file(known_stores()), at_terminal)
+}
+
+/// How the agent of the source that is called `name` is reached: what was typed, else what is configured.
+fn door(
+    typed: &crate::cli::Door,
+    config: &Config,
+    name: Option<&str>,
+    timeout: Duration,
+) -> Result<Door, Fault> {
+    let written = config.about(name);
+    let remote_agent = match (&typed.remote_agent, written.and_then(|source| source.remote_agent.as_ref())) {
+        (Some(typed), _) => Some(typed.clone()),
+        (None, Some(written)) => Some(written.parse().map_err(|why| {
+            Fault::new(Kind::Config, format!("`remote_agent` of a source is to be {why}"))
+                .hint("mend it in the configuration; doc/operations.md lists the keys")
+        })?),
+        (None, None) => None,
+    };
+    Ok(Door {
+        timeout,
+        ssh: typed.ssh.clone().or_else(|| config.ssh.clone()).unwrap_or_else(|| "ssh".into()),
+        remote_agent,
+        run_as: match (&typed.sudo_user, typed.sudo || written.is_some_and(|source| source.sudo)) {
+            (Some(user), _) => RunAs::User(user.clone()),
+            (None, true) => RunAs::Owner,
+            (None, false) => RunAs::Login,
+        },
+        at_terminal: std::io::stdin().is_terminal() && std::io::stderr().is_terminal(),
+    })
 }
 
 /// What is to be kept of the source that is called `name`: what was typed, else what stands in its table, else at the top.

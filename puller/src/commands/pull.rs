@@ -11,6 +11,7 @@ use puller::history;
 use puller::judge::Verify;
 use puller::pull::{Options, Pulled, Run};
 use puller::source_dir::{SourceDir, StoredCopy};
+use puller::ssh::Door;
 use puller::store::Store;
 use puller::target::Target;
 use std::collections::VecDeque;
@@ -138,12 +139,22 @@ impl Pulls<'_> {
 
     fn attempt(&self, target: &Target, bars: &Bars, found: &mut Option<SourceDir>) -> Result<Pulled, Fault> {
         let now = clock::now()?;
-        let options = self.options(target);
-        let known = Store::open(&super::store_path(self.cli, self.config));
-        match known.ok().map_or(Ok(None), |store| target.folder(&store))? {
-            Some(source) => *found = Some(source),
+        let door = self.door(target)?;
+        let store = Store::open(&super::store_path(self.cli, self.config)).ok();
+        let mut met = self.again(|| target.meet(store.as_ref(), &door))?;
+        *found = met.source.take();
+        if found.is_none() {
             // Nothing is made in the store for a source that was never there: first see that there is one to pull.
-            None => self.again(|| reachable(target, options.timeout))?,
+            let problem = match &met.client {
+                Some(_) => met.problem.take(),
+                None => self.again(|| {
+                    let mut client = Client::open(&met.address, &door)?;
+                    let (_, problem) = client.resolve(&met.address)?;
+                    met.client = Some(client);
+                    Ok(problem)
+                })?,
+            };
+            problem.map_or(Ok(()), Err)?;
         }
         let store = {
             let _alone = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,21 +162,16 @@ impl Pulls<'_> {
         };
         let mut source = match found.take() {
             Some(source) => source,
-            None => match target.folder(&store)? {
-                Some(source) => source,
-                None => store.create(&target.address, target.name.as_deref())?,
-            },
+            None => store.create(&met.address, target.name.as_deref())?,
         };
         *found = Some(source.clone());
         let lock = source.lock()?;
-        if source.about.name.is_none() && target.name.is_some() {
-            source.about.name.clone_from(&target.name);
-            source.write_about()?;
-        }
+        source.note(&target.address, target.name.as_deref(), &lock)?;
+        let options = self.options(target);
         let bar = bars.bar(&source.shown());
         let pulled = self.again(|| {
-            Run { source: &mut source, lock: &lock, options: &options, now, watch: &bar }
-                .pull(&target.address)
+            let client = met.client.take().map_or_else(|| Client::open(&target.address, &door), Ok)?;
+            Run { source: &mut source, lock: &lock, options: &options, now, watch: &bar }.pull(client)
         });
         bar.clear();
         *found = Some(source);
@@ -188,6 +194,11 @@ impl Pulls<'_> {
         work()
     }
 
+    fn door(&self, target: &Target) -> Result<Door, Fault> {
+        let timeout = self.asked.timeout.or(self.config.timeout.map(|span| span.0)).unwrap_or(TIMEOUT);
+        super::door(&self.asked.door, self.config, target.name.as_deref(), timeout)
+    }
+
     fn options(&self, target: &Target) -> Options {
         let (asked, config, settings) = (self.asked, self.config, target.settings.as_ref());
         let written = settings.and_then(|settings| settings.verify).or(config.verify);
@@ -195,7 +206,6 @@ impl Pulls<'_> {
             verify: asked.verify.or(written).unwrap_or(Verify::Auto),
             full: asked.full,
             policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config, target.name.as_deref())),
-            timeout: asked.timeout.or(config.timeout.map(|span| span.0)).unwrap_or(TIMEOUT),
             expect: settings.map(|settings| settings.expect.clone()).unwrap_or_default(),
         }
     }
@@ -207,10 +217,10 @@ impl Pulls<'_> {
             Err((typed, fault)) => return (typed, Err(fault)),
         };
         let store = Store::open(&super::store_path(self.cli, self.config)).ok();
-        let source = store.map_or(Ok(None), |store| target.folder(&store));
-        let timeout = self.options(&target).timeout;
-        let planned = source.and_then(|source| {
-            puller::plan::plan(&target.address, source.as_ref(), self.asked.full, timeout)
+        let planned = self.door(&target).and_then(|door| {
+            let met = target.meet(store.as_ref(), &door)?;
+            let mut client = met.client.map_or_else(|| Client::open(&target.address, &door), Ok)?;
+            puller::plan::plan(&mut client, met.source.as_ref(), self.asked.full)
         });
         (target.typed, planned)
     }
@@ -224,13 +234,5 @@ fn with_newest_good(fault: Fault, source: Option<&SourceDir>) -> Fault {
             fault.hint(hint.trim_end_matches("; ").to_owned())
         }
         _ => fault,
-    }
-}
-
-fn reachable(target: &Target, timeout: Duration) -> Result<(), Fault> {
-    let reply = Client::open(&target.address, timeout)?.info(false)?;
-    match reply.databases.into_iter().next().and_then(|database| database.problem) {
-        Some(problem) => Err(Fault::decode(problem)),
-        None => Ok(()),
     }
 }

@@ -1,10 +1,11 @@
 //! The bench: what a pull costs, beside the tools people use now, measured on real processes in one run.
 //!
 //! ```text
-//! cargo run --release -p pullback-tests --bin bench -- [cost|deltas|memory|latency|links|stall|cut|two|all] [--size-mb N,…] [--runs N] [--dir DIR]
+//! cargo run --release -p pullback-tests --bin bench -- [cost|deltas|memory|latency|links|stall|cut|two|fleet|all] [--size-mb N,…] [--runs N] [--dir DIR]
 //! ```
 //!
-//! `links`, `stall`, `cut` and `two` make slow or broken lines and are not part of `all`; `links` needs root.
+//! `links`, `stall`, `cut` and `two` make slow or broken lines and are not part of `all`; `links` needs root. Nor is `fleet`,
+//! which starts some hundred agents.
 //!
 //! It builds both programs in its own profile, makes its own seeded database, and starts the agent as a process that
 //! serves on loopback. What is compared is run in turn, round after round, and ratios are taken within a round: on a busy
@@ -16,6 +17,7 @@ mod cut;
 mod deltas;
 mod disk;
 mod figures;
+mod fleet;
 mod floor;
 mod goals;
 mod latency;
@@ -56,6 +58,12 @@ struct Arguments {
     /// Where databases, copies and the agent's state lie meanwhile; a real disk, with room for four times the size, `deltas` twelve
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Agents of `fleet`
+    #[arg(long, default_value_t = 200)]
+    agents: usize,
+    /// Of these, so many are pulled from at once
+    #[arg(long, default_value_t = 16)]
+    jobs: usize,
     /// Leave the databases in DIR, for the next run to use
     #[arg(long, requires = "dir")]
     keep_databases: bool,
@@ -79,6 +87,8 @@ enum What {
     Cut,
     /// One puller at 64 KiB a second in a first copy, another that pulls every second meanwhile
     Two,
+    /// Time, memory and open files of one puller that pulls from many agents
+    Fleet,
     /// `cost`, `deltas`, `memory` and `latency`
     All,
 }
@@ -121,6 +131,7 @@ fn main() {
         What::Stall => stall::run,
         What::Cut => cut::run,
         What::Two => two::run,
+        What::Fleet => return fleet::run(&workshop, arguments.agents, arguments.jobs, runs),
         What::Cost | What::Deltas | What::Memory | What::Latency | What::All => return,
     };
     arguments.sizes_mb(&[1000]).iter().for_each(|size_mb| measure(&workshop, *size_mb, runs));

@@ -27,6 +27,8 @@ pub(crate) struct Run {
     pub(crate) cpu_seconds: Option<f64>,
     /// The most memory it was seen to have.
     pub(crate) peak_bytes: Option<f64>,
+    /// The most files it was seen to have open.
+    pub(crate) open_files: Option<f64>,
 }
 
 /// Runs `command` to its end; what it says on stderr is seen.
@@ -44,16 +46,18 @@ pub(crate) fn run_into(command: &mut Command, out: File) -> std::io::Result<Run>
     let began = Instant::now();
     let mut child = command.spawn()?;
     let pid = child.id();
-    let mut peak_bytes = None;
+    let (mut peak_bytes, mut open_files) = (None, None);
     while !has_ended(&child) {
         peak_bytes = peak(pid).or(peak_bytes);
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).map(|files| files.count() as f64).ok();
+        open_files = [open_files, files].into_iter().flatten().reduce(f64::max);
         std::thread::sleep(LOOK_EVERY);
     }
     let seconds = began.elapsed().as_secs_f64();
     // It has ended and nobody asked how yet: its counters are still there.
     let cpu_seconds = cpu(pid);
     let status = child.wait()?;
-    Ok(Run { status, stdout: String::new(), seconds, cpu_seconds, peak_bytes })
+    Ok(Run { status, stdout: String::new(), seconds, cpu_seconds, peak_bytes, open_files })
 }
 
 fn has_ended(child: &Child) -> bool {
