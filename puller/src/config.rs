@@ -238,6 +238,12 @@ impl Config {
         self.sources.get(name?)
     }
 
+    /// The names of the tables whose source is not among `sources`, those of the store.
+    pub fn never_pulled(&self, sources: &[SourceDir]) -> Vec<&str> {
+        let pulled: Vec<&str> = sources.iter().filter_map(|source| Some(self.table_of(source)?.0)).collect();
+        self.sources.keys().map(String::as_str).filter(|name| !pulled.contains(name)).collect()
+    }
+
     /// The table of a source in the store, with the name it has there: the one of its name, else the one of its address.
     pub fn table_of(&self, source: &SourceDir) -> Option<(&str, &Source)> {
         let by_name = source.about.name.as_ref().and_then(|name| self.sources.get_key_value(name));

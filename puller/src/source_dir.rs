@@ -129,6 +129,11 @@ impl SourceDir {
         })
     }
 
+    /// Whether `address` is its own, by its key or as it was typed last.
+    pub fn is_at(&self, address: &Address) -> bool {
+        self.about.key == address.key() || self.about.address == Some(address.spelling())
+    }
+
     /// Notes that it was reached as `address` says, and, where it had no name yet, that it is called `name`.
     pub fn note(&mut self, address: &Address, name: Option<&str>, _lock: &Lock) -> Result<(), Fault> {
         let spelling = match address {

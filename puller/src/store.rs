@@ -163,11 +163,10 @@ impl Store {
     /// `source` is at `address` from now on, and keeps its copies and its history.
     pub fn adopt(&self, source: &SourceDir, address: &Address) -> Result<SourceDir, Fault> {
         self.change(source, |sources, about| {
-            let key = address.key();
-            if let Some(other) = sources.iter().find(|other| other.about.key == key) {
+            if let Some(other) = sources.iter().find(|other| other.is_at(address)) {
                 return Err(taken(address, other));
             }
-            about.key = key;
+            about.key = address.key();
             about.address = matches!(address, Address::Ssh { .. }).then(|| address.spelling());
             Ok(())
         })
@@ -175,8 +174,7 @@ impl Store {
 
     /// Whether `address` may become that of `source`: `Ok(false)` where it is already.
     pub fn may_adopt(&self, source: &SourceDir, address: &Address) -> Result<bool, Fault> {
-        let key = address.key();
-        match self.sources()?.into_iter().find(|source| source.about.key == key) {
+        match self.sources()?.into_iter().find(|source| source.is_at(address)) {
             None => Ok(true),
             Some(other) if other.dir() == source.dir() => Ok(false),
             Some(other) => Err(taken(address, &other)),
@@ -325,9 +323,15 @@ impl KnownStores {
         Self { file }
     }
 
+    /// Where they are, or were.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let text = fs::read_to_string(&self.file).unwrap_or_default();
+        text.lines().map(PathBuf::from).collect()
+    }
+
     fn has(&self, root: &Path) -> bool {
         let root = crate::address::absolute(root);
-        fs::read_to_string(&self.file).is_ok_and(|text| text.lines().any(|line| Path::new(line) == root))
+        self.all().contains(&root)
     }
 
     /// Best effort: a run must not fail for this.

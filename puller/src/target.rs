@@ -105,8 +105,7 @@ impl Target {
     /// The folder that `store` has for it. A folder that had no name yet gets the one of the configuration when it is pulled;
     /// one name for two places, or two for one, is an error, since the copies of two databases would be mixed.
     pub fn folder(&self, store: &Store) -> Result<Option<SourceDir>, Fault> {
-        let (key, spelling) = (self.address.key(), Some(self.address.spelling()));
-        let is_there = |source: &SourceDir| source.about.key == key || source.about.address == spelling;
+        let is_there = |source: &SourceDir| source.is_at(&self.address);
         // Of a store with thousands of sources, most are where they were made and nothing else has to be read.
         let place = store.place(&self.address, self.name.as_deref())?;
         if let Some(source) = place.filter(|source| is_there(source) && source.about.name == self.name) {

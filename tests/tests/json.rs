@@ -93,6 +93,20 @@ fn every_command_prints_the_fields_of_the_document() {
     std::fs::write(sandbox.file("hooks.toml"), "[hooks]\nafter_pull = [\"true\"]\n").unwrap();
     let config = format!("--config {}", sandbox.file("hooks.toml").display());
     unseen.is("`puller notify test`", &puller(&format!("notify test {config}")).exits(0));
+    unseen.is("`puller status`", &puller("status").exits(0));
+    unseen.is("`puller sources list`", &puller("sources list").exits(0));
+    let moved = puller("sources rename gym gym-2").exits(0);
+    unseen.is("`puller sources rename`, `puller sources adopt`", &moved);
+    assert_eq!(
+        keys(&puller("sources adopt gym-2 ./gym.db -n").exits(0).only_json()),
+        keys(&moved.only_json())
+    );
+    puller("sources rename gym-2 gym").exits(0);
+    unseen.is("`puller config show`", &puller("config show").exits(0));
+    unseen.is("`puller doctor`", &puller("doctor gym").exits(0));
+    let explained = puller("explain P06").exits(0);
+    assert_eq!(explained.stdout, agent("explain busy").exits(0).stdout);
+    unseen.is("`puller explain`", &explained);
     let demo = puller("demo --dir ./demo").exits(0);
     let pulls = ["transfer", "bytes_received", "changed_pages", "held_seconds", "verdict", "copy"];
     assert_eq!(keys(&demo.only_json()["pulls"][1]), pulls.map(str::to_owned).into());
@@ -104,7 +118,7 @@ fn every_command_prints_the_fields_of_the_document() {
     let emptied = puller("pull gym").exits(4).only_json();
     let copy = emptied["copy"].as_str().expect("a copy's id");
     unseen.is("`puller accept`", &puller(&format!("accept gym {copy}")).exits(0));
-    assert_eq!(puller("history gym").exits(0).json().len(), 4);
+    assert_eq!(puller("history gym").exits(0).json().len(), 6);
 
     let mut starts = sandbox.command(pullback_tests::programs::agent());
     starts

@@ -1,4 +1,4 @@
-//! What each command does; nothing imports this but `main`.
+//! What each command does; nothing imports this but `main`, and `cli` what may be asked.
 
 /// As the standard one, but a reader that left (`… | head -1`) is no fault of ours: what was asked is done all the same.
 macro_rules! println {

@@ -16,7 +16,7 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Result<u8, Fault> {
 pub(crate) fn man(dir: Option<&Path>) -> Result<u8, Fault> {
     let Some(dir) = dir else {
         let mut page = Vec::new();
-        clap_mangen::Man::new(Cli::command())
+        clap_mangen::Man::new(Cli::command().disable_help_subcommand(true))
             .render(&mut page)
             .map_err(|error| Fault::io("the page", &error))?;
         println!("{}", String::from_utf8_lossy(&page).trim_end());

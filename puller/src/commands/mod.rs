@@ -1,4 +1,4 @@
-//! What each command does, and how it is said; nothing imports this but `main`.
+//! What each command does, and how it is said; nothing imports this but `main`, and `cli` what may be asked.
 
 /// As the standard one, but a reader that left (`… | head -1`) is no fault of ours: what was asked is done all the same.
 macro_rules! println {
@@ -8,6 +8,7 @@ macro_rules! println {
 mod accept;
 mod config;
 mod demo;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 mod history;
 mod info;
@@ -47,6 +48,7 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         Command::Show { source, copy, checksums } => show::run(cli, source, copy, *checksums),
         Command::Status(asked) => status::run(cli, asked),
         Command::Sources { what } => sources::run(cli, what.as_ref()),
+        Command::Doctor(asked) => doctor::run(cli, asked),
         Command::Explain(asked) => explain::run(cli, asked),
         Command::History { source, failed } => history::run(cli, source, *failed),
         Command::Verify { source, copy, all: _, full } => {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<u8, Fault> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "puller", &mut script);
+    clap_complete::generate(shell, &mut visible(), "puller", &mut script);
     println!("{}", String::from_utf8_lossy(&script).trim_end());
     Ok(0)
 }
@@ -16,7 +16,7 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Result<u8, Fault> {
 pub(crate) fn man(dir: Option<&Path>) -> Result<u8, Fault> {
     let Some(dir) = dir else {
         let mut page = Vec::new();
-        clap_mangen::Man::new(Cli::command())
+        clap_mangen::Man::new(Cli::command().disable_help_subcommand(true))
             .render(&mut page)
             .map_err(|error| Fault::io("the page", &error))?;
         println!("{}", String::from_utf8_lossy(&page).trim_end());
@@ -26,4 +26,11 @@ pub(crate) fn man(dir: Option<&Path>) -> Result<u8, Fault> {
         .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
         .map_err(|error| Fault::io(format!("`{}`", dir.display()), &error))?;
     Ok(0)
+}
+
+/// The command line without what no person types.
+fn visible() -> clap::Command {
+    let whole = Cli::command();
+    let commands = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    clap::Command::new("puller").args(whole.get_arguments().cloned()).subcommands(commands)
 }

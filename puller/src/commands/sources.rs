@@ -5,11 +5,16 @@ use crate::cli::Cli;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use puller::address::Address;
+use puller::client::Client;
 use puller::history;
 use puller::source_dir::{SourceDir, StoredCopy};
 use puller::store::Store;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
+
+/// How long an agent may give no sign of life while it is asked.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// What is asked of the sources; nothing: to list them.
 #[derive(clap::Subcommand)]
@@ -32,6 +37,8 @@ pub(crate) enum Sources {
         /// Only say what would be changed
         #[arg(short = 'n', long, env = "PULLER_DRY_RUN", value_parser = clap::builder::BoolishValueParser::new())]
         dry_run: bool,
+        #[command(flatten)]
+        door: crate::cli::Door,
     },
 }
 
@@ -45,9 +52,9 @@ pub(crate) fn run(cli: &Cli, asked: Option<&Sources>) -> Result<u8, Fault> {
             tell(cli, &renamed, "renamed", &old.shown(), new);
             about_the_configuration(cli, &old, new)?;
         }
-        Some(Sources::Adopt { source, address, dry_run }) => {
+        Some(Sources::Adopt { source, address, dry_run, door }) => {
             let old = store.named(source)?;
-            let new = address_of(address)?;
+            let new = resolved(cli, address_of(address)?, &old, door)?;
             let from = place(&old);
             let (source, outcome) = match (store.may_adopt(&old, &new)?, dry_run) {
                 (false, _) => (old, "unchanged"),
@@ -106,8 +113,26 @@ fn address_of(typed: &str) -> Result<Address, Fault> {
         None if Path::new(typed).symlink_metadata().is_ok() => Ok(Address::Local(typed.into())),
         None => {
             Err(Fault::new(Kind::Usage, format!("`{}` is a name, not an address", printable(typed, 200)))
-                .hint("write a path as /…, ./… or ~/…, or a database behind an agent as HOST:PORT/NAME"))
+                .hint("write a path as /…, ./… or ~/…, or a database behind an agent as HOST:PORT/NAME, or behind ssh as HOST:PATH"))
         }
+    }
+}
+
+/// A place behind ssh has many spellings, and only its agent knows which path they come to: it is asked.
+fn resolved(
+    cli: &Cli,
+    address: Address,
+    source: &SourceDir,
+    door: &crate::cli::Door,
+) -> Result<Address, Fault> {
+    let Address::Ssh { .. } = address else { return Ok(address) };
+    let config = super::read_config(cli)?;
+    let table = config.table_of(source).map(|(name, _)| name);
+    let door = super::door(door, &config, table, ANSWER_WAIT)?;
+    let asked = Client::open(&address, &door).and_then(|mut client| client.resolve(&address));
+    match asked? {
+        (resolved, None) => Ok(resolved),
+        (_, Some(problem)) => Err(problem),
     }
 }
 

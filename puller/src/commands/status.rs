@@ -59,21 +59,14 @@ pub(crate) fn run(cli: &Cli, asked: &Status) -> Result<u8, Fault> {
 
 fn rows(store: &Store, config: &Config, asked: &Status, now: Timestamp) -> Result<Vec<Row>, Fault> {
     let known = store.sources()?;
-    let is_known = |name: &str| {
-        known.iter().any(|source| {
-            source.about.name.as_deref() == Some(name)
-                || config.table_of(source).is_some_and(|(table, _)| table == name)
-        })
-    };
-    let never_pulled = |name: &str| config.sources.contains_key(name) && !is_known(name);
+    let never = config.never_pulled(&known);
     let of_source = |source: &SourceDir| Row::of(source, config, asked, now);
     let of_table = |name: &str| Row::never_pulled(name, config, asked, now);
     if asked.sources.is_empty() {
-        let configured =
-            config.sources.keys().filter(|name| never_pulled(name)).map(|name| Ok(of_table(name)));
+        let configured = never.into_iter().map(|name| Ok(of_table(name)));
         return known.iter().map(of_source).chain(configured).collect();
     }
-    let named = |typed: &String| match never_pulled(typed) {
+    let named = |typed: &String| match never.contains(&typed.as_str()) {
         true => Ok(of_table(typed)),
         false => of_source(&store.named(typed)?),
     };
@@ -133,9 +126,10 @@ fn print(cli: &Cli, rows: &[Row], now: Timestamp) {
     for (at, line) in fitted(rows, now, text::width()).lines().enumerate() {
         // The first line is the head.
         let state = at.checked_sub(1).and_then(|at| rows.get(at)).map(|row| row.judged.state);
-        let in_colors = state.filter(|_| cli.colors(&std::io::stdout()));
-        match in_colors.map(|state| (state, line.replacen(state.word(), "", 1))) {
-            Some((state, rest)) => println!("{}{rest}", text::colored(state.word(), color(state))),
+        match state.filter(|_| cli.colors(&std::io::stdout())) {
+            Some(state) => {
+                println!("{}", line.replacen(state.word(), &text::colored(state.word(), color(state)), 1));
+            }
             None => println!("{line}"),
         }
     }
