@@ -241,6 +241,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: ConfigCommand,
     },
+    /// Find out whether hooks and the ping work
+    Notify {
+        #[command(subcommand)]
+        what: crate::commands::notify::NotifyCommand,
+    },
     /// Print what makes a shell complete commands and options
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
@@ -281,7 +286,8 @@ impl Cli {
     /// Logs go to stderr, so that stdout is data.
     pub(crate) fn start_logging(&self) {
         let level = match self.common.verbose {
-            0 => "error",
+            // Whatever it finds wrong with a certificate is told by whoever asked it.
+            0 => "error,rustls_platform_verifier=off",
             1 => "warn,puller=info,pullback_agent=info",
             2 => "info,puller=debug,pullback_agent=debug",
             _ => "debug",
@@ -320,6 +326,23 @@ mod tests {
             assert_eq!(variable, expected, "--{long} of `{}`", command.get_name());
         }
         command.get_subcommands().for_each(check);
+    }
+
+    /// A hook that calls `puller` would else have what it is told taken for options.
+    #[test]
+    fn what_hooks_are_told_is_no_option_s_variable() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let variable = argument.get_env().unwrap_or_default();
+                let is_told = puller::hooks::variables().any(|name| name == variable);
+                assert!(!is_told, "{argument} of `{}`", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&command);
+        assert!(puller::hooks::variables().all(|name| !["PULLER_LOG", "PULLER_NOW"].contains(&name)));
     }
 
     #[test]

@@ -196,7 +196,10 @@ pub fn connect(address: &Address, door: &Door, sudo: Option<Sudo>) -> Result<Far
             let note = (!noise.is_empty()).then(|| ssh.about(&noise));
             Ok(Far { stdin, stdout, first, note, ssh })
         }
-        Ok(Ok(Greeting::TooMuch)) => Err(ssh.talks_too_much()),
+        Ok(Ok(Greeting::TooMuch)) => {
+            drop(stdin);
+            Err(ssh.talks_too_much())
+        }
         Ok(Ok(Greeting::Ended) | Err(_)) | Err(RecvTimeoutError::Disconnected) => {
             drop(stdin);
             let status = ssh.end(ENDING_WAIT);
@@ -343,11 +346,11 @@ impl Ssh {
             self.stderr.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
         let lines = String::from_utf8_lossy(&kept);
         let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
-        lines.map(|line| printable(line, WORDS_MAX)).collect()
+        lines.map(|line| printable(line, STDERR_BYTES_MAX)).collect()
     }
 
     fn last_words(&self) -> String {
-        self.words().pop().unwrap_or_default()
+        self.words().last().map(|line| printable(line, WORDS_MAX)).unwrap_or_default()
     }
 
     fn about(&self, noise: &[u8]) -> String {
@@ -383,15 +386,11 @@ impl Ssh {
     /// `ssh` ended before an agent spoke.
     fn why_no_agent(&self, status: Option<ExitStatus>) -> Fault {
         let words = self.words();
-        let last = words.last().cloned().unwrap_or_default();
+        let last = words.last().map(|line| printable(line, WORDS_MAX)).unwrap_or_default();
         let said = if last.is_empty() { String::new() } else { format!(": {last}") };
         let place = &self.place;
         let has = |part: &str| words.iter().any(|line| line.contains(part));
-        if let Some(sudo) = &self.sudo
-            && (has("sudo:")
-                || has("sudo: ")
-                || status.and_then(|status| status.code()) == Some(127) && has("sudo"))
-        {
+        if let Some(sudo) = self.sudo.as_ref().filter(|_| has("sudo:")) {
             return sudo.refused(place, &last);
         }
         if let Some(fault) = agents_own(&words, place) {

@@ -90,6 +90,9 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`puller schedule status`", &puller("schedule status").exits(0));
     unseen.is("`puller schedule uninstall`", &puller("schedule uninstall pull").exits(0));
     assert!(!place.exists());
+    std::fs::write(sandbox.file("hooks.toml"), "[hooks]\nafter_pull = [\"true\"]\n").unwrap();
+    let config = format!("--config {}", sandbox.file("hooks.toml").display());
+    unseen.is("`puller notify test`", &puller(&format!("notify test {config}")).exits(0));
     let demo = puller("demo --dir ./demo").exits(0);
     let pulls = ["transfer", "bytes_received", "changed_pages", "held_seconds", "verdict", "copy"];
     assert_eq!(keys(&demo.only_json()["pulls"][1]), pulls.map(str::to_owned).into());
