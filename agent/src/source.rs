@@ -7,7 +7,7 @@ use crate::sink::{Feed, PageSink, raw_header};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{self, Header, Journal};
 use pullback_shared::page::{Geometry, PageNo};
-use pullback_shared::text::printable;
+use pullback_shared::text::{other_spellings, printable};
 use pullback_shared::wire::SourceFacts;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
@@ -17,7 +17,6 @@ use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use unicode_normalization::UnicodeNormalization;
 
 /// How long a source may be waited for and held.
 #[derive(Clone, Copy, Debug)]
@@ -356,17 +355,15 @@ impl PageSink for Canonical {
 }
 
 /// Neither root nor the owner: SQLite would make `-wal` and `-shm` files that the application cannot write.
-/// The canonical absolute path of the file at `path`. Names with marks over letters, and Korean ones, can be spelled in two
-/// ways that look the same: where `path` as it stands is not there, its other spellings are tried.
+/// The canonical absolute path of the file at `path`; where that is not there, of the one whose path looks the same.
 pub fn resolved(path: &Path) -> std::io::Result<PathBuf> {
     let found = path.canonicalize();
     let (Err(error), Some(typed)) = (&found, path.to_str()) else { return found };
     if error.kind() != std::io::ErrorKind::NotFound {
         return found;
     }
-    let spellings: [String; 2] = [typed.nfc().collect(), typed.nfd().collect()];
-    let others = spellings.iter().filter(|spelling| *spelling != typed);
-    others.map(|spelling| Path::new(spelling).canonicalize()).find(Result::is_ok).unwrap_or(found)
+    let mut others = other_spellings(typed).into_iter().map(|spelling| Path::new(&spelling).canonicalize());
+    others.find(Result::is_ok).unwrap_or(found)
 }
 
 fn check_user(shown: &str, metadata: &Metadata) -> Result<(), Fault> {

@@ -1,7 +1,7 @@
 //! How people write a source, and what is meant by it.
 
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::text::printable;
+use pullback_shared::text::{other_spellings, printable};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -229,6 +229,10 @@ fn is_in_no_host(c: char) -> bool {
 /// The absolute path, with links resolved as far as the file is there.
 pub fn absolute(path: &Path) -> PathBuf {
     if let Ok(path) = path.canonicalize() {
+        return path;
+    }
+    let others = path.to_str().map(other_spellings).unwrap_or_default();
+    if let Some(path) = others.iter().find_map(|path| Path::new(path).canonicalize().ok()) {
         return path;
     }
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

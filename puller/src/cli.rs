@@ -20,10 +20,11 @@ First steps:
   puller pull 127.0.0.1:7420/gym       pull from an agent that serves
   puller list                          see the copies
   puller restore gym --to ./back.db    write the newest good copy to a new file
+  puller schedule install              pull all of them each day
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 some of several failed, 4 damage,
 5 agent unreachable or lost, 6 refused, 7 source unusable, 8 no space, 10 unknown,
-11 locked by another run, 13 stale or a fault found; `puller explain` tells more";
+11 locked by another run, 13 stale, or a fault found; `puller explain` tells more";
 
 /// Pulls verified copies of live SQLite databases, keeps them, and puts them back.
 #[derive(Parser)]
@@ -242,6 +243,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: ConfigCommand,
     },
+    /// Find out whether hooks and the ping work
+    Notify {
+        #[command(subcommand)]
+        what: crate::commands::notify::NotifyCommand,
+    },
     /// Print what makes a shell complete commands and options
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
@@ -282,7 +288,8 @@ impl Cli {
     /// Logs go to stderr, so that stdout is data.
     pub(crate) fn start_logging(&self) {
         let level = match self.common.verbose {
-            0 => "error",
+            // Whatever it finds wrong with a certificate is told by whoever asked it.
+            0 => "error,rustls_platform_verifier=off",
             1 => "warn,puller=info,pullback_agent=info",
             2 => "info,puller=debug,pullback_agent=debug",
             _ => "debug",
@@ -321,6 +328,23 @@ mod tests {
             assert_eq!(variable, expected, "--{long} of `{}`", command.get_name());
         }
         command.get_subcommands().for_each(check);
+    }
+
+    /// A hook that calls `puller` would else have what it is told taken for options.
+    #[test]
+    fn what_hooks_are_told_is_no_option_s_variable() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let variable = argument.get_env().unwrap_or_default();
+                let is_told = puller::hooks::variables().any(|name| name == variable);
+                assert!(!is_told, "{argument} of `{}`", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&command);
+        assert!(puller::hooks::variables().all(|name| !["PULLER_LOG", "PULLER_NOW"].contains(&name)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The puller's configuration: a TOML file, and where things are without one.
 
 use crate::address::{Address, NAME_RULE, is_name};
+use crate::hooks::Moment;
 use crate::judge::Verify;
 use crate::rotation::Policy;
 use crate::source_dir::SourceDir;
@@ -81,12 +82,27 @@ pub struct Source {
 pub struct Hooks {
     /// Before each pull of a source.
     pub before_pull: Option<Vec<String>>,
-    /// After each pull that stored a copy or found nothing new.
+    /// After each pull that stored a good copy or found nothing new.
     pub after_pull: Option<Vec<String>>,
     /// After each pull that failed.
     pub on_failure: Option<Vec<String>>,
     /// After the first good pull that follows a failed one.
     pub on_recovery: Option<Vec<String>>,
+    /// How long each may take.
+    pub timeout: Option<Span>,
+}
+
+impl Hooks {
+    /// The program and the arguments of the hook that is run at `moment`.
+    pub fn of(&self, moment: Moment) -> Option<&[String]> {
+        match moment {
+            Moment::BeforePull => &self.before_pull,
+            Moment::AfterPull => &self.after_pull,
+            Moment::OnFailure => &self.on_failure,
+            Moment::OnRecovery => &self.on_recovery,
+        }
+        .as_deref()
+    }
 }
 
 /// `[ping]`: a URL that is told of the start and the end of each run.
@@ -204,19 +220,17 @@ impl Config {
                 Err(fault) => return wrong(format!("address: {fault}")),
             }
         }
-        let hooks = [
-            &self.hooks.before_pull,
-            &self.hooks.after_pull,
-            &self.hooks.on_failure,
-            &self.hooks.on_recovery,
-        ];
-        if hooks.into_iter().flatten().any(|words| words.first().is_none_or(String::is_empty)) {
+        let mut hooks = Moment::ALL.into_iter().filter_map(|moment| self.hooks.of(moment));
+        if hooks.any(|words| words.first().is_none_or(String::is_empty)) {
             return Err((
                 "hooks".to_owned(),
                 "a hook is a program and its arguments, such as [\"/usr/local/bin/tell\", \"me\"]".to_owned(),
             ));
         }
-        Ok(())
+        match &self.ping {
+            Some(ping) => crate::ping::check(&ping.url).map_err(|why| ("ping".to_owned(), why)),
+            None => Ok(()),
+        }
     }
 
     /// What holds for a source: its own settings, and where it has none, those at the top. `None`: a source that has no table.
@@ -294,6 +308,10 @@ mod tests {
         check("[source.\"a/b\"]\naddress = \"/a\"", "line 1 (`source.a/b`): a name has letters");
         check("[source.gym]\naddress = \"pi:0/gym\"", "that is no port");
         check("[hooks]\nafter_pull = []", "line 1 (`hooks`): a hook is a program");
+        check("[hooks]\nbefore_pull = [\"\"]", "line 1 (`hooks`): a hook is a program");
+        check("[hooks]\ntimeout = \"5s\"", "timeout: Some(Span(5s))");
+        check("[ping]\nurl = \"hc.example/x\"", "line 1 (`ping`): `hc.example/x` is no URL to ping");
+        check("[ping]\nurl = \"https://hc.example/x\"", "url: \"https://hc.example/x\"");
         check("[source.gym]\naddress = \"/a\"\nexpect = { members = 1 }", "\"members\": 1");
     }
 

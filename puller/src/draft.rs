@@ -6,6 +6,7 @@
 use crate::durable;
 use crate::manifest::Manifest;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
+use crate::sum::Sum;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame::{Base, Frame, FrameError};
 use pullback_shared::hashes::HashList;
@@ -50,6 +51,8 @@ pub struct Draft {
     geometry: Geometry,
     buffer: Vec<u8>,
     pages_applied: u64,
+    /// The MD5 of what is written from the beginning on, as long as nothing else is.
+    sum: Option<(u64, Sum)>,
     /// Whether its files stay when it is dropped.
     stays: bool,
 }
@@ -84,8 +87,22 @@ impl Draft {
             geometry,
             buffer: Vec::new(),
             pages_applied: 0,
+            sum: None,
             stays: false,
         })
+    }
+
+    /// Computes the MD5 of the file while it is written for the first time: that of the one that is there, once it was read
+    /// back against the hashes of what was written.
+    pub fn sum_on_arrival(&mut self) -> Result<(), Fault> {
+        self.sum = Some((0, Sum::start().map_err(|error| self.io(&error))?));
+        Ok(())
+    }
+
+    /// The MD5 of the whole file, if it arrived whole and in order.
+    pub fn arrived_sum(&mut self) -> Option<[u8; 16]> {
+        let (bytes, sum) = self.sum.take()?;
+        (bytes == self.geometry.bytes()).then(|| sum.finish())
     }
 
     /// The draft that an earlier run left, if there is one to go on from.
@@ -104,6 +121,7 @@ impl Draft {
             geometry,
             buffer: Vec::new(),
             pages_applied: 0,
+            sum: None,
             stays: false,
         };
         match draft.rehash() {
@@ -173,9 +191,9 @@ impl Draft {
 
     /// Writes the pages of `frame`, whose patches and moved pages refer to `base`.
     pub fn apply(&mut self, frame: &Frame, base: &mut dyn Base) -> Result<(), Fault> {
-        let Self { db, hashes, geometry, buffer, .. } = self;
+        let Self { db, hashes, geometry, buffer, sum, .. } = self;
         let geometry = *geometry;
-        let mut run = Run { db, start: 0, pages: Vec::with_capacity(RUN_BYTES) };
+        let mut run = Run { db, sum, start: 0, pages: Vec::with_capacity(RUN_BYTES) };
         let applied = frame.open(geometry, base, buffer, |no, page, hash| {
             run.add(geometry.offset(no), page).and_then(|()| hashes.set(no, hash)).map_err(Failed::Io)
         });
@@ -197,10 +215,11 @@ impl Draft {
         })
     }
 
-    /// Makes what was written durable, page hashes up to the last [`Draft::hashes_file`].
-    pub fn sync(&self) -> Result<(), Fault> {
-        let synced = self.db.sync_all().and_then(|()| self.hashes.file().sync_all());
-        synced.map_err(|error| self.io(&error))
+    /// What makes durable what was written, page hashes up to the last [`Draft::hashes_file`]; for another thread.
+    pub fn sync(&self) -> Result<impl FnOnce() -> io::Result<()> + Send + use<>, Fault> {
+        let files = self.db.try_clone().and_then(|db| Ok([db, self.hashes.file().try_clone()?]));
+        let files = files.map_err(|error| self.io(&error))?;
+        Ok(move || files.iter().try_for_each(File::sync_all))
     }
 
     /// The page hashes, for reading.
@@ -240,7 +259,8 @@ impl Draft {
         source.write_manifest(manifest, lock)
     }
 
-    fn io(&self, error: &io::Error) -> Fault {
+    /// Why the draft could not be written.
+    pub fn io(&self, error: &io::Error) -> Fault {
         no_room(self.db_path.parent().unwrap_or(Path::new(".")), self.geometry, error)
     }
 }
@@ -248,6 +268,7 @@ impl Draft {
 /// Pages that lie next to one another, written together.
 struct Run<'a> {
     db: &'a File,
+    sum: &'a mut Option<(u64, Sum)>,
     /// Where the first of them begins.
     start: u64,
     pages: Vec<u8>,
@@ -265,6 +286,14 @@ impl Run<'_> {
 
     fn write(&mut self) -> io::Result<()> {
         self.db.write_all_at(&self.pages, self.start)?;
+        match self.sum {
+            Some((bytes, sum)) if *bytes == self.start => {
+                *bytes += self.pages.len() as u64;
+                self.pages = sum.add(std::mem::take(&mut self.pages));
+            }
+            Some(_) if !self.pages.is_empty() => *self.sum = None,
+            _ => {}
+        }
         self.pages.clear();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Proving a file: read back whole against page hashes, and judged by SQLite. Databases are opened here, and in [`crate::demo_database`].
 
 use crate::manifest::{Contents, Level};
-use md5::{Digest, Md5};
+use crate::sum::Sum;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::hashes::HashList;
 use pullback_shared::page::{Geometry, PageHash, PageNo};
@@ -15,13 +15,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
 
 /// Bytes read at once: a whole number of pages of any size, and few enough to stay in a processor's cache.
 const CHUNK: usize = 256 * 1024;
-
-/// Chunks between the thread that reads and hashes pages and the one that computes the MD5.
-const CHUNKS_IN_FLIGHT: usize = 4;
 
 /// Rows of one check that are looked at.
 const ROWS_MAX: u32 = 100_000;
@@ -55,51 +51,31 @@ pub fn read_back(
         ));
     }
     let mut hashes = HashList::new(hashes, geometry.page_count);
-    std::thread::scope(|scope| {
-        let (chunks, to_sum) = sync_channel::<Vec<u8>>(CHUNKS_IN_FLIGHT);
-        let (summed, used) = sync_channel::<Vec<u8>>(CHUNKS_IN_FLIGHT + 1);
-        let summing = want_md5.then(|| {
-            scope.spawn(move || {
-                let mut md5 = Md5::new();
-                for chunk in to_sum {
-                    md5.update(&chunk);
-                    // To be filled again; at the end nobody wants it.
-                    let _ = summed.try_send(chunk);
-                }
-                <[u8; 16]>::from(md5.finalize())
-            })
-        });
-        let mut id = SnapshotHasher::new(geometry);
-        let mut first_wrong = None;
-        let mut number = 0;
-        let mut left = len;
-        let mut chunk = Vec::new();
-        while left > 0 {
-            chunk.resize(CHUNK.min(usize::try_from(left).unwrap_or(CHUNK)), 0);
-            file.read_exact(&mut chunk)?;
-            left -= chunk.len() as u64;
-            for page in chunk.chunks_exact(geometry.page_size.as_usize()) {
-                number += 1;
-                let no = PageNo::new(number).expect("BUG: page 0");
-                let hash = PageHash::of(page);
-                if first_wrong.is_none() && hashes.get(no)? != hash {
-                    first_wrong = Some(no);
-                }
-                id.push(hash);
+    let mut sum = want_md5.then(Sum::start).transpose()?;
+    let mut id = SnapshotHasher::new(geometry);
+    let mut first_wrong = None;
+    let mut number = 0;
+    let mut left = len;
+    let mut chunk = Vec::new();
+    while left > 0 {
+        chunk.resize(CHUNK.min(usize::try_from(left).unwrap_or(CHUNK)), 0);
+        file.read_exact(&mut chunk)?;
+        left -= chunk.len() as u64;
+        for page in chunk.chunks_exact(geometry.page_size.as_usize()) {
+            number += 1;
+            let no = PageNo::new(number).expect("BUG: page 0");
+            let hash = PageHash::of(page);
+            if first_wrong.is_none() && hashes.get(no)? != hash {
+                first_wrong = Some(no);
             }
-            progress(len - left);
-            if want_md5 {
-                let next = used.try_recv().unwrap_or_default();
-                if chunks.send(std::mem::replace(&mut chunk, next)).is_err() {
-                    return Err(io::Error::other("BUG: the MD5's thread ended early"));
-                }
-            }
+            id.push(hash);
         }
-        drop(chunks);
-        let md5 = summing
-            .map(|thread| thread.join().map_err(|_| io::Error::other("BUG: the MD5's thread panicked")));
-        Ok(ReadBack { snapshot: id.finish(), md5: md5.transpose()?, first_wrong })
-    })
+        progress(len - left);
+        if let Some(sum) = &mut sum {
+            chunk = sum.add(chunk);
+        }
+    }
+    Ok(ReadBack { snapshot: id.finish(), md5: sum.map(Sum::finish), first_wrong })
 }
 
 /// What SQLite says of a copy.

@@ -421,7 +421,12 @@ impl Run<'_> {
                 if let Some(draft) = draft {
                     draft.discard();
                 }
-                Draft::create(self.source, offer.geometry, None).map(Some)
+                let mut draft = Draft::create(self.source, offer.geometry, None)?;
+                // Behind the local door the source is held until the last page is written: nothing is to slow that down.
+                if offer.snapshot.is_some() {
+                    draft.sum_on_arrival()?;
+                }
+                Ok(Some(draft))
             }
         }
     }
@@ -432,19 +437,21 @@ impl Run<'_> {
         let (geometry, of, now) = (draft.geometry(), draft.geometry().bytes(), self.now);
         let level = judge::level(self.options.verify, of, &self.source.copies()?, now);
         let hashes = draft.hashes_file()?;
-        let draft = &*draft;
-        let path = draft.path();
+        let arrived = draft.arrived_sum();
+        let (path, sync) = (draft.path(), draft.sync()?);
         // Beside SQLite's full check, which takes longer, the MD5 costs no time; else it would be the dearest step of a delta.
-        let want_md5 = done.md5.is_some() || level == Level::Full;
+        let want_md5 = arrived.is_none() && (done.md5.is_some() || level == Level::Full);
         std::thread::scope(|scope| {
             let looking = scope.spawn(move || judge::look(path, geometry, level, now));
-            let syncing = scope.spawn(|| draft.sync());
+            let syncing = scope.spawn(sync);
             let read =
                 proof::read_back(path, geometry, hashes, want_md5, &|bytes| self.watch.proving(bytes, of));
             let panicked = |what: &str| Fault::new(Kind::Internal, format!("{what} the draft panicked"));
             let look = looking.join().unwrap_or_else(|_| Err(panicked("SQLite's look at")));
-            syncing.join().unwrap_or_else(|_| Err(panicked("the fsync of")))?;
-            Ok((read.map_err(|error| Fault::io("the draft cannot be read back", &error))?, look))
+            let synced = syncing.join().map_err(|_| panicked("the fsync of"))?;
+            synced.map_err(|error| draft.io(&error))?;
+            let read = read.map_err(|error| Fault::io("the draft cannot be read back", &error))?;
+            Ok((proof::ReadBack { md5: read.md5.or(arrived), ..read }, look))
         })
     }
 

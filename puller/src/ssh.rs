@@ -343,11 +343,11 @@ impl Ssh {
             self.stderr.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
         let lines = String::from_utf8_lossy(&kept);
         let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
-        lines.map(|line| printable(line, WORDS_MAX)).collect()
+        lines.map(|line| printable(line, STDERR_BYTES_MAX)).collect()
     }
 
     fn last_words(&self) -> String {
-        self.words().pop().unwrap_or_default()
+        self.words().last().map(|line| printable(line, WORDS_MAX)).unwrap_or_default()
     }
 
     fn about(&self, noise: &[u8]) -> String {
@@ -383,7 +383,7 @@ impl Ssh {
     /// `ssh` ended before an agent spoke.
     fn why_no_agent(&self, status: Option<ExitStatus>) -> Fault {
         let words = self.words();
-        let last = words.last().cloned().unwrap_or_default();
+        let last = words.last().map(|line| printable(line, WORDS_MAX)).unwrap_or_default();
         let said = if last.is_empty() { String::new() } else { format!(": {last}") };
         let place = &self.place;
         let has = |part: &str| words.iter().any(|line| line.contains(part));

@@ -1,5 +1,7 @@
 //! Text that crosses a border: hex, and foreign text made fit for a terminal.
 
+use unicode_normalization::UnicodeNormalization;
+
 /// Lower-case hex of `bytes`.
 pub fn to_hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
@@ -20,6 +22,13 @@ pub fn from_hex(hex: &str) -> Option<Vec<u8>> {
         return None;
     }
     hex.as_bytes().chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
+/// The other ways to spell `path`: letters with marks, and Korean ones, can be one character (NFC) or several (NFD) and look
+/// the same, and file systems differ in which they keep.
+pub fn other_spellings(path: &str) -> Vec<String> {
+    let spellings: [String; 2] = [path.nfc().collect(), path.nfd().collect()];
+    spellings.into_iter().filter(|spelling| spelling != path).collect()
 }
 
 /// `text` on one line, without anything a terminal could obey: control characters and the invisible characters that
@@ -51,6 +60,14 @@ mod tests {
         for wrong in ["0", "0g", "AB", "é"] {
             assert_eq!(from_hex(wrong), None);
         }
+    }
+
+    #[test]
+    fn a_path_has_the_other_of_two_spellings() {
+        let (composed, apart) = ("/회원 é.db", "/\u{1112}\u{116c}\u{110b}\u{116f}\u{11ab} e\u{301}.db");
+        assert_eq!(other_spellings(composed), [apart]);
+        assert_eq!(other_spellings(apart), [composed]);
+        assert!(other_spellings("/home/pi/gym.db").is_empty());
     }
 
     #[test]

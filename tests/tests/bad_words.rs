@@ -62,6 +62,22 @@ fn an_address_that_is_none_is_refused() {
 }
 
 #[test]
+fn an_ssh_address_that_is_none_is_refused() {
+    for source in ["ssh://", "ssh:///gym.db", ":gym.db", "me@:gym.db"] {
+        check(&[source], Some("usage"), 2, "the host is missing");
+    }
+    for source in ["ssh://pi", "ssh://pi/", "pi:", "pi:/home/pi/", "ssh://pi/~/"] {
+        check(&[source], Some("usage"), 2, "the path of the database is missing");
+    }
+    check(&["ssh://pi:gym/gym.db"], Some("usage"), 2, "that is no port");
+    check(&["pi pi:gym.db"], Some("usage"), 2, "that is no host");
+    check(&["pi:~me/gym.db"], Some("usage"), 2, "its absolute path");
+    check(&["@pi:gym.db"], Some("usage"), 2, "that is no user");
+    check(&["--remote-agent", "$(touch x)", "pi:gym.db"], None, 2, "--remote-agent <PATH>");
+    check(&["--sudo-user", "me;x", "pi:gym.db"], None, 2, "--sudo-user <USER>");
+}
+
+#[test]
 fn a_value_that_is_none_is_refused() {
     for timeout in ["banana", "", "0", "1ms", "99ms", "-5s", "1e9y"] {
         check(&[&format!("--timeout={timeout}"), "gym.db"], None, 2, "--timeout <DUR>");

@@ -92,6 +92,21 @@ fn every_command_prints_the_fields_of_the_document() {
     let explained = puller("explain P06").exits(0);
     assert_eq!(explained.stdout, agent("explain busy").exits(0).stdout);
     unseen.is("`puller explain`", &explained);
+    unseen.is("`puller schedule run`", &puller("schedule run pull -- gym").exits(0));
+    let schedule = puller("schedule install --print --with launchd").exits(0);
+    let text = &schedule.only_json()["texts"][0];
+    assert_eq!(keys(text), ["content", "place"].map(str::to_owned).into());
+    unseen.is("`puller schedule install`", &schedule);
+    // What is installed is known by its file, on a machine without launchd too.
+    let place = std::path::Path::new(text["place"].as_str().expect("a path"));
+    std::fs::create_dir_all(place.parent().expect("a folder")).expect("a folder can be made");
+    std::fs::write(place, text["content"].as_str().expect("a text")).expect("a file can be written");
+    unseen.is("`puller schedule status`", &puller("schedule status").exits(0));
+    unseen.is("`puller schedule uninstall`", &puller("schedule uninstall pull").exits(0));
+    assert!(!place.exists());
+    std::fs::write(sandbox.file("hooks.toml"), "[hooks]\nafter_pull = [\"true\"]\n").unwrap();
+    let config = format!("--config {}", sandbox.file("hooks.toml").display());
+    unseen.is("`puller notify test`", &puller(&format!("notify test {config}")).exits(0));
     let demo = puller("demo --dir ./demo").exits(0);
     let pulls = ["transfer", "bytes_received", "changed_pages", "held_seconds", "verdict", "copy"];
     assert_eq!(keys(&demo.only_json()["pulls"][1]), pulls.map(str::to_owned).into());
@@ -103,7 +118,7 @@ fn every_command_prints_the_fields_of_the_document() {
     let emptied = puller("pull gym").exits(4).only_json();
     let copy = emptied["copy"].as_str().expect("a copy's id");
     unseen.is("`puller accept`", &puller(&format!("accept gym {copy}")).exits(0));
-    assert_eq!(puller("history gym").exits(0).json().len(), 5);
+    assert_eq!(puller("history gym").exits(0).json().len(), 6);
 
     let mut starts = sandbox.command(pullback_tests::programs::agent());
     starts

@@ -13,6 +13,7 @@ pub(crate) mod explain;
 mod history;
 mod info;
 mod list;
+pub(crate) mod notify;
 mod pages;
 mod progress;
 mod pull;
@@ -25,6 +26,7 @@ mod show;
 pub(crate) mod sources;
 pub(crate) mod spelling;
 pub(crate) mod status;
+mod tell;
 mod text;
 mod verify;
 
@@ -59,6 +61,7 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         Command::Accept { source, copy } => accept::run(cli, source, copy),
         Command::Schedule(asked) => schedule::run(cli, asked),
         Command::Config { what } => config::run(cli, what),
+        Command::Notify { what } => notify::run(cli, what),
         Command::Completions { shell } => pages::completions(*shell),
         Command::Man { dir } => pages::man(dir.as_deref()),
         Command::Demo { dir } => demo::run(cli, dir.as_deref()),

@@ -2,6 +2,7 @@
 
 use super::progress::Bars;
 use super::pull_report::{Ran, Reporter};
+use super::tell::Tell;
 use crate::cli::{Cli, Pull};
 use pullback_shared::fault::{Fault, Kind};
 use puller::client::Client;
@@ -43,9 +44,16 @@ pub(crate) fn run(cli: &Cli, asked: &Pull) -> Result<u8, Fault> {
         return Err(Fault::new(Kind::Usage, "`--name` is for one source"));
     }
     clock::now()?;
-    let targets = targets(cli, asked, &config)?;
-    let pull = Pulls { cli, asked, config: &config, opening: Mutex::new(()) };
-    let mut reporter = Reporter::new(cli, &config, asked, targets.len());
+    let tell = if asked.dry_run { Tell::default() } else { Tell::run_began(&config) };
+    let result = every_one(cli, asked, &config, &tell);
+    tell.run_ended(&result);
+    result
+}
+
+fn every_one(cli: &Cli, asked: &Pull, config: &Config, tell: &Tell) -> Result<u8, Fault> {
+    let targets = targets(cli, asked, config)?;
+    let pull = Pulls { cli, asked, config, tell, opening: Mutex::new(()) };
+    let mut reporter = Reporter::new(cli, config, asked, targets.len());
     match asked.dry_run {
         true => targets.into_iter().for_each(|target| reporter.planned(&pull.plan(target))),
         false => pull.all(targets, &mut reporter),
@@ -76,6 +84,7 @@ struct Pulls<'a> {
     cli: &'a Cli,
     asked: &'a Pull,
     config: &'a Config,
+    tell: &'a Tell,
     /// Held by the run that opens the store, and makes it if there is none.
     opening: Mutex<()>,
 }
@@ -108,12 +117,15 @@ impl Pulls<'_> {
         });
     }
 
-    /// Pulls one source and enters it into its history.
+    /// Pulls one source, enters it into its history, and tells of it.
     fn one(&self, target: Asked, bars: &Bars) -> Ran {
         let began = Instant::now();
         let mut source = None;
+        let (mut address, mut warnings) = (String::new(), Vec::new());
         let (shown, optional, result) = match target {
             Ok(target) => {
+                address = target.address.to_string();
+                warnings.extend(self.tell.before(&address, || self.known_as(&target)));
                 let optional = target.settings.as_ref().is_some_and(|settings| settings.optional);
                 let result = self.attempt(&target, bars, &mut source);
                 (source.as_ref().map_or(target.typed, SourceDir::shown), optional, result)
@@ -129,12 +141,22 @@ impl Pulls<'_> {
             at: clock::now().unwrap_or_default(),
             duration: began.elapsed(),
             unrecorded: None,
+            warnings,
         };
+        let failed_before = self.tell.failed_before(ran.source.as_ref());
         let was_locked = matches!(&ran.result, Err(fault) if fault.kind == Kind::Locked);
         if let Some(source) = ran.source.as_ref().filter(|_| !was_locked) {
             ran.unrecorded = history::add(source, &ran.line()).err();
         }
+        ran.warnings.extend(self.tell.after(&address, &ran.line(), ran.exit(), failed_before));
         ran
+    }
+
+    /// What the store calls it; as it was asked for, where the store does not know it yet.
+    fn known_as(&self, target: &Target) -> String {
+        let store = Store::open(&super::store_path(self.cli, self.config)).ok();
+        let known = store.and_then(|store| target.folder(&store).ok()?);
+        known.map_or_else(|| target.typed.clone(), |source| source.shown())
     }
 
     fn attempt(&self, target: &Target, bars: &Bars, found: &mut Option<SourceDir>) -> Result<Pulled, Fault> {

@@ -29,6 +29,8 @@ pub(crate) struct Ran {
     pub(crate) duration: Duration,
     /// Why it could not be entered into the history, if so. The copy is in the store all the same.
     pub(crate) unrecorded: Option<Fault>,
+    /// What went wrong with telling of it.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What a person must hear even from cron.
@@ -53,7 +55,7 @@ impl Ran {
     }
 
     /// The exit code, were it the only source. A machine that may be off and is off is no failure.
-    fn exit(&self) -> u8 {
+    pub(crate) fn exit(&self) -> u8 {
         match &self.result {
             Ok(pulled) => pulled.manifest.verdict.exit(),
             Err(_) if self.is_off() => 0,
@@ -140,6 +142,7 @@ impl<'a> Reporter<'a> {
         if let Some(fault) = &ran.unrecorded {
             eprintln!("warning: {fault}");
         }
+        ran.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         match (&ran.result, &ran.source) {
             (Ok(pulled), Some(source)) => {
                 if !self.cli.common.json && !self.cli.common.quiet {

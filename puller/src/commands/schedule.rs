@@ -140,16 +140,17 @@ fn install(cli: &Cli, asked: &Install) -> Result<u8, Fault> {
     scheduler.check(&job.when)?;
     let log = JobLog::in_dir(&job_logs(), job.name);
     if asked.print {
-        show(cli, &texts);
-        if cli.common.json {
-            println!("{}", installed_json(scheduler, &job, &texts, &log, None));
+        match cli.common.json {
+            true => println!("{}", installed_json(scheduler, &job, &texts, &log, None)),
+            false => show(cli, &texts),
         }
         return Ok(0);
     }
     let elsewhere = Scheduler::ALL.into_iter().filter(|other| *other != scheduler);
     let elsewhere: Vec<Scheduler> =
         elsewhere.filter(|other| other.installed(job.name).is_ok_and(|found| found.is_some())).collect();
-    if !cli.common.quiet {
+    // What is asked for is shown, even where little is to be said.
+    if !asked.yes || !(cli.common.quiet || cli.common.json) {
         show(cli, &texts);
         elsewhere
             .iter()
@@ -277,10 +278,14 @@ fn agreed(question: &str, judge: impl FnOnce(&str) -> bool) -> Result<bool, Faul
     Ok(judge(answer.trim()))
 }
 
+/// Shows what will be written; as talk where stdout is for JSON.
 fn show(cli: &Cli, texts: &[Text]) {
-    for Text { place, content } in texts.iter().filter(|_| !cli.common.json) {
-        println!("# {}", place.shown());
-        println!("{content}");
+    for Text { place, content } in texts {
+        let shown = format!("# {}\n{content}", place.shown());
+        match cli.common.json {
+            true => eprintln!("{shown}"),
+            false => println!("{shown}"),
+        }
     }
 }
 
