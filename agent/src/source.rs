@@ -376,7 +376,7 @@ fn check_user(shown: &str, metadata: &Metadata) -> Result<(), Fault> {
         Kind::Refused,
         format!("{shown} belongs to user {owner}, and this runs as user {user}: reading it could lock its application out"),
     )
-    .hint(format!("run as its owner, for example with `sudo -u '#{owner}'`, or as root")))
+    .hint(format!("run as its owner, for example with `sudo -u '#{owner}'`, or as root; through ssh, `puller --sudo` does")))
 }
 
 fn not_found(path: &Path, error: &std::io::Error) -> Fault {

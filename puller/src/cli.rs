@@ -24,7 +24,7 @@ First steps:
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 some of several failed, 4 damage,
 5 agent unreachable or lost, 6 refused, 7 source unusable, 8 no space, 10 unknown,
-11 locked by another run, 13 stale, or a fault found; `puller explain` tells more";
+11 locked by another run, 13 stale or a fault found; `puller explain` tells more";
 
 /// Pulls verified copies of live SQLite databases, keeps them, and puts them back.
 #[derive(Parser)]

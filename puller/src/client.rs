@@ -275,7 +275,7 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, Fault> {
             format!("{host} is {}, another machine, and there is no mutual TLS yet", open.ip()),
         )
         .hint(
-            "use an ssh tunnel: `ssh -L 7420:127.0.0.1:7420 HOST`, then `puller pull 127.0.0.1:7420/NAME`",
+            "pull through ssh, as HOST:PATH; or use a tunnel: `ssh -L 7420:127.0.0.1:7420 HOST`, then `puller pull 127.0.0.1:7420/NAME`",
         ));
     }
     match tokio::time::timeout(FIRST_ANSWER_WAIT, TcpStream::connect(addresses.as_slice())).await {

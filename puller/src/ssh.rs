@@ -196,7 +196,10 @@ pub fn connect(address: &Address, door: &Door, sudo: Option<Sudo>) -> Result<Far
             let note = (!noise.is_empty()).then(|| ssh.about(&noise));
             Ok(Far { stdin, stdout, first, note, ssh })
         }
-        Ok(Ok(Greeting::TooMuch)) => Err(ssh.talks_too_much()),
+        Ok(Ok(Greeting::TooMuch)) => {
+            drop(stdin);
+            Err(ssh.talks_too_much())
+        }
         Ok(Ok(Greeting::Ended) | Err(_)) | Err(RecvTimeoutError::Disconnected) => {
             drop(stdin);
             let status = ssh.end(ENDING_WAIT);
@@ -387,11 +390,7 @@ impl Ssh {
         let said = if last.is_empty() { String::new() } else { format!(": {last}") };
         let place = &self.place;
         let has = |part: &str| words.iter().any(|line| line.contains(part));
-        if let Some(sudo) = &self.sudo
-            && (has("sudo:")
-                || has("sudo: ")
-                || status.and_then(|status| status.code()) == Some(127) && has("sudo"))
-        {
+        if let Some(sudo) = self.sudo.as_ref().filter(|_| has("sudo:")) {
             return sudo.refused(place, &last);
         }
         if let Some(fault) = agents_own(&words, place) {

@@ -21,7 +21,7 @@ const SSHD: [&str; 4] =
 /// A running sshd, ended when the value goes.
 pub struct Sshd<'a> {
     sandbox: &'a Sandbox,
-    _daemon: Daemon,
+    daemon: Daemon,
     port: u16,
 }
 
@@ -78,7 +78,7 @@ impl<'a> Sshd<'a> {
             ),
         );
         let (daemon, port) = launch(program, sandbox, lines);
-        let sshd = Self { sandbox, _daemon: daemon, port };
+        let sshd = Self { sandbox, daemon, port };
         sshd.authorize("");
         sshd.reached_at(port);
         Some(sshd)
@@ -87,6 +87,11 @@ impl<'a> Sshd<'a> {
     /// The wrapper around `ssh` that reads none of the user's configuration.
     pub fn ssh(&self) -> PathBuf {
         self.sandbox.file("ssh")
+    }
+
+    /// The process that waits for sessions, and for those of its children that end.
+    pub fn pid(&self) -> u32 {
+        self.daemon.0.id()
     }
 
     /// `127.0.0.1:PORT`.
@@ -156,7 +161,8 @@ impl<'a> Sshd<'a> {
         self.sandbox.start(&mut command)
     }
 
-    fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+    /// `puller ARGUMENTS` to be run with this `ssh`.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = self.sandbox.command(programs::puller());
         command.arg("--store").arg(self.sandbox.store()).args(arguments).env("PULLER_SSH", self.ssh());
         command

@@ -78,20 +78,6 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`puller config path`", &puller("config path").exits(0));
     unseen.is("`puller config check`", &puller("config check").exits(0));
     unseen.is("`puller rotate`", &puller("rotate gym --keep-last 3 --dry-run").exits(0));
-    unseen.is("`puller status`", &puller("status").exits(0));
-    unseen.is("`puller sources list`", &puller("sources list").exits(0));
-    let moved = puller("sources rename gym gym-2").exits(0);
-    unseen.is("`puller sources rename`, `puller sources adopt`", &moved);
-    assert_eq!(
-        keys(&puller("sources adopt gym-2 ./gym.db -n").exits(0).only_json()),
-        keys(&moved.only_json())
-    );
-    puller("sources rename gym-2 gym").exits(0);
-    unseen.is("`puller config show`", &puller("config show").exits(0));
-    unseen.is("`puller doctor`", &puller("doctor gym").exits(0));
-    let explained = puller("explain P06").exits(0);
-    assert_eq!(explained.stdout, agent("explain busy").exits(0).stdout);
-    unseen.is("`puller explain`", &explained);
     unseen.is("`puller schedule run`", &puller("schedule run pull -- gym").exits(0));
     let schedule = puller("schedule install --print --with launchd").exits(0);
     let text = &schedule.only_json()["texts"][0];
@@ -107,6 +93,20 @@ fn every_command_prints_the_fields_of_the_document() {
     std::fs::write(sandbox.file("hooks.toml"), "[hooks]\nafter_pull = [\"true\"]\n").unwrap();
     let config = format!("--config {}", sandbox.file("hooks.toml").display());
     unseen.is("`puller notify test`", &puller(&format!("notify test {config}")).exits(0));
+    unseen.is("`puller status`", &puller("status").exits(0));
+    unseen.is("`puller sources list`", &puller("sources list").exits(0));
+    let moved = puller("sources rename gym gym-2").exits(0);
+    unseen.is("`puller sources rename`, `puller sources adopt`", &moved);
+    assert_eq!(
+        keys(&puller("sources adopt gym-2 ./gym.db -n").exits(0).only_json()),
+        keys(&moved.only_json())
+    );
+    puller("sources rename gym-2 gym").exits(0);
+    unseen.is("`puller config show`", &puller("config show").exits(0));
+    unseen.is("`puller doctor`", &puller("doctor gym").exits(0));
+    let explained = puller("explain P06").exits(0);
+    assert_eq!(explained.stdout, agent("explain busy").exits(0).stdout);
+    unseen.is("`puller explain`", &explained);
     let demo = puller("demo --dir ./demo").exits(0);
     let pulls = ["transfer", "bytes_received", "changed_pages", "held_seconds", "verdict", "copy"];
     assert_eq!(keys(&demo.only_json()["pulls"][1]), pulls.map(str::to_owned).into());

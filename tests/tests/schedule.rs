@@ -10,7 +10,6 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// A name with all that some scheduler takes for something else.
@@ -19,15 +18,15 @@ const HOSTILE: &str = "a b%h%%'\"\\ $HOME;#&<]]> 한글";
 /// The same without what systemd refuses in the path of a program.
 const HOSTILE_PROGRAM: &str = "a b%h%% $HOME;#&<]]> 한글";
 
-/// The crontab of a user that has none: as it was before, when the value goes.
+/// The crontab of a user that has none: as it was before, when the value goes. The machine has one, so that tests that run
+/// in other processes wait as well.
 struct NobodysCrontab {
     before: Vec<u8>,
-    _alone: MutexGuard<'static, ()>,
+    alone: fs::File,
 }
 
 impl NobodysCrontab {
     fn take(what: &str) -> Option<Self> {
-        static ALONE: Mutex<()> = Mutex::new(());
         if !privilege::is_root() {
             skip(what, "only root can change a crontab that is nobody's");
             return None;
@@ -36,14 +35,21 @@ impl NobodysCrontab {
             skip(what, "there is no `crontab`");
             return None;
         }
-        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Some(Self { before: read_crontab(), _alone: alone })
+        let alone = std::env::temp_dir().join("pullback-tests-crontab.lock");
+        let alone = fs::File::create(alone).expect("a lock file can be made");
+        alone.lock().expect("the lock file can be locked");
+        Some(Self { before: read_crontab(), alone })
     }
 }
 
 impl Drop for NobodysCrontab {
     fn drop(&mut self) {
-        write_crontab(&self.before);
+        match self.before.is_empty() {
+            true => drop(crontab("-r").output()),
+            false => write_crontab(&self.before),
+        }
+        // A child that another test starts may hold the same file for a moment.
+        let _ = self.alone.unlock();
     }
 }
 

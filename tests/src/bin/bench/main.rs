@@ -1,11 +1,11 @@
 //! The bench: what a pull costs, beside the tools people use now, measured on real processes in one run.
 //!
 //! ```text
-//! cargo run --release -p pullback-tests --bin bench -- [cost|deltas|memory|latency|links|stall|cut|two|fleet|all] [--size-mb N,…] [--runs N] [--dir DIR]
+//! cargo run --release -p pullback-tests --bin bench -- [cost|deltas|memory|latency|links|stall|cut|two|fleet|ssh|all] [--size-mb N,…] [--runs N] [--dir DIR]
 //! ```
 //!
-//! `links`, `stall`, `cut` and `two` make slow or broken lines and are not part of `all`; `links` needs root. Nor is `fleet`,
-//! which starts some hundred agents.
+//! `links`, `stall`, `cut` and `two` make slow or broken lines and are not part of `all`; `links` needs root. Nor are `fleet`,
+//! which starts some hundred agents, and `ssh`, which needs an sshd.
 //!
 //! It builds both programs in its own profile, makes its own seeded database, and starts the agent as a process that
 //! serves on loopback. What is compared is run in turn, round after round, and ratios are taken within a round: on a busy
@@ -30,6 +30,7 @@ mod peers;
 mod place;
 mod replicas;
 mod source;
+mod ssh;
 mod stall;
 mod table;
 mod two;
@@ -89,6 +90,8 @@ enum What {
     Two,
     /// Time, memory and open files of one puller that pulls from many agents
     Fleet,
+    /// A first copy and an incremental one through ssh, beside `cat`, `rsync` and `sqlite3_rsync` through the same sshd
+    Ssh,
     /// `cost`, `deltas`, `memory` and `latency`
     All,
 }
@@ -131,6 +134,7 @@ fn main() {
         What::Stall => stall::run,
         What::Cut => cut::run,
         What::Two => two::run,
+        What::Ssh => ssh::run,
         What::Fleet => return fleet::run(&workshop, arguments.agents, arguments.jobs, runs),
         What::Cost | What::Deltas | What::Memory | What::Latency | What::All => return,
     };

@@ -23,7 +23,7 @@ pub(crate) struct Run {
     pub(crate) stdout: String,
     /// From its start to its end.
     pub(crate) seconds: f64,
-    /// User and system together.
+    /// User and system together, with those of its children that it waited for.
     pub(crate) cpu_seconds: Option<f64>,
     /// The most memory it was seen to have.
     pub(crate) peak_bytes: Option<f64>,
@@ -55,7 +55,7 @@ pub(crate) fn run_into(command: &mut Command, out: File) -> std::io::Result<Run>
     }
     let seconds = began.elapsed().as_secs_f64();
     // It has ended and nobody asked how yet: its counters are still there.
-    let cpu_seconds = cpu(pid);
+    let cpu_seconds = cpu_with_children(pid);
     let status = child.wait()?;
     Ok(Run { status, stdout: String::new(), seconds, cpu_seconds, peak_bytes, open_files })
 }
@@ -115,12 +115,35 @@ fn counters(pid: u32) -> Counters {
     }
 }
 
-/// proc_pid_stat(5): fields 14 and 15, counted after the name, which may hold anything but a last `)`.
+/// What process `pid` and those of its children that ended took, once that grows no more.
+pub(crate) fn cpu_at_rest(pid: u32) -> Option<f64> {
+    let began = Instant::now();
+    let mut before = cpu_with_children(pid);
+    loop {
+        std::thread::sleep(REST);
+        let now = cpu_with_children(pid);
+        if now == before || began.elapsed() > REST_WAIT {
+            return now;
+        }
+        before = now;
+    }
+}
+
+fn cpu_with_children(pid: u32) -> Option<f64> {
+    cpu_of(pid, &[11, 12, 13, 14])
+}
+
 fn cpu(pid: u32) -> Option<f64> {
+    cpu_of(pid, &[11, 12])
+}
+
+/// proc_pid_stat(5): fields 14 and 15, those of children 16 and 17, counted after the name, which may hold anything but a last `)`.
+fn cpu_of(pid: u32, fields_wanted: &[usize]) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
-    Some((ticks(11)? + ticks(12)?) / rustix::param::clock_ticks_per_second() as f64)
+    let ticks = |index: &usize| fields.get(*index)?.parse::<f64>().ok();
+    let sum: Option<f64> = fields_wanted.iter().map(ticks).sum();
+    Some(sum? / rustix::param::clock_ticks_per_second() as f64)
 }
 
 /// proc_pid_status(5): `VmHWM`, which the kernel keeps, so that looking now and then misses nothing but the very end.
