@@ -123,6 +123,17 @@ impl Address {
         Ok(Self::Ssh { user: user.map(str::to_owned), host: bare.to_owned(), port, path })
     }
 
+    /// Whether `other` is the same database behind another port of the same machine, such as the near end of a tunnel.
+    pub fn differs_by_port(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Service { host, database, .. },
+                Self::Service { host: other_host, database: other_database, .. },
+            ) => host == other_host && database == other_database,
+            _ => false,
+        }
+    }
+
     /// The same place with `path`, the absolute one that its agent tells. What is no such path is not taken.
     pub fn at(self, path: &str) -> Self {
         match self {

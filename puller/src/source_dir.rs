@@ -25,7 +25,7 @@ pub struct About {
     v: u32,
     /// What makes it this source: door and place.
     pub key: String,
-    /// Behind the ssh door, how it was typed last: the key has no user.
+    /// How it was typed last, but for a file here: the key has no user of ssh, and the near end of a tunnel is any port.
     #[serde(default)]
     pub address: Option<String>,
     /// A name given by a person.
@@ -137,8 +137,8 @@ impl SourceDir {
     /// Notes that it was reached as `address` says, and, where it had no name yet, that it is called `name`.
     pub fn note(&mut self, address: &Address, name: Option<&str>, _lock: &Lock) -> Result<(), Fault> {
         let spelling = match address {
-            Address::Ssh { .. } => Some(address.spelling()),
-            _ => self.about.address.clone(),
+            Address::Ssh { .. } | Address::Service { .. } => Some(address.spelling()),
+            Address::Local(_) => None,
         };
         let name = self.about.name.clone().or_else(|| name.map(str::to_owned));
         if self.about.address == spelling && self.about.name == name {

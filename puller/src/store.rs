@@ -241,8 +241,11 @@ impl Store {
         let stem = name.map_or(stem, crate::address::folder_name);
         let host_dir = self.root.join(host);
         // Another run may have made it since this one looked: in this place, since a new source goes nowhere else.
+        let is_it = |source: &SourceDir| {
+            source.about.key == address.key() && (name.is_none() || source.about.name.as_deref() == name)
+        };
         let made = if host_dir.is_dir() { self.sources_in(&host_dir)? } else { Vec::new() };
-        if let Some(source) = made.into_iter().find(|source| source.about.key == address.key()) {
+        if let Some(source) = made.into_iter().find(is_it) {
             return Ok(source);
         }
         let mut number = 1;

@@ -19,6 +19,8 @@ pub struct Target {
     pub address: Address,
     /// The name it has or is to have in the store.
     pub name: Option<String>,
+    /// Whether that name was typed for it: then it is a source of its own, whatever another one at that address is called.
+    pub is_apart: bool,
     /// Its table in the configuration.
     pub settings: Option<config::Source>,
 }
@@ -102,8 +104,9 @@ impl Target {
         }
     }
 
-    /// The folder that `store` has for it. A folder that had no name yet gets the one of the configuration when it is pulled;
-    /// one name for two places, or two for one, is an error, since the copies of two databases would be mixed.
+    /// The folder that `store` has for it. A folder that had no name yet gets the one of the configuration when it is pulled.
+    /// One name for two places is an error, since the copies of two databases would be mixed; so is a new name in the
+    /// configuration for a place that has one, since its copies would seem to be gone.
     pub fn folder(&self, store: &Store) -> Result<Option<SourceDir>, Fault> {
         let is_there = |source: &SourceDir| source.is_at(&self.address);
         // Of a store with thousands of sources, most are where they were made and nothing else has to be read.
@@ -114,8 +117,11 @@ impl Target {
         let sources = store.sources()?;
         let has_name = |source: &&SourceDir| self.name.is_some() && source.about.name == self.name;
         let by_name = sources.iter().find(has_name).cloned();
+        let is_tunnel =
+            |source: &SourceDir| source.address().is_ok_and(|address| address.differs_by_port(&self.address));
         if let (Some(source), Some(name)) = (&by_name, &self.name)
             && !is_there(source)
+            && !is_tunnel(source)
         {
             return Err(Fault::new(
                 Kind::Usage,
@@ -131,6 +137,7 @@ impl Target {
         }
         let by_key = sources.into_iter().find(is_there);
         match (by_key.as_ref().and_then(|source| source.about.name.as_deref()), &self.name) {
+            (Some(_), Some(_)) if self.is_apart => Ok(None),
             (Some(known), Some(name)) => Err(Fault::new(
                 Kind::Usage,
                 format!("the source at {} is called `{known}` in the store, not `{name}`", self.address),
@@ -150,7 +157,7 @@ impl Target {
             Some((name, source)) => (Some(name.clone()), Some(source.clone())),
             None => (None, None),
         };
-        Self { typed: typed.to_owned(), address, name, settings }
+        Self { typed: typed.to_owned(), address, name, is_apart: false, settings }
     }
 
     fn configured(name: &str, source: &config::Source) -> Result<Self, Fault> {
@@ -162,6 +169,7 @@ impl Target {
             typed: name.to_owned(),
             address,
             name: Some(name.to_owned()),
+            is_apart: false,
             settings: Some(source.clone()),
         })
     }

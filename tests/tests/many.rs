@@ -180,7 +180,8 @@ fn two_databases_never_share_a_name() {
     assert!(refused.ran.stderr.contains("`puller sources adopt gym"), "{}", refused.ran);
     configure(&sandbox, &local("gym", &shop, ""));
     sandbox.pull(&["gym"]).fails("usage", 2);
-    let refused = sandbox.pull(&["./gym.db", "--name", "other"]).fails("usage", 2);
+    configure(&sandbox, &local("other", &gym_db, ""));
+    let refused = sandbox.pull(&["other"]).fails("usage", 2);
     assert!(refused.ran.stderr.contains("`puller sources rename gym other`"), "{}", refused.ran);
     assert_eq!(sandbox.puller(&["list", "--json"]).exits(0).json().len(), 1);
     // A source that had no name gets the one of the configuration, and keeps its copies.

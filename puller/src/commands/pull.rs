@@ -74,7 +74,10 @@ fn targets(cli: &Cli, asked: &Pull, config: &Config) -> Result<Vec<Asked>, Fault
     }
     let read = |typed: &String| {
         let target = Target::read(typed, config, store.as_ref()).map_err(|fault| (typed.clone(), fault))?;
-        Ok(Target { name: asked.name.clone().or(target.name), ..target })
+        Ok(match &asked.name {
+            Some(name) => Target { name: Some(name.clone()), is_apart: true, ..target },
+            None => target,
+        })
     };
     Ok(asked.sources.iter().map(read).collect())
 }
