@@ -26,7 +26,7 @@ pub enum Answer {
     See(String),
     /// The connection is closed.
     Close,
-    /// Never, and the connection stays open.
+    /// Never, and the connection stays open; when the other side closes it, that is written down too.
     Hang,
 }
 
@@ -93,6 +93,8 @@ fn serve(
         Answer::Hang => {
             // Until the other side has had enough.
             let _ = reader.read(&mut [0; 1]);
+            let given_up = Request { path: format!("{} given up", request.path), ..request };
+            seen.lock().expect("no test fails while it holds this").push(given_up);
             return;
         }
     };

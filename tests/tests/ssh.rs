@@ -203,6 +203,28 @@ fn a_restricted_key_gives_its_database_and_no_other() {
     assert!(!sandbox.file("touched").exists());
 }
 
+#[test]
+fn a_connection_that_ssh_shares_carries_further_pulls() {
+    let sandbox = Sandbox::new();
+    let Some(sshd) = Sshd::start(&sandbox) else { return };
+    let source = at_pi(&gym(&sandbox));
+    let socket = sandbox.file("shared");
+    sshd.client_lines(&format!(
+        "ControlMaster auto\nControlPersist 60\nControlPath \"{}\"",
+        socket.display()
+    ));
+    sshd.pull(&[&source]).succeeds("stored");
+    assert!(socket.exists(), "ssh shares nothing");
+    // With the shared one it need not know how to get in.
+    fs::write(sandbox.file("sshd/authorized"), "").unwrap();
+    sshd.pull(&[&source]).succeeds("unchanged");
+    let nowhere = sshd.pull(&["--remote-agent", "/nowhere/agent", &source]).fails("no_agent", 7);
+    says(&nowhere, &["/nowhere/agent"]);
+    let exit = Command::new(sshd.ssh()).args(["-O", "exit", "pi"]).output().unwrap();
+    assert!(exit.status.success(), "{exit:?}");
+    sshd.nothing_is_left();
+}
+
 /// Has every session run through `shell`, a script that gets the command as `$SSH_ORIGINAL_COMMAND`.
 fn with_shell<'a>(sandbox: &'a Sandbox, body: &str) -> Option<Sshd<'a>> {
     let shell = sandbox.file("login-shell");

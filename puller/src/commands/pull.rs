@@ -119,13 +119,14 @@ impl Pulls<'_> {
 
     /// Pulls one source, enters it into its history, and tells of it.
     fn one(&self, target: Asked, bars: &Bars) -> Ran {
-        let began = Instant::now();
+        let mut began = Instant::now();
         let mut source = None;
         let (mut address, mut warnings) = (String::new(), Vec::new());
         let (shown, optional, result) = match target {
             Ok(target) => {
                 address = target.address.to_string();
                 warnings.extend(self.tell.before(&address, || self.known_as(&target)));
+                began = Instant::now();
                 let optional = target.settings.as_ref().is_some_and(|settings| settings.optional);
                 let result = self.attempt(&target, bars, &mut source);
                 (source.as_ref().map_or(target.typed, SourceDir::shown), optional, result)
