@@ -1,7 +1,8 @@
 //! The command line of `pullback-agent`, as typed.
 
 use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use pullback_shared::text::typed_color;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -104,6 +105,20 @@ pub(crate) enum ConfigCommand {
 }
 
 impl Cli {
+    /// What was typed. Help and errors of the command line itself have colours as `--color` says, too.
+    pub(crate) fn read() -> Self {
+        let words: Vec<String> =
+            std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+        let set = std::env::var("PULLBACK_AGENT_COLOR").unwrap_or_default();
+        let choice = match Color::from_str(typed_color(&words).unwrap_or(&set), false) {
+            Ok(Color::Always) => clap::ColorChoice::Always,
+            Ok(Color::Never) => clap::ColorChoice::Never,
+            Ok(Color::Auto) | Err(_) => clap::ColorChoice::Auto,
+        };
+        let matches = Self::command().color(choice).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Logs go to stderr, so that stdout is data.
     pub(crate) fn start_logging(&self) {
         let level = match (self.common.quiet, self.common.verbose) {
@@ -132,7 +147,6 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn check(command: &clap::Command) {
         for argument in command.get_arguments() {

@@ -3,11 +3,10 @@
 mod cli;
 mod commands;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::read();
     cli.start_logging();
     match commands::run(&cli) {
         Ok(code) => ExitCode::from(code),

@@ -49,9 +49,34 @@ pub fn printable(text: &str, limit: usize) -> String {
     shown
 }
 
+/// The value of the last `--color` among the words of a command line: what a program needs to know before it reads them, for
+/// its own errors and help.
+pub fn typed_color(words: &[String]) -> Option<&str> {
+    let words = words.split(|word| word == "--").next().unwrap_or_default();
+    words.iter().enumerate().rev().find_map(|(at, word)| match word.strip_prefix("--color")? {
+        "" => words.get(at + 1).map(String::as_str),
+        joined => joined.strip_prefix('='),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_color_that_was_typed_counts() {
+        for (typed, expected) in [
+            ("pull x", None),
+            ("--color never pull", Some("never")),
+            ("pull --color=always --color never", Some("never")),
+            ("pull --color=always --colors never", Some("always")),
+            ("pull -- --color never", None),
+            ("pull --color", None),
+        ] {
+            let words: Vec<String> = typed.split(' ').map(str::to_owned).collect();
+            assert_eq!(typed_color(&words), expected, "{typed}");
+        }
+    }
 
     #[test]
     fn hex_goes_there_and_back() {

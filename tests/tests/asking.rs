@@ -285,6 +285,9 @@ fn colours_of_help_and_of_errors_are_as_asked() {
     assert!(has_colours(&["--help"], "always"));
     assert!(!has_colours(&["--help", "--color", "never"], "always"));
     assert!(!has_colours(&["--help"], ""));
+    let agent = |arguments: &[&str]| sandbox.agent(arguments).stdout.contains('\x1b');
+    assert!(agent(&["--color", "always", "--help"]) && !agent(&["--help"]));
+    assert!(!agent(&["--color", "always", "--help", "--color=never"]));
 }
 
 /// The findings of `doctor` that are no `ok`, and the exit code.

@@ -176,6 +176,13 @@ fn the_lines_are_aligned_and_fit_the_terminal_in_korean_too() {
         }
         assert_eq!(lines[1..].iter().any(|line| line.contains('…')), columns < 100, "{columns}: {lines:#?}");
     }
+    let root = sandbox.file("db").display().to_string();
+    for command in ["sources", "info"] {
+        let ran = at(&sandbox, NEXT_DAY, &[command]).exits(0);
+        let addresses: Vec<usize> =
+            ran.stdout.lines().filter_map(|line| line.find(&root).map(|at| width(&line[..at]))).collect();
+        assert_eq!(addresses, [addresses[0]; 4], "{ran}");
+    }
     // Into a file or a pipe, whole names go.
     let whole = at(&sandbox, NEXT_DAY, &["status"]).exits(0);
     assert!(names.iter().all(|name| whole.stdout.contains(&format!(" {name} "))), "{whole}");

@@ -4,6 +4,7 @@ use crate::cli::{Cli, Color};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, ValueEnum};
 use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::text::typed_color;
 
 /// Options of old scripts, and what to type now.
 const OLD: [(&str, &str); 6] = [
@@ -37,12 +38,9 @@ fn old_spelling(error: &clap::Error) -> Option<Fault> {
 
 /// `--color` holds for help and for errors of the command line as well, which come before it is read.
 fn color_of_clap() -> clap::ColorChoice {
-    let words: Vec<String> = std::env::args().skip(1).take_while(|word| word != "--").collect();
-    let after = |at: usize| words.get(at + 1).map(String::as_str);
-    let typed = words.iter().enumerate().rev().find_map(|(at, word)| match word.strip_prefix("--color")? {
-        "" => after(at),
-        joined => joined.strip_prefix('='),
-    });
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let typed = typed_color(&words);
     let set = std::env::var("PULLER_COLOR").unwrap_or_default();
     match Color::from_str(typed.unwrap_or(&set), false) {
         Ok(Color::Always) => clap::ColorChoice::Always,
