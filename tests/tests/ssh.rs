@@ -448,6 +448,9 @@ fn a_host_that_ssh_would_take_for_an_option_is_refused_before_anything_is_run() 
         format!("ssh://me@{evil}:22/gym.db"),
         format!("[{evil}]:/gym.db"),
         format!("ssh://[{evil}]/gym.db"),
+        "-v:/gym.db".to_owned(),
+        "ssh://-v/gym.db".to_owned(),
+        "me@-v:gym.db".to_owned(),
         "-lroot@pi:/gym.db".to_owned(),
         "ssh://-lroot@pi/gym.db".to_owned(),
         "pi;touch ran:/gym.db".to_owned(),
@@ -459,6 +462,26 @@ fn a_host_that_ssh_would_take_for_an_option_is_refused_before_anything_is_run() 
         }
     }
     assert!(!ran.exists());
+}
+
+#[test]
+fn ssh_is_given_fixed_words_the_host_and_one_command() {
+    let sandbox = Sandbox::new();
+    let (ssh, given) = (sandbox.file("ssh"), sandbox.file("given"));
+    script(&ssh, &format!("printf '%s\\n' \"$@\" > '{}'; exit 255", given.display()));
+    let words = ["--ssh", ssh.to_str().unwrap(), "--timeout", "8s", "ssh://me@pi:2222/srv/gym app.db"];
+    sandbox.pull(&words).fails("unreachable", 5);
+    let given = fs::read_to_string(&given).unwrap();
+    let (options, command) = given.split_once("--\npi\n").expect("options, then the host");
+    let expected = "-T -e none -o ConnectTimeout=8 -o ServerAliveInterval=4 -o ServerAliveCountMax=2 -o BatchMode=yes \
+                    -p 2222 -l me";
+    assert_eq!(options.split_whitespace().collect::<Vec<_>>().join(" "), expected);
+    // The path is said to the agent only.
+    assert!(
+        command.starts_with("sh -c 'for a in pullback-agent ") && command.ends_with("exit 127'\n"),
+        "{command}"
+    );
+    assert!(!given.contains("gym"), "{given}");
 }
 
 #[test]
