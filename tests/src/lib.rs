@@ -23,5 +23,6 @@ pub mod sshd;
 pub mod strace;
 pub mod stuck;
 pub mod two_pullers;
+pub mod typed;
 pub mod wounds;
 pub mod writer;

@@ -125,7 +125,7 @@ fn every_command_prints_the_fields_of_the_document() {
         .args(["--json", "serve", "--config"])
         .arg(sandbox.file("agent.toml"))
         .env("PULLBACK_AGENT_LOG", "off");
-    unseen.is("`pullback-agent serve`", &until_its_first_line(&sandbox, starts));
+    unseen.is("`pullback-agent serve`", &sandbox.run_until_its_first_line(&mut starts).exits(0));
     unseen.is("`pullback-agent backup`", &agent("backup ./gym.db ./one.db").exits(0));
     unseen.is("`pullback-agent info`", &agent("info ./gym.db --tables").exits(0));
     let config = format!("--config {}", sandbox.file("agent.toml").display());
@@ -133,19 +133,4 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`pullback-agent config path`", &agent("config path").exits(0));
     unseen.is("`pullback-agent config check`", &agent(&format!("config check {config}")).exits(0));
     assert!(unseen.0.is_empty(), "documented and never run: {:?}", unseen.0.keys());
-}
-
-/// Runs a program that goes on for ever, asks it to end after its first line of output, and gives what it printed.
-fn until_its_first_line(sandbox: &Sandbox, mut command: std::process::Command) -> Ran {
-    use rustix::process::{Pid, Signal, kill_process};
-    use std::io::{BufRead, BufReader, Read};
-    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("the agent can be started");
-    let mut output = BufReader::new(child.stdout.take().expect("its stdout is a pipe"));
-    let mut stdout = String::new();
-    output.read_line(&mut stdout).expect("its output can be read");
-    kill_process(Pid::from_child(&child), Signal::TERM).expect("a child can be signalled");
-    output.read_to_string(&mut stdout).expect("its output can be read");
-    let status = child.wait().expect("a child can be waited for");
-    let command = format!("{command:?} in {}", sandbox.store().display());
-    Ran { command, status, stdout, stderr: String::new() }.exits(0)
 }
