@@ -50,10 +50,8 @@ impl Guide {
         });
         let pinged = Pinged::content();
         let told = sandbox.file("told");
-        let config = format!(
-            "[hooks]\non_failure = [\"touch\", {told:?}]\n[ping]\nurl = {:?}\n",
-            pinged.url("/uuid")
-        );
+        let config =
+            format!("[hooks]\non_failure = [\"touch\", {told:?}]\n[ping]\nurl = {:?}\n", pinged.url("/uuid"));
         Self { sandbox, pinged: pinged, config, _applications: applications }
     }
 }

@@ -1,6 +1,8 @@
 //! doc/json.md lists the fields of each command's JSON: each is run here, and what it prints is held against the list.
 
 use pullback_tests::databases;
+use pullback_tests::pages;
+use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
 use pullback_tests::served::Served;
 use rusqlite::Connection;
@@ -106,7 +108,7 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`puller doctor`", &puller("doctor gym").exits(0));
     let explained = puller("explain P06").exits(0);
     assert_eq!(explained.stdout, agent("explain busy").exits(0).stdout);
-    unseen.is("`puller explain`", &explained);
+    unseen.is("`puller explain`, `pullback-agent explain`", &explained);
     let demo = puller("demo --dir ./demo").exits(0);
     let pulls = ["transfer", "bytes_received", "changed_pages", "held_seconds", "verdict", "copy"];
     assert_eq!(keys(&demo.only_json()["pulls"][1]), pulls.map(str::to_owned).into());
@@ -133,4 +135,53 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`pullback-agent config path`", &agent("config path").exits(0));
     unseen.is("`pullback-agent config check`", &agent(&format!("config check {config}")).exits(0));
     assert!(unseen.0.is_empty(), "documented and never run: {:?}", unseen.0.keys());
+}
+
+/// The commands that the document says to print no JSON.
+fn without_json() -> BTreeSet<&'static str> {
+    let section = DOCUMENT.split_once("\n## Without JSON\n").expect("a list of them").1;
+    let words = section.split('`').skip(1).step_by(2).filter(|words| words.contains(' '));
+    words.collect()
+}
+
+#[test]
+fn every_command_is_in_the_document() {
+    let sandbox = Sandbox::new();
+    let headings = DOCUMENT.lines().filter_map(|line| line.strip_prefix("## "));
+    let headings: Vec<&str> = headings.flat_map(|title| title.split('`').skip(1).step_by(2)).collect();
+    let mut without = without_json();
+    for (name, program) in [("puller", programs::puller()), ("pullback-agent", programs::agent())] {
+        let commands = pages::of(&sandbox, program);
+        assert!(commands.len() >= 12, "{name} has only {} commands", commands.len());
+        for page in commands.iter().filter(|page| !page.has_more) {
+            let command = format!("{name} {}", page.words.join(" "));
+            let has_fields = headings.iter().any(|title| {
+                title.strip_prefix(&command).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+            });
+            let has_none = without.remove(command.as_str());
+            assert!(has_fields != has_none, "`{command}` is not in doc/json.md, or twice");
+        }
+    }
+    assert!(without.is_empty(), "there is no {without:?}");
+}
+
+#[test]
+fn a_command_without_json_prints_what_it_prints() {
+    let sandbox = Sandbox::new();
+    for command in without_json() {
+        let (name, words) = command.split_once(' ').expect("a program and its command");
+        let program = if name == "puller" { programs::puller() } else { programs::agent() };
+        let more = match words {
+            // Speaks a protocol: tests/ssh.rs has it.
+            "stdio" => continue,
+            "completions" => " bash",
+            _ => "",
+        };
+        let run = |options: &[&str]| {
+            let words = format!("{words}{more}");
+            sandbox.run(sandbox.command(program).args(options).args(words.split(' '))).exits(0).stdout
+        };
+        let plain = run(&[]);
+        assert!(!plain.is_empty() && plain == run(&["--json"]), "{command}");
+    }
 }
