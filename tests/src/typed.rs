@@ -64,7 +64,7 @@ pub fn quoted(text: &str) -> impl Iterator<Item = &str> {
 
 /// A user's account in a sandbox, with nothing configured but `ssh`: both programs are in its `PATH`, files lie below its
 /// home, `cron` is its scheduler with a crontab of its own (`tests/schedule.rs` has the real ones), and `pi` is this machine
-/// behind a real sshd, where one is installed.
+/// behind a real sshd.
 pub struct Desk<'a> {
     sandbox: &'a Sandbox,
     sshd: Option<Sshd<'a>>,
@@ -79,9 +79,8 @@ const CRONTAB: &str = r#"case "$1" in
 esac"#;
 
 impl<'a> Desk<'a> {
-    /// One with `lines` in the configuration of `puller`.
-    pub fn with(sandbox: &'a Sandbox, lines: &str) -> Self {
-        let sshd = Sshd::start(sandbox);
+    /// One with `lines` in the configuration of `puller`, and `pi` where there is an `sshd`.
+    pub fn with(sandbox: &'a Sandbox, lines: &str, sshd: Option<Sshd<'a>>) -> Self {
         fs::create_dir_all(sandbox.file("desk")).expect("a folder can be made");
         script(&sandbox.file("desk/crontab"), CRONTAB);
         let config = sandbox.file("home/.config/pullback");

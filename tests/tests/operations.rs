@@ -1,11 +1,12 @@
 //! The documents as typed: their console blocks are run or say why not, tables of keys are held to the programs, and
 //! deploy/agent.toml is read.
 
+use pullback_tests::contents;
 use pullback_tests::databases;
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
+use pullback_tests::sshd::Sshd;
 use pullback_tests::typed::{self, Desk};
-use pullback_tests::{contents, privilege};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,12 +91,32 @@ fn every_console_block_is_typed_or_says_why_not() {
             headings.insert((name, block.section));
         }
     }
+    for name in documents_with_blocks() {
+        assert!(
+            DOCUMENTS.iter().any(|(document, _)| *document == name),
+            "the blocks of {name} are not typed"
+        );
+    }
     assert_eq!(headings.len(), TYPED.len(), "TYPED has a heading without a block");
     let all: Vec<(String, String)> = DOCUMENTS.iter().flat_map(|(name, _)| all_commands(name)).collect();
     for (beginning, why) in NOT_TYPED {
         let is_said = all.iter().any(|(_, command)| command.starts_with(beginning));
         assert!(is_said, "`{beginning}` is in no document: {why}");
     }
+}
+
+/// The documents that have a console block, in the folders where documents are.
+fn documents_with_blocks() -> Vec<String> {
+    let root = root();
+    let files = ["", "doc", "deploy"].iter().flat_map(|folder| fs::read_dir(root.join(folder)).unwrap());
+    let documents =
+        files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "md"));
+    let with_blocks = documents.filter(|path| !typed::blocks(&fs::read_to_string(path).unwrap()).is_empty());
+    with_blocks.map(|path| path.strip_prefix(&root).unwrap().display().to_string()).collect()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 /// A gym of about `bytes` bytes at `path`, whose application goes on.
@@ -108,7 +129,7 @@ fn live_gym(path: &Path, bytes: u64) -> rusqlite::Connection {
 #[test]
 fn the_drill_and_the_way_back_work_as_typed() {
     let sandbox = Sandbox::new();
-    let desk = Desk::with(&sandbox, "");
+    let desk = Desk::with(&sandbox, "", None);
     let source = sandbox.db("app.db");
     let application = live_gym(&source, 500_000);
     desk.type_in("puller pull ./app.db --name gym").exits(0);
@@ -144,7 +165,7 @@ fn copy(desk: &Desk<'_>) -> PathBuf {
 #[test]
 fn the_two_commands_work_as_typed() {
     let sandbox = Sandbox::new();
-    let desk = Desk::with(&sandbox, "");
+    let desk = Desk::with(&sandbox, "", None);
     let _application = live_gym(&sandbox.db("app.db"), 300_000);
     let built = "cargo run --release -p puller -- ";
     for command in commands("README.md", "Two commands") {
@@ -156,10 +177,8 @@ fn the_two_commands_work_as_typed() {
 #[test]
 fn the_ten_minute_start_works_as_typed() {
     let sandbox = Sandbox::new();
-    let desk = Desk::with(&sandbox, "");
-    if !desk.has_pi() {
-        return privilege::skip("the ten-minute start", "there is no sshd for `pi`");
-    }
+    let Some(sshd) = Sshd::start(&sandbox) else { return };
+    let desk = Desk::with(&sandbox, "", Some(sshd));
     let source = sandbox.file("home/gym/app.db");
     let _application = live_gym(&source, 300_000);
     let start = commands("README.md", "Ten-minute start");
@@ -184,7 +203,7 @@ fn the_ten_minute_start_works_as_typed() {
 #[test]
 fn the_agent_that_serves_works_as_typed() {
     let sandbox = Sandbox::new();
-    let desk = Desk::with(&sandbox, "");
+    let desk = Desk::with(&sandbox, "", None);
     let source = sandbox.db("app.db");
     let _application = live_gym(&source, 300_000);
     let commands = commands("README.md", "An agent that serves");
@@ -205,7 +224,7 @@ fn the_agent_that_serves_works_as_typed() {
 #[test]
 fn the_sources_of_the_readme_are_a_right_configuration() {
     let sandbox = Sandbox::new();
-    let desk = Desk::with(&sandbox, "");
+    let desk = Desk::with(&sandbox, "", None);
     let blocks = README.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
     let blocks: Vec<&str> = blocks.collect();
     assert!(!blocks.is_empty());
@@ -218,7 +237,7 @@ fn the_sources_of_the_readme_are_a_right_configuration() {
 #[test]
 fn the_clock_works_as_typed() {
     let sandbox = Sandbox::new();
-    let desk = Desk::with(&sandbox, "keep = { days = 7 }\n");
+    let desk = Desk::with(&sandbox, "keep = { days = 7 }\n", None);
     let _application = live_gym(&sandbox.db("app.db"), 300_000);
     desk.type_in("puller pull ./app.db --name gym").exits(0);
     let clock = commands("doc/operations.md", "By the clock");
@@ -231,7 +250,11 @@ fn the_clock_works_as_typed() {
 /// Of the commands that are not typed: crates, tests, targets and arguments.
 #[test]
 fn what_is_only_named_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = root();
+    for (name, title, _) in TYPED.iter().filter(|(_, _, test)| *test == "what_is_only_named_is_there") {
+        let typed = all_commands(name).into_iter().find(|(section, c)| section == title && is_typed(c));
+        assert_eq!(typed, None, "nobody types this command of {name}, and NOT_TYPED does not say why");
+    }
     let named: Vec<(String, String)> =
         ["README.md", "CONTRIBUTING.md"].iter().flat_map(|name| all_commands(name)).collect();
     for command in named.iter().map(|(_, command)| command).filter(|command| !is_typed(command)) {
