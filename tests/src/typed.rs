@@ -101,7 +101,7 @@ impl<'a> Desk<'a> {
         self.sandbox.run(&mut self.shell(command))
     }
 
-    /// Types `command` into a shell, andks it to end once it has printed a line.
+    /// Types `command` into a shell, and asks it to end once it has printed a line.
     #[track_caller]
     pub fn type_in_until_it_speaks(&self, command: &str) -> Ran {
         self.sandbox.run_until_its_first_line(&mut self.shell(&format!("exec {command}")))

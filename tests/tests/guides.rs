@@ -45,7 +45,7 @@ impl Guide {
         let sandbox = Sandbox::new();
         let applications = ["db/app.db", "home/gym/app.db"].map(|name| {
             let path = sandbox.file(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder can be made");
             databases::gym(&path, 200_000, 4096);
             databases::visits_in_the_wal(&path, 50)
         });
@@ -53,7 +53,7 @@ impl Guide {
         let told = sandbox.file("told");
         let config =
             format!("[hooks]\non_failure = [\"touch\", {told:?}]\n[ping]\nurl = {:?}\n", pinged.url("/uuid"));
-        Self { sandbox, pinged: pinged, config, _applications: applications }
+        Self { sandbox, pinged, config, _applications: applications }
     }
 }
 

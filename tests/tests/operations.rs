@@ -108,20 +108,25 @@ fn every_console_block_is_typed_or_says_why_not() {
 /// The documents that have a console block, in the folders where documents are.
 fn documents_with_blocks() -> Vec<String> {
     let root = root();
-    let files = ["", "doc", "deploy"].iter().flat_map(|folder| fs::read_dir(root.join(folder)).unwrap());
-    let documents =
-        files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "md"));
-    let with_blocks = documents.filter(|path| !typed::blocks(&fs::read_to_string(path).unwrap()).is_empty());
-    with_blocks.map(|path| path.strip_prefix(&root).unwrap().display().to_string()).collect()
+    let files =
+        ["", "doc", "deploy"].iter().flat_map(|folder| fs::read_dir(root.join(folder)).expect("a folder"));
+    let documents = files
+        .map(|file| file.expect("a file").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "md"));
+    let with_blocks =
+        documents.filter(|path| !typed::blocks(&fs::read_to_string(path).expect("a text")).is_empty());
+    with_blocks
+        .map(|path| path.strip_prefix(&root).expect("a file of the repository").display().to_string())
+        .collect()
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
 }
 
 /// A gym of about `bytes` bytes at `path`, whose application goes on.
 fn live_gym(path: &Path, bytes: u64) -> rusqlite::Connection {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder can be made");
     databases::gym(path, bytes, 4096);
     databases::visits_in_the_wal(path, 50)
 }
@@ -158,7 +163,8 @@ fn the_drill_and_the_way_back_work_as_typed() {
 /// The newest copy of `gym`.
 fn copy(desk: &Desk<'_>) -> PathBuf {
     let copies = desk.type_in("puller list gym --json").exits(0).json();
-    PathBuf::from(copies.last().unwrap()["path"].as_str().unwrap())
+    let newest = copies.last().and_then(|copy| copy["path"].as_str());
+    PathBuf::from(newest.expect("`gym` has a copy"))
 }
 
 /// `puller` itself stands where it would be built first.
