@@ -8,7 +8,7 @@ use std::path::Path;
 pub struct Page {
     /// The words after the program, none for the program itself.
     pub words: Vec<String>,
-    /// What `--help` prints, as wide as [`COLUMNS`].
+    /// What `--help` prints, 100 columns wide.
     pub text: String,
     /// Whether other commands stand below it.
     pub has_more: bool,
