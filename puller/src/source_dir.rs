@@ -69,6 +69,12 @@ impl StoredCopy {
     }
 }
 
+/// `HOST/STEM` of the folder `dir`.
+pub(crate) fn label(dir: &Path) -> String {
+    let name = |dir: &Path| dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    format!("{}/{}", dir.parent().map(name).unwrap_or_default(), name(dir))
+}
+
 impl SourceDir {
     /// Makes `source.json` in the new folder `dir`.
     pub(crate) fn create(
@@ -104,8 +110,7 @@ impl SourceDir {
 
     /// `HOST/STEM`: how the source is called where it has no name.
     pub fn label(&self) -> String {
-        let host = self.dir.parent().and_then(Path::file_name).unwrap_or_default();
-        format!("{}/{}", host.to_string_lossy(), self.stem())
+        label(&self.dir)
     }
 
     /// The name given, or the label.

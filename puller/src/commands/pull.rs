@@ -70,7 +70,7 @@ fn targets(cli: &Cli, asked: &Pull, config: &Config) -> Result<Vec<Asked>, Fault
                 "pull one by its address first, or put `[source.NAME]` with its `address` into the configuration",
             ));
         }
-        return Ok(targets.into_iter().map(Ok).collect());
+        return Ok(targets);
     }
     let read = |typed: &String| {
         let target = Target::read(typed, config, store.as_ref()).map_err(|fault| (typed.clone(), fault))?;
