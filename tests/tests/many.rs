@@ -306,3 +306,27 @@ fn copies_that_cannot_be_read_hide_no_other_source() {
         assert!(format!("{}{}", ran.stdout, ran.stderr).contains("local/gym"), "{ran}");
     }
 }
+
+#[test]
+fn a_source_that_is_asked_for_twice_is_pulled_once() {
+    let sandbox = Sandbox::new();
+    let path = gym(&sandbox, "gym.db");
+    let typed = path.to_str().unwrap();
+    let ran = sandbox.puller(&["pull", typed, typed, "--json"]).exits(0);
+    assert_eq!(ran.only_json()["outcome"], "stored", "{ran}");
+    let ran = sandbox.puller(&["pull", typed, "local/gym", "gym", "--jobs", "3"]).exits(0);
+    assert!(ran.stdout.contains("unchanged") && !ran.stdout.contains("3 sources"), "{ran}");
+}
+
+#[test]
+fn two_tables_of_one_address_are_refused_before_anything_is_pulled() {
+    let sandbox = Sandbox::new();
+    let path = gym(&sandbox, "gym.db");
+    configure(&sandbox, &[local("gym", &path, ""), local("shop", &path, "")].concat());
+    let ran = sandbox.puller(&["pull", "--all"]).exits(2);
+    assert!(
+        ran.stderr.contains("line 4") && ran.stderr.contains("`[source.gym]` has this address too"),
+        "{ran}"
+    );
+    assert!(!sandbox.store().exists(), "{ran}");
+}

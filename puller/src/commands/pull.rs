@@ -15,7 +15,7 @@ use puller::source_dir::{SourceDir, StoredCopy};
 use puller::ssh::Door;
 use puller::store::Store;
 use puller::target::Target;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,10 @@ fn targets(cli: &Cli, asked: &Pull, config: &Config) -> Result<Vec<Asked>, Fault
             None => target,
         })
     };
-    Ok(asked.sources.iter().map(read).collect())
+    // Whoever types a source twice, or in two spellings, means one pull.
+    let mut addresses = HashSet::new();
+    let is_new = |asked: &Asked| asked.as_ref().map_or(true, |target| addresses.insert(target.address.key()));
+    Ok(asked.sources.iter().map(read).filter(is_new).collect())
 }
 
 /// What is the same for all sources of one command.
