@@ -194,6 +194,13 @@ impl SourceDir {
         }
     }
 
+    /// Takes the lock, and reads again what the source is: another run may have changed that since it was found.
+    pub fn lock_anew(&mut self) -> Result<Lock, Fault> {
+        let lock = self.lock()?;
+        self.about = Self::open(self.dir.clone())?.about;
+        Ok(lock)
+    }
+
     /// Its copies, oldest first.
     pub fn copies(&self) -> Result<Vec<StoredCopy>, Fault> {
         let dir = self.copies_dir();

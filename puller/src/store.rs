@@ -483,4 +483,21 @@ mod tests {
         drop(lock);
         store.adopt(&gym, &a).unwrap();
     }
+
+    #[test]
+    fn what_changed_between_finding_a_source_and_its_lock_is_not_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = new_store(dir.path());
+        let address = Address::Local("/a/gym.db".into());
+        let mut found = store.create(&address, None).unwrap();
+        // Meanwhile another run stores a copy, which is removed again, and a person gives a name.
+        let mut other = found.clone();
+        let stored = other.next_copy(jiff::Timestamp::UNIX_EPOCH).unwrap().1;
+        store.rename(&other, "club").unwrap();
+        let lock = found.lock_anew().unwrap();
+        found.note(&address, Some("gym"), &lock).unwrap();
+        let next = found.next_copy(jiff::Timestamp::UNIX_EPOCH).unwrap().1;
+        assert_eq!(store.named("/a/gym.db").unwrap().shown(), "club");
+        assert!(next > stored, "{next}");
+    }
 }

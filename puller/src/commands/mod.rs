@@ -124,11 +124,13 @@ fn with_each_source(
         }
     }
     failed.extend(sources.damaged.into_iter().map(|damaged| damaged.fault));
+    if is_only_one && let Some(fault) = failed.pop() {
+        return Err(fault);
+    }
     failed.iter().for_each(say_fault);
     Ok(match failed.as_slice() {
         [] => worst,
         _ if worst != 0 => worst,
-        [fault] if is_only_one => fault.kind.exit(),
         _ => Kind::Partly.exit(),
     })
 }

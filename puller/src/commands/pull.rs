@@ -194,7 +194,12 @@ impl Pulls<'_> {
             None => store.create(&met.address, target.name.as_deref())?,
         };
         *found = Some(source.clone());
-        let lock = source.lock()?;
+        let key = source.about.key.clone();
+        let lock = source.lock_anew()?;
+        if source.about.key != key {
+            let why = format!("`{}` got another address while this run began", source.shown());
+            return Err(Fault::new(Kind::Locked, why).hint("try again"));
+        }
         source.note(&target.address, target.name.as_deref(), &lock)?;
         let options = self.options(target);
         let bar = bars.bar(&source.shown());

@@ -352,9 +352,12 @@ fn about_rotation(cli: &Cli, asked: &Pull, config: &Config, source: &mut SourceD
          `--keep-last 30` to the command",
         puller::config::default_path().display()
     );
+    let noted = source.lock_anew().and_then(|_lock| {
+        source.about.told_about_rotation = true;
+        source.write_about()
+    });
     // The run is over and was a success: that the note may be said again is no reason to fail.
-    source.about.told_about_rotation = true;
-    if let Err(fault) = source.lock().and_then(|_lock| source.write_about()) {
+    if let Err(fault) = noted {
         tracing::debug!(%fault, "the note will be said again");
     }
 }
