@@ -204,13 +204,20 @@ impl Config {
 
     /// What the shape of the file cannot say. An error names the table it is about.
     fn check(&self) -> Result<(), (String, String)> {
+        let mut addresses = BTreeMap::new();
         for (name, source) in &self.sources {
             let wrong = |why: String| Err((format!("source.{name}"), why));
             if !is_name(name) {
                 return wrong(NAME_RULE.to_owned());
             }
             match Address::parse(&source.address) {
-                Ok(Some(_)) => {}
+                Ok(Some(address)) => {
+                    if let Some(other) = addresses.insert(address.key(), name) {
+                        return wrong(format!(
+                            "`[source.{other}]` has this address too; one address is one source"
+                        ));
+                    }
+                }
                 Ok(None) => {
                     return wrong(format!(
                         "address: `{}` is a name; write a path as /…, ./… or ~/…",

@@ -45,6 +45,8 @@ pub struct Expected {
 /// How a source is, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
+    /// What the store has of it cannot be read.
+    Unreadable,
     /// There is no good run and no copy.
     Never,
     /// The newest copy is rotten.
@@ -67,6 +69,7 @@ impl State {
     /// The word in tables and JSON.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Unreadable => "unreadable",
             Self::Never => "never",
             Self::Rotten => "rotten",
             Self::Damaged => "damaged",

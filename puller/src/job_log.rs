@@ -133,7 +133,7 @@ impl JobLog {
         let path = self.path();
         let write = || {
             durable::make_dir(&self.dir)?;
-            let length = path.symlink_metadata().map_or(0, |metadata| metadata.len());
+            let length = path.metadata().map_or(0, |metadata| metadata.len());
             // One more for the line break of a line that was cut short, and one for the last.
             if length + text.len() as u64 + 2 > LOG_BYTES_MAX {
                 fs::rename(&path, self.older())?;

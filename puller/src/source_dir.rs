@@ -69,6 +69,12 @@ impl StoredCopy {
     }
 }
 
+/// `HOST/STEM` of the folder `dir`.
+pub(crate) fn label(dir: &Path) -> String {
+    let name = |dir: &Path| dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    format!("{}/{}", dir.parent().map(name).unwrap_or_default(), name(dir))
+}
+
 impl SourceDir {
     /// Makes `source.json` in the new folder `dir`.
     pub(crate) fn create(
@@ -104,8 +110,7 @@ impl SourceDir {
 
     /// `HOST/STEM`: how the source is called where it has no name.
     pub fn label(&self) -> String {
-        let host = self.dir.parent().and_then(Path::file_name).unwrap_or_default();
-        format!("{}/{}", host.to_string_lossy(), self.stem())
+        label(&self.dir)
     }
 
     /// The name given, or the label.
@@ -187,6 +192,13 @@ impl SourceDir {
             }
             Err(fs::TryLockError::Error(error)) => Err(io(error)),
         }
+    }
+
+    /// Takes the lock, and reads again what the source is: another run may have changed that since it was found.
+    pub fn lock_anew(&mut self) -> Result<Lock, Fault> {
+        let lock = self.lock()?;
+        self.about = Self::open(self.dir.clone())?.about;
+        Ok(lock)
     }
 
     /// Its copies, oldest first.

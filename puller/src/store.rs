@@ -12,7 +12,7 @@
 
 use crate::address::{Address, NAME_RULE, is_name};
 use crate::durable;
-use crate::source_dir::{About, SourceDir};
+use crate::source_dir::{About, SourceDir, label};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,24 @@ const README: &str = include_str!("store_readme.txt");
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+}
+
+/// Every source in a store, in the order of their folders.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// Those whose folder says which source it is.
+    pub known: Vec<SourceDir>,
+    /// The others.
+    pub damaged: Vec<Damaged>,
+}
+
+/// A folder that does not say any more which source it is. It stops no work on the others.
+#[derive(Debug)]
+pub struct Damaged {
+    /// `HOST/STEM`.
+    pub label: String,
+    /// Why it cannot be read, and what to do.
+    pub fault: Fault,
 }
 
 /// `pullback-store.json`.
@@ -113,18 +131,24 @@ impl Store {
         &self.root
     }
 
-    /// Every source in it, in the order of their folders.
-    pub fn sources(&self) -> Result<Vec<SourceDir>, Fault> {
-        let mut sources = Vec::new();
+    /// Every source in it.
+    pub fn sources(&self) -> Result<Sources, Fault> {
+        let mut sources = Sources::default();
         for host in self.folders(&self.root)? {
-            sources.extend(self.sources_in(&host)?);
+            self.add_sources_in(&host, &mut sources)?;
         }
         Ok(sources)
     }
 
-    fn sources_in(&self, host: &Path) -> Result<Vec<SourceDir>, Fault> {
-        let folders = self.folders(host)?.into_iter();
-        folders.filter(|dir| dir.join("source.json").exists()).map(SourceDir::open).collect()
+    fn add_sources_in(&self, host: &Path, sources: &mut Sources) -> Result<(), Fault> {
+        for dir in self.folders(host)?.into_iter().filter(|dir| dir.join("source.json").exists()) {
+            let label = label(&dir);
+            match SourceDir::open(dir) {
+                Ok(source) => sources.known.push(source),
+                Err(fault) => sources.damaged.push(Damaged { label, fault }),
+            }
+        }
+        Ok(())
     }
 
     fn folders(&self, dir: &Path) -> Result<Vec<PathBuf>, Fault> {
@@ -174,7 +198,7 @@ impl Store {
 
     /// Whether `address` may become that of `source`: `Ok(false)` where it is already.
     pub fn may_adopt(&self, source: &SourceDir, address: &Address) -> Result<bool, Fault> {
-        match self.sources()?.into_iter().find(|source| source.is_at(address)) {
+        match self.sources()?.known.into_iter().find(|source| source.is_at(address)) {
             None => Ok(true),
             Some(other) if other.dir() == source.dir() => Ok(false),
             Some(other) => Err(taken(address, &other)),
@@ -191,7 +215,7 @@ impl Store {
         let _no_new_one = self.lock_for_creating()?;
         let _lock = source.lock()?;
         let (same, others): (Vec<SourceDir>, Vec<SourceDir>) =
-            self.sources()?.into_iter().partition(|other| other.dir() == source.dir());
+            self.sources()?.known.into_iter().partition(|other| other.dir() == source.dir());
         let gone = || Fault::new(Kind::Unknown, format!("`{}` is gone", source.dir().display()));
         let mut changed = same.into_iter().next().ok_or_else(gone)?;
         to(&others, &mut changed.about)?;
@@ -201,7 +225,7 @@ impl Store {
 
     /// The source that a person means by `typed`: a name, a folder (`HOST/STEM`), a folder's STEM, or an address.
     pub fn named(&self, typed: &str) -> Result<SourceDir, Fault> {
-        let sources = self.sources()?;
+        let Sources { known: sources, damaged } = self.sources()?;
         let address = Address::parse(typed).ok().flatten();
         let address = address.unwrap_or_else(|| Address::Local(typed.into()));
         let (key, spelling) = (address.key(), address.spelling());
@@ -228,6 +252,10 @@ impl Store {
                 }
             }
         }
+        damaged
+            .into_iter()
+            .find(|damaged| damaged.is_meant_by(typed))
+            .map_or(Ok(()), |damaged| Err(damaged.fault))?;
         let known: Vec<String> = sources.iter().map(SourceDir::label).collect();
         let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
         Err(Fault::new(Kind::Unknown, format!("the store knows no source `{}`", printable(typed, 200)))
@@ -244,8 +272,11 @@ impl Store {
         let is_it = |source: &SourceDir| {
             source.about.key == address.key() && (name.is_none() || source.about.name.as_deref() == name)
         };
-        let made = if host_dir.is_dir() { self.sources_in(&host_dir)? } else { Vec::new() };
-        if let Some(source) = made.into_iter().find(is_it) {
+        let mut made = Sources::default();
+        if host_dir.is_dir() {
+            self.add_sources_in(&host_dir, &mut made)?;
+        }
+        if let Some(source) = made.known.into_iter().find(is_it) {
             return Ok(source);
         }
         let mut number = 1;
@@ -286,6 +317,12 @@ impl Store {
                 Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
             }
         }
+    }
+}
+
+impl Damaged {
+    fn is_meant_by(&self, typed: &str) -> bool {
+        self.label == typed || self.label.split_once('/').is_some_and(|(_, stem)| stem == typed)
     }
 }
 
@@ -445,5 +482,22 @@ mod tests {
         assert_eq!(store.adopt(&gym, &a).unwrap_err().kind, Kind::Locked);
         drop(lock);
         store.adopt(&gym, &a).unwrap();
+    }
+
+    #[test]
+    fn what_changed_between_finding_a_source_and_its_lock_is_not_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = new_store(dir.path());
+        let address = Address::Local("/a/gym.db".into());
+        let mut found = store.create(&address, None).unwrap();
+        // Meanwhile another run stores a copy, which is removed again, and a person gives a name.
+        let mut other = found.clone();
+        let stored = other.next_copy(jiff::Timestamp::UNIX_EPOCH).unwrap().1;
+        store.rename(&other, "club").unwrap();
+        let lock = found.lock_anew().unwrap();
+        found.note(&address, Some("gym"), &lock).unwrap();
+        let next = found.next_copy(jiff::Timestamp::UNIX_EPOCH).unwrap().1;
+        assert_eq!(store.named("/a/gym.db").unwrap().shown(), "club");
+        assert!(next > stored, "{next}");
     }
 }

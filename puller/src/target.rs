@@ -5,7 +5,7 @@ use crate::client::Client;
 use crate::config::{self, Config};
 use crate::source_dir::SourceDir;
 use crate::ssh::Door;
-use crate::store::Store;
+use crate::store::{Sources, Store};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use std::path::Path;
@@ -61,7 +61,7 @@ impl Target {
                     .hint(format!("write `./{typed}` for the file, or `{}` for the source", named.address)))
             }
             (Err(_), Some(file)) => Ok(Self::at(typed, file, config)),
-            (Err(fault), None) if fault.kind == Kind::Usage => Err(fault),
+            (Err(fault), None) if fault.kind != Kind::Unknown => Err(fault),
             (Err(fault), None) => Err(Fault::new(
                 Kind::Missing,
                 format!("`{}` is no file here and no source that is known", printable(typed, 200)),
@@ -77,12 +77,20 @@ impl Target {
     }
 
     /// The sources of the configuration; where it names none, those that the store knows.
-    pub fn all(config: &Config, store: Option<&Store>) -> Result<Vec<Self>, Fault> {
+    /// One that cannot be read is given by what it is called, and stops no other.
+    pub fn all(config: &Config, store: Option<&Store>) -> Result<Vec<Result<Self, (String, Fault)>>, Fault> {
         if !config.sources.is_empty() {
-            return config.sources.iter().map(|(name, source)| Self::configured(name, source)).collect();
+            let read = |(name, source): (&String, &config::Source)| {
+                Self::configured(name, source).map_err(|fault| (name.clone(), fault))
+            };
+            return Ok(config.sources.iter().map(read).collect());
         }
-        let sources = store.map_or(Ok(Vec::new()), Store::sources)?;
-        sources.iter().map(|source| Self::stored(&source.shown(), source, config)).collect()
+        let sources = store.map_or(Ok(Sources::default()), Store::sources)?;
+        let read = |source: &SourceDir| {
+            Self::stored(&source.shown(), source, config).map_err(|fault| (source.shown(), fault))
+        };
+        let damaged = sources.damaged.into_iter().map(|damaged| Err((damaged.label, damaged.fault)));
+        Ok(sources.known.iter().map(read).chain(damaged).collect())
     }
 
     /// Its folder in `store`, if it has one there. Only its agent knows whether a place that ssh reaches is one that the store
@@ -114,7 +122,7 @@ impl Target {
         if let Some(source) = place.filter(|source| is_there(source) && source.about.name == self.name) {
             return Ok(Some(source));
         }
-        let sources = store.sources()?;
+        let Sources { known: sources, damaged } = store.sources()?;
         let has_name = |source: &&SourceDir| self.name.is_some() && source.about.name == self.name;
         let by_name = sources.iter().find(has_name).cloned();
         let is_tunnel =
@@ -143,6 +151,11 @@ impl Target {
                 format!("the source at {} is called `{known}` in the store, not `{name}`", self.address),
             )
             .hint(format!("`puller sources rename {known} {name}` gives it the new name"))),
+            (None, _) => match damaged.into_iter().next() {
+                // It may be the one: a second folder would hide its copies.
+                Some(damaged) => Err(damaged.fault),
+                None => Ok(None),
+            },
             _ => Ok(by_key),
         }
     }

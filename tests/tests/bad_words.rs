@@ -217,3 +217,18 @@ fn a_configuration_that_cannot_be_read_is_named() {
         check_config_file(&sandbox, reads, &binary, &["UTF-8"]);
     }
 }
+
+#[test]
+fn a_file_whose_name_commands_a_terminal_is_told_of_without_doing_so() {
+    let sandbox = Sandbox::new();
+    let hook = "[hooks]\nbefore_pull = [\"/bin/false\"]\n";
+    let config = sandbox.file("hook.toml");
+    std::fs::write(&config, hook).unwrap();
+    let typed = format!("{}/\u{1b}[2Jgone.db", sandbox.file("").display());
+    for more in [&[][..], &["--dry-run"], &["./x.db"]] {
+        let arguments = [&["--config", config.to_str().unwrap(), "pull", &typed], more].concat();
+        let ran = sandbox.puller(&arguments);
+        assert!(ran.code() != 0 && ran.stderr.contains("\\u{1b}[2Jgone.db"), "{ran:?}");
+        assert!(!ran.stderr.contains('\u{1b}') && !ran.stdout.contains('\u{1b}'), "{ran:?}");
+    }
+}

@@ -252,3 +252,81 @@ fn all_without_a_configuration_is_all_that_the_store_knows() {
     assert!(ran.stdout.ends_with("2 sources, 2 well\n"), "{ran}");
     sandbox.puller(&["pull", "--all", "./gym.db"]).exits(2);
 }
+
+#[test]
+fn one_damaged_folder_is_named_and_stops_no_other() {
+    let sandbox = Sandbox::new();
+    for name in ["gym", "shop"] {
+        let path = gym(&sandbox, &format!("{name}.db"));
+        sandbox.puller(&["pull", path.to_str().unwrap()]).exits(0);
+    }
+    let damaged = sandbox.store().join("local/gym/source.json");
+    let whole = fs::read(&damaged).unwrap();
+    fs::write(&damaged, "{").unwrap();
+    for (arguments, code) in [
+        (&["list"][..], 3),
+        (&["list", "--json"], 3),
+        (&["sources"], 3),
+        (&["info"], 3),
+        (&["verify", "--all"], 3),
+        (&["rotate", "--all", "--keep-last", "3"], 3),
+        (&["pull", "--all"], 3),
+        (&["pull", "--all", "--json"], 3),
+        (&["status"], 13),
+        (&["status", "--json"], 13),
+        (&["doctor"], 13),
+    ] {
+        let ran = sandbox.puller(arguments).exits(code);
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(said.contains("local/gym/source.json` is damaged"), "{ran}");
+        assert!(ran.stdout.contains("shop"), "{ran}");
+    }
+    sandbox.pull(&["local/shop"]).succeeds("unchanged");
+    for arguments in [["list", "local/gym"], ["pull", "gym"]] {
+        let ran = sandbox.puller(&arguments);
+        assert!(ran.code() != 0 && ran.stderr.contains("is damaged"), "{ran}");
+    }
+    // Copies may be hidden in it: nothing is begun beside it.
+    sandbox.pull(&[sandbox.db("gym.db").to_str().unwrap()]).fails("io", 1);
+    fs::write(&damaged, whole).unwrap();
+    sandbox.puller(&["status"]).exits(0);
+}
+
+#[test]
+fn copies_that_cannot_be_read_hide_no_other_source() {
+    let sandbox = Sandbox::new();
+    for name in ["gym", "shop"] {
+        let path = gym(&sandbox, &format!("{name}.db"));
+        sandbox.puller(&["pull", path.to_str().unwrap()]).exits(0);
+    }
+    fs::remove_dir_all(sandbox.store().join("local/gym/copies")).unwrap();
+    for (arguments, code) in [(["list"], 3), (["status"], 13), (["sources"], 3), (["doctor"], 13)] {
+        let ran = sandbox.puller(&arguments).exits(code);
+        assert!(ran.stdout.contains("local/shop"), "{ran}");
+        assert!(format!("{}{}", ran.stdout, ran.stderr).contains("local/gym"), "{ran}");
+    }
+}
+
+#[test]
+fn a_source_that_is_asked_for_twice_is_pulled_once() {
+    let sandbox = Sandbox::new();
+    let path = gym(&sandbox, "gym.db");
+    let typed = path.to_str().unwrap();
+    let ran = sandbox.puller(&["pull", typed, typed, "--json"]).exits(0);
+    assert_eq!(ran.only_json()["outcome"], "stored", "{ran}");
+    let ran = sandbox.puller(&["pull", typed, "local/gym", "gym", "--jobs", "3"]).exits(0);
+    assert!(ran.stdout.contains("unchanged") && !ran.stdout.contains("3 sources"), "{ran}");
+}
+
+#[test]
+fn two_tables_of_one_address_are_refused_before_anything_is_pulled() {
+    let sandbox = Sandbox::new();
+    let path = gym(&sandbox, "gym.db");
+    configure(&sandbox, &[local("gym", &path, ""), local("shop", &path, "")].concat());
+    let ran = sandbox.puller(&["pull", "--all"]).exits(2);
+    assert!(
+        ran.stderr.contains("line 4") && ran.stderr.contains("`[source.gym]` has this address too"),
+        "{ran}"
+    );
+    assert!(!sandbox.store().exists(), "{ran}");
+}

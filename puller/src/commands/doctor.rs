@@ -15,7 +15,7 @@ use puller::manifest::{Level, Manifest};
 use puller::schedule::JobName;
 use puller::scheduler::Scheduler;
 use puller::source_dir::{SourceDir, StoredCopy};
-use puller::store::{KnownStores, Store};
+use puller::store::{KnownStores, Sources, Store};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -127,11 +127,14 @@ fn examine(
         of_other_stores(&root, findings);
         of_schedule(findings);
     }
-    let sources = store.as_ref().map_or(Ok(Vec::new()), Store::sources);
-    let sources = sources.unwrap_or_else(|fault| {
+    let sources = store.as_ref().map_or(Ok(Sources::default()), Store::sources);
+    let Sources { known: sources, damaged } = sources.unwrap_or_else(|fault| {
         findings.fault(None, &fault);
-        Vec::new()
+        Sources::default()
     });
+    if asked.source.is_none() {
+        damaged.iter().for_each(|damaged| findings.fault(Some(&damaged.label), &damaged.fault));
+    }
     let never = config.never_pulled(&sources);
     match &asked.source {
         Some(typed) if never.contains(&typed.as_str()) => of_never_pulled(typed, config, asked, findings),
@@ -190,7 +193,7 @@ fn of_store(root: &Path, config: &Config, findings: &mut Findings) {
 fn of_room(root: &Path, findings: &mut Findings) {
     let Ok(stat) = rustix::fs::statvfs(root) else { return };
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let sources = Store::open(root).and_then(|store| store.sources()).unwrap_or_default();
+    let sources = Store::open(root).and_then(|store| store.sources()).unwrap_or_default().known;
     let newest =
         |source: &SourceDir| source.copies().ok()?.pop()?.manifest.ok().map(|manifest| manifest.bytes);
     let largest = sources.iter().filter_map(newest).max().unwrap_or_default();

@@ -202,7 +202,7 @@ fn of_store(cli: &Cli) -> Result<u8, Fault> {
     let store = super::open_store(cli)?;
     let now = puller::clock::now()?;
     let mut table = text::table(&["SOURCE", "COPIES", "NEWEST GOOD", "SIZE", "FROM"]);
-    for source in store.sources()? {
+    let code = super::with_each_source(&store, |source| {
         let copies = source.copies()?;
         let newest = copies.iter().rfind(|copy| copy.is_good()).and_then(|copy| copy.manifest.as_ref().ok());
         let from = source.address().map(|address| address.to_string()).unwrap_or_default();
@@ -216,9 +216,10 @@ fn of_store(cli: &Cli) -> Result<u8, Fault> {
         let taken = newest.map_or("none".to_owned(), |manifest| text::when(manifest.taken_at, now));
         let size = newest.map(|manifest| text::bytes(manifest.bytes)).unwrap_or_default();
         table.add_row([source.shown(), copies.len().to_string(), taken, size, from]);
-    }
+        Ok(0)
+    })?;
     if !cli.common.json {
         println!("store {}\n{}", store.root().display(), table.trim_fmt());
     }
-    Ok(0)
+    Ok(code)
 }

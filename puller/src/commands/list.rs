@@ -9,17 +9,19 @@ use serde_json::json;
 
 pub(crate) fn run(cli: &Cli, source: Option<&str>, long: bool) -> Result<u8, Fault> {
     let store = super::open_store(cli)?;
-    let sources = match source {
-        Some(source) => vec![store.named(source)?],
-        None => store.sources()?,
+    let mut count = 0;
+    let mut list = |source: &SourceDir| {
+        count += 1;
+        one(cli, source, long).map(|()| 0)
     };
-    for source in &sources {
-        one(cli, source, long)?;
-    }
-    if sources.is_empty() && !cli.common.json && !cli.common.quiet {
+    let code = match source {
+        Some(source) => list(&store.named(source)?)?,
+        None => super::with_each_source(&store, &mut list)?,
+    };
+    if count == 0 && code == 0 && !cli.common.json && !cli.common.quiet {
         println!("no copies yet; `puller pull ./app.db` makes the first");
     }
-    Ok(0)
+    Ok(code)
 }
 
 fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {

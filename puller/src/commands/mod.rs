@@ -33,6 +33,7 @@ mod verify;
 use crate::cli::{Cli, Command};
 use pullback_shared::fault::{Fault, Kind};
 use puller::config::{Config, default_store, known_stores};
+use puller::source_dir::SourceDir;
 use puller::ssh::{Door, RunAs};
 use puller::store::{KnownStores, Store};
 use std::io::IsTerminal;
@@ -104,6 +105,34 @@ fn open_store(cli: &Cli) -> Result<Store, Fault> {
 fn open_or_create_store(cli: &Cli, config: &Config) -> Result<Store, Fault> {
     let at_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     Store::open_or_create(&store_path(cli, config), &KnownStores::in_file(known_stores()), at_terminal)
+}
+
+/// Does `work` with every source of `store`; one that fails is told of and stops no other. Gives the worst exit code of what
+/// was found in them; where there is none and one failed, that of a part.
+fn with_each_source(
+    store: &Store,
+    mut work: impl FnMut(&SourceDir) -> Result<u8, Fault>,
+) -> Result<u8, Fault> {
+    let sources = store.sources()?;
+    let is_only_one = sources.known.len() + sources.damaged.len() == 1;
+    let mut worst = 0;
+    let mut failed: Vec<Fault> = Vec::new();
+    for source in &sources.known {
+        match work(source) {
+            Ok(code) => worst = worst.max(code),
+            Err(fault) => failed.push(fault),
+        }
+    }
+    failed.extend(sources.damaged.into_iter().map(|damaged| damaged.fault));
+    if is_only_one && let Some(fault) = failed.pop() {
+        return Err(fault);
+    }
+    failed.iter().for_each(say_fault);
+    Ok(match failed.as_slice() {
+        [] => worst,
+        _ if worst != 0 => worst,
+        _ => Kind::Partly.exit(),
+    })
 }
 
 /// How the agent of the source that is called `name` is reached: what was typed, else what is configured.

@@ -15,7 +15,7 @@ use puller::source_dir::{SourceDir, StoredCopy};
 use puller::ssh::Door;
 use puller::store::Store;
 use puller::target::Target;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ fn targets(cli: &Cli, asked: &Pull, config: &Config) -> Result<Vec<Asked>, Fault
                 "pull one by its address first, or put `[source.NAME]` with its `address` into the configuration",
             ));
         }
-        return Ok(targets.into_iter().map(Ok).collect());
+        return Ok(targets);
     }
     let read = |typed: &String| {
         let target = Target::read(typed, config, store.as_ref()).map_err(|fault| (typed.clone(), fault))?;
@@ -79,7 +79,10 @@ fn targets(cli: &Cli, asked: &Pull, config: &Config) -> Result<Vec<Asked>, Fault
             None => target,
         })
     };
-    Ok(asked.sources.iter().map(read).collect())
+    // Whoever types a source twice, or in two spellings, means one pull.
+    let mut addresses = HashSet::new();
+    let is_new = |asked: &Asked| asked.as_ref().map_or(true, |target| addresses.insert(target.address.key()));
+    Ok(asked.sources.iter().map(read).filter(is_new).collect())
 }
 
 /// What is the same for all sources of one command.
@@ -191,7 +194,12 @@ impl Pulls<'_> {
             None => store.create(&met.address, target.name.as_deref())?,
         };
         *found = Some(source.clone());
-        let lock = source.lock()?;
+        let key = source.about.key.clone();
+        let lock = source.lock_anew()?;
+        if source.about.key != key {
+            let why = format!("`{}` got another address while this run began", source.shown());
+            return Err(Fault::new(Kind::Locked, why).hint("try again"));
+        }
         source.note(&target.address, target.name.as_deref(), &lock)?;
         let options = self.options(target);
         let bar = bars.bar(&source.shown());

@@ -4,6 +4,7 @@ use super::text;
 use crate::cli::{Cli, Pull};
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::text::printable;
 use pullback_shared::verdict::Verdict;
 use puller::clock;
 use puller::config::Config;
@@ -12,6 +13,9 @@ use puller::pull::Pulled;
 use puller::source_dir::{SourceDir, StoredCopy};
 use serde_json::{Value, json};
 use std::time::Duration;
+
+/// Of a source as it was typed, so many characters are said.
+const SHOWN_CHARS_MAX: usize = 300;
 
 /// The end of the run of one source.
 pub(crate) struct Ran {
@@ -69,7 +73,7 @@ impl Ran {
     }
 
     fn trouble(&self) -> Option<Trouble> {
-        let shown = &self.shown;
+        let shown = printable(&self.shown, SHOWN_CHARS_MAX);
         match &self.result {
             Ok(pulled) => self.finding(pulled),
             Err(_) if self.is_off() => None,
@@ -151,7 +155,8 @@ impl<'a> Reporter<'a> {
                 warn(self.cli, &ran.shown, pulled);
             }
             (Err(fault), _) if ran.is_off() && !self.cli.common.quiet => {
-                eprintln!("note: `{}` may be off, and is: {fault}", ran.shown);
+                let shown = printable(&ran.shown, SHOWN_CHARS_MAX);
+                eprintln!("note: `{shown}` may be off, and is: {fault}");
             }
             _ => {}
         }
@@ -321,6 +326,7 @@ fn say_planned(cli: &Cli, typed: &str, planned: &Planned) {
         println!("{line}");
         return;
     }
+    let typed = printable(typed, SHOWN_CHARS_MAX);
     let because = planned.full_because.as_ref().map(|why| format!(", {why}")).unwrap_or_default();
     match planned.transfer {
         "none" => println!("{typed}: unchanged, nothing would be stored"),
@@ -346,9 +352,12 @@ fn about_rotation(cli: &Cli, asked: &Pull, config: &Config, source: &mut SourceD
          `--keep-last 30` to the command",
         puller::config::default_path().display()
     );
+    let noted = source.lock_anew().and_then(|_lock| {
+        source.about.told_about_rotation = true;
+        source.write_about()
+    });
     // The run is over and was a success: that the note may be said again is no reason to fail.
-    source.about.told_about_rotation = true;
-    if let Err(fault) = source.lock().and_then(|_lock| source.write_about()) {
+    if let Err(fault) = noted {
         tracing::debug!(%fault, "the note will be said again");
     }
 }

@@ -10,9 +10,10 @@ use serde_json::json;
 pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) -> Result<u8, Fault> {
     let config = super::read_config(cli)?;
     let store = super::open_store(cli)?;
-    let sources = match source {
-        Some(source) => vec![store.named(source)?],
-        None => store.sources()?,
+    let named = source.map(|source| store.named(source)).transpose()?;
+    let sources = match &named {
+        Some(source) => vec![source.clone()],
+        None => store.sources()?.known,
     };
     let policy = |source: &SourceDir| super::policy(keep, &config, source.about.name.as_deref());
     if sources.iter().all(|source| policy(source).is_empty()) && super::policy(keep, &config, None).is_empty()
@@ -21,10 +22,11 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) ->
             "say what to keep, such as `--keep-last 30` or `--keep-days 7`, or put it into the configuration",
         ));
     }
-    for source in &sources {
-        one(cli, source, policy(source), dry_run)?;
+    let rotate = |source: &SourceDir| one(cli, source, policy(source), dry_run).map(|()| 0);
+    match &named {
+        Some(source) => rotate(source),
+        None => super::with_each_source(&store, rotate),
     }
-    Ok(0)
 }
 
 fn one(cli: &Cli, source: &SourceDir, policy: rotation::Policy, dry_run: bool) -> Result<(), Fault> {

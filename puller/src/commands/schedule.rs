@@ -258,7 +258,7 @@ fn ask_what_to_keep(cli: &Cli, asked: &Install, config: &Config) -> Result<Keep,
 /// How many of the copies in the store the policy would remove.
 fn would_go(cli: &Cli, config: &Config, policy: Policy) -> usize {
     let sources = Store::open(&super::store_path(cli, config)).and_then(|store| store.sources());
-    let gone = sources.unwrap_or_default().into_iter().map(|source| {
+    let gone = sources.unwrap_or_default().known.into_iter().map(|source| {
         let facts: Vec<Facts> = source.copies().unwrap_or_default().iter().map(Facts::of).collect();
         rotation::plan(&facts, policy).iter().filter(|decision| !decision.stays()).count()
     });

@@ -45,7 +45,7 @@ pub(crate) enum Sources {
 pub(crate) fn run(cli: &Cli, asked: Option<&Sources>) -> Result<u8, Fault> {
     let store = super::open_store(cli)?;
     match asked {
-        None | Some(Sources::List) => list(cli, &store)?,
+        None | Some(Sources::List) => return list(cli, &store),
         Some(Sources::Rename { source, new }) => {
             let old = store.named(source)?;
             let renamed = store.rename(&old, new)?;
@@ -141,11 +141,10 @@ fn place(source: &SourceDir) -> String {
     source.address().map_or_else(|_| source.about.key.clone(), |address| address.to_string())
 }
 
-fn list(cli: &Cli, store: &Store) -> Result<(), Fault> {
+fn list(cli: &Cli, store: &Store) -> Result<u8, Fault> {
     let (config, now) = (super::read_config(cli)?, puller::clock::now()?);
     let mut table = text::table(&["SOURCE", "COPIES", "NEWEST GOOD", "ADDRESS", "CONFIGURED", "FOLDER"]);
-    let sources = store.sources()?;
-    for source in &sources {
+    let code = super::with_each_source(store, |source| {
         let copies = source.copies()?;
         let newest = copies.iter().rfind(|copy| copy.is_good());
         let table_of = config.table_of(source).map(|(name, _)| name.to_owned());
@@ -161,14 +160,15 @@ fn list(cli: &Cli, store: &Store) -> Result<(), Fault> {
             table_of.map_or("no".to_owned(), |_| "yes".to_owned()),
             source.label(),
         ]);
-    }
-    match (cli.common.json, sources.is_empty()) {
+        Ok(0)
+    })?;
+    match (cli.common.json, table.is_empty() && code == 0) {
         (true, _) => {}
         (false, true) if cli.common.quiet => {}
         (false, true) => println!("no source yet; `puller pull ./app.db` makes the first"),
         (false, false) => println!("{}", table.trim_fmt()),
     }
-    Ok(())
+    Ok(code)
 }
 
 fn as_json(

@@ -10,7 +10,7 @@ use puller::config::{self, Config};
 use puller::freshness::{Expected, Facts, Judged, State};
 use puller::history;
 use puller::source_dir::{SourceDir, StoredCopy};
-use puller::store::Store;
+use puller::store::{Sources, Store};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -58,17 +58,20 @@ pub(crate) fn run(cli: &Cli, asked: &Status) -> Result<u8, Fault> {
 }
 
 fn rows(store: &Store, config: &Config, asked: &Status, now: Timestamp) -> Result<Vec<Row>, Fault> {
-    let known = store.sources()?;
+    let Sources { known, damaged } = store.sources()?;
     let never = config.never_pulled(&known);
-    let of_source = |source: &SourceDir| Row::of(source, config, asked, now);
+    let of_source = |source: &SourceDir| {
+        Row::of(source, config, asked, now).unwrap_or_else(|fault| Row::unreadable(source.shown(), &fault))
+    };
     let of_table = |name: &str| Row::never_pulled(name, config, asked, now);
     if asked.sources.is_empty() {
-        let configured = never.into_iter().map(|name| Ok(of_table(name)));
-        return known.iter().map(of_source).chain(configured).collect();
+        let damaged = damaged.into_iter().map(|damaged| Row::unreadable(damaged.label, &damaged.fault));
+        let of_each = known.iter().map(of_source).chain(damaged);
+        return Ok(of_each.chain(never.into_iter().map(of_table)).collect());
     }
     let named = |typed: &String| match never.contains(&typed.as_str()) {
         true => Ok(of_table(typed)),
-        false => of_source(&store.named(typed)?),
+        false => Ok(of_source(&store.named(typed)?)),
     };
     asked.sources.iter().map(named).collect()
 }
@@ -82,6 +85,12 @@ impl Row {
         let expected = expected(config, config.table_of(source).map(|(_, table)| table), asked);
         let judged = facts.judge(now, expected);
         Ok(Self { name: source.shown(), facts, expected, judged, newest })
+    }
+
+    fn unreadable(name: String, fault: &Fault) -> Self {
+        let because = vec![format!("{fault}; {}", fault.hint).trim_end_matches("; ").to_owned()];
+        let judged = Judged { state: State::Unreadable, because, is_alarm: true };
+        Self { name, facts: Facts::default(), expected: Expected::default(), judged, newest: None }
     }
 
     fn never_pulled(name: &str, config: &Config, asked: &Status, now: Timestamp) -> Self {
@@ -147,7 +156,9 @@ fn color(state: State) -> u8 {
     match state {
         State::Fresh => 32,
         State::Failing | State::Unchanged => 33,
-        State::Never | State::Rotten | State::Damaged | State::Suspect | State::Stale => 31,
+        State::Unreadable | State::Never | State::Rotten | State::Damaged | State::Suspect | State::Stale => {
+            31
+        }
     }
 }
 

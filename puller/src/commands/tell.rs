@@ -107,7 +107,7 @@ impl Tell {
 
     fn run_hook(&self, moment: Moment, facts: &Facts<'_>) -> Option<String> {
         let ran = hooks::run(&self.hooks, moment, facts)?;
-        let source = facts.report["source"].as_str().unwrap_or_default();
+        let source = printable(facts.report["source"].as_str().unwrap_or_default(), LINE_CHARS_MAX);
         match &ran.result {
             Ok(()) => {
                 tracing::info!("the hook `{moment}` of `{source}` took {:.1} s", ran.duration.as_secs_f64());

@@ -12,11 +12,8 @@ use std::path::Path;
 
 pub(crate) fn run(cli: &Cli, typed: Option<&str>, copy: Option<&str>, full: bool) -> Result<u8, Fault> {
     let Some(typed) = typed else {
-        let mut worst = 0;
-        for source in super::open_store(cli)?.sources()? {
-            worst = worst.max(of_source(cli, &source, None, full)?);
-        }
-        return Ok(worst);
+        let verify = |source: &SourceDir| of_source(cli, source, None, full);
+        return super::with_each_source(&super::open_store(cli)?, verify);
     };
     let known = super::open_store(cli).and_then(|store| store.named(typed));
     let path = Path::new(typed);
