@@ -500,4 +500,27 @@ mod tests {
         assert_eq!(store.named("/a/gym.db").unwrap().shown(), "club");
         assert!(next > stored, "{next}");
     }
+
+    #[test]
+    fn a_folder_that_says_what_none_can_say_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = new_store(dir.path());
+        let gym = store.create(&Address::Local("/a/gym.db".into()), Some("club")).unwrap();
+        let file = gym.dir().join("source.json");
+        let whole = fs::read_to_string(&file).unwrap();
+        for (word, wrong) in [
+            ("\"club\"", "\"\\u001b[2J\""),
+            ("\"club\"", "\"\""),
+            ("\"stem\":\"club\"", "\"stem\":\"../../up\""),
+            ("\"v\":1", "\"v\":2"),
+        ] {
+            let changed = whole.replace(word, wrong);
+            assert_ne!(changed, whole, "{word}");
+            fs::write(&file, changed).unwrap();
+            let sources = store.sources().unwrap();
+            assert!(sources.known.is_empty() && sources.damaged[0].label == "local/club", "{wrong}");
+        }
+        fs::write(&file, whole).unwrap();
+        assert_eq!(store.sources().unwrap().known[0].shown(), "club");
+    }
 }
