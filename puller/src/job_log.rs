@@ -231,7 +231,7 @@ mod tests {
         let log = log(dir.path());
         log.end(at(1), at(2), 0, &[]).1.unwrap();
         std::thread::scope(|scope| {
-            let looking = scope.spawn(|| (0..3000).for_each(|_| drop(log.is_running())));
+            let looking = scope.spawn(|| (0..3000).for_each(|_| _ = log.is_running()));
             while !looking.is_finished() {
                 log.lock().expect("nobody runs it");
             }

@@ -25,6 +25,9 @@ pub struct Target {
     pub settings: Option<config::Source>,
 }
 
+/// A source that was asked for, or what it was called and why it cannot be told which.
+pub type Asked = Result<Target, (String, Fault)>;
+
 /// A target that was looked for in the store.
 pub struct Met {
     /// Where it is reached: by the path as its agent tells it, where that was asked.
@@ -78,7 +81,7 @@ impl Target {
 
     /// The sources of the configuration; where it names none, those that the store knows.
     /// One that cannot be read is given by what it is called, and stops no other.
-    pub fn all(config: &Config, store: Option<&Store>) -> Result<Vec<Result<Self, (String, Fault)>>, Fault> {
+    pub fn all(config: &Config, store: Option<&Store>) -> Result<Vec<Asked>, Fault> {
         if !config.sources.is_empty() {
             let read = |(name, source): (&String, &config::Source)| {
                 Self::configured(name, source).map_err(|fault| (name.clone(), fault))
