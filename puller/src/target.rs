@@ -154,7 +154,7 @@ impl Target {
                 format!("the source at {} is called `{known}` in the store, not `{name}`", self.address),
             )
             .hint(format!("`puller sources rename {known} {name}` gives it the new name"))),
-            (None, _) => match damaged.into_iter().next() {
+            (None, _) if by_key.is_none() => match damaged.into_iter().next() {
                 // It may be the one: a second folder would hide its copies.
                 Some(damaged) => Err(damaged.fault),
                 None => Ok(None),
