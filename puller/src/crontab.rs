@@ -54,10 +54,11 @@ fn calendar(when: &When) -> Result<String, Fault> {
 
 /// The command in a line of ours, and when it runs.
 pub fn read(line: &str) -> (String, When) {
+    let line = line.trim_start();
     let fields = if line.starts_with('@') { 1 } else { 5 };
     let mut rest = line;
     for _ in 0..fields {
-        rest = rest.trim_start().split_once(' ').map_or("", |(_, rest)| rest);
+        rest = rest.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim_start());
     }
     let expression = line[..line.len() - rest.len()].trim_end();
     let time = |hour: &str, minute: &str| When::at(&format!("{hour}:{minute}")).ok();
@@ -175,6 +176,23 @@ mod tests {
             // The program's name is the function `show` here: it stands in quotes as any word.
             prop_assert_eq!(as_the_shell_reads_it(&as_cron_reads_it(&command)), expected.clone());
             prop_assert_eq!(as_the_shell_reads_it(&command), expected);
+        }
+    }
+
+    #[test]
+    fn a_line_that_a_person_wrote_anew_is_read_by_its_fields() {
+        for (line, command, when) in [
+            (
+                "0\t9\t*\t* *\tpuller x # puller schedule pull",
+                "puller x # puller schedule pull",
+                When::Daily(Time::constant(9, 0, 0, 0)),
+            ),
+            ("  0  *  * * *  puller", "puller", When::Hourly),
+            ("@daily\tpuller", "puller", When::On("@daily".to_owned())),
+            ("0 9 é", "", When::On("0 9 é".to_owned())),
+            ("", "", When::On(String::new())),
+        ] {
+            assert_eq!(read(line), (command.to_owned(), when), "{line:?}");
         }
     }
 
