@@ -71,6 +71,13 @@ pub fn read(line: &str) -> (String, When) {
     (rest.to_owned(), when.unwrap_or_else(|| When::On(expression.to_owned())))
 }
 
+/// Whether `crontab -l`, which failed and said this, means that the user has none.
+pub fn says_none(said: &str) -> bool {
+    let said = said.to_lowercase();
+    let of_busybox = said.contains("can't open '") && said.contains("no such file or directory");
+    said.contains("no crontab for") || of_busybox
+}
+
 /// The line of the job in `crontab`.
 pub fn find(crontab: &[u8], name: JobName) -> Option<String> {
     let line = lines(crontab).find(|line| is_ours(line, name))?;
@@ -176,6 +183,24 @@ mod tests {
             // The program's name is the function `show` here: it stands in quotes as any word.
             prop_assert_eq!(as_the_shell_reads_it(&as_cron_reads_it(&command)), expected.clone());
             prop_assert_eq!(as_the_shell_reads_it(&command), expected);
+        }
+    }
+
+    #[test]
+    fn a_user_without_a_crontab_is_told_from_a_cron_that_fails() {
+        for (said, expected) in [
+            ("no crontab for pi", true),
+            ("crontab: no crontab for pi", true),
+            // BusyBox.
+            ("crontab: can't open 'pi': No such file or directory", true),
+            (
+                "crontab: can't change directory to '/var/spool/cron/crontabs': No such file or directory",
+                false,
+            ),
+            ("crontab: can't open 'pi': Permission denied", false),
+            ("You (pi) are not allowed to use this program (crontab)", false),
+        ] {
+            assert_eq!(says_none(said), expected, "{said}");
         }
     }
 
