@@ -16,6 +16,9 @@ use toml::Spanned;
 /// The default port.
 pub const PORT: u16 = 7420;
 
+/// Characters of what is wrong with the file.
+const MESSAGE_CHARS_MAX: usize = 500;
+
 /// The highest level of each compression; the lowest is 1. zstd has higher ones, which take longer still and make frames of
 /// 1 MiB no smaller.
 const ZSTD_LEVEL_MAX: u32 = 19;
@@ -281,7 +284,7 @@ fn compression(wish: CompressionWish, level: Option<i64>) -> Result<Compression,
 fn at(text: &str, start: usize, why: &str) -> String {
     let line = text[..start.min(text.len())].matches('\n').count() + 1;
     let words = text.lines().nth(line - 1).unwrap_or_default().trim();
-    format!("line {line} (`{}`): {why}", printable(words, 80))
+    format!("line {line} (`{}`): {}", printable(words, 80), printable(why, MESSAGE_CHARS_MAX))
 }
 
 /// Database names are typed by people after a slash and shown in tables: letters, digits, `-`, `_` and `.`.
@@ -336,6 +339,7 @@ mod tests {
             "line 3 (`lissten = \"127.0.0.1:0\"`): unknown field `lissten`",
         );
         check("tls = \"off\"\n[database.gym]\npath = 7\n", "line 3");
+        check("\"\\u001b[2J\" = 1", "unknown field `\\u{1b}[2J`");
         check("tls = \"off\"\nreserve = \"lots\"\n", "line 2 (`reserve = \"lots\"`): a number of bytes");
         check("tls = \"off\"\n[database.gym]\npath = \"gym.db\"\n", "begin with `/`");
         check("tls = \"off\"\n[database.\"../x\"]\npath = \"/x\"\n", "a name has");

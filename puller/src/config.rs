@@ -5,6 +5,7 @@ use crate::hooks::Moment;
 use crate::judge::Verify;
 use crate::rotation::Policy;
 use crate::source_dir::SourceDir;
+use crate::ssh::RemoteAgent;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use serde::Deserialize;
@@ -16,6 +17,9 @@ use std::time::Duration;
 /// The shortest and the longest time that can be written.
 const SPAN_MIN: Duration = Duration::from_millis(100);
 const SPAN_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+
+/// Characters of what is wrong with it.
+const MESSAGE_CHARS_MAX: usize = 500;
 
 /// The file as written.
 #[derive(Debug, Default, Deserialize)]
@@ -192,7 +196,11 @@ impl Config {
             let start = error.span().map_or(0, |span| span.start.min(text.len()));
             let line = text[..start].matches('\n').count() + 1;
             let source = text.lines().nth(line - 1).unwrap_or_default().trim();
-            format!("line {line} (`{}`): {}", printable(source, 80), error.message())
+            format!(
+                "line {line} (`{}`): {}",
+                printable(source, 80),
+                printable(error.message(), MESSAGE_CHARS_MAX)
+            )
         })?;
         config.check().map_err(|(table, why)| {
             let is_it = |line: &&str| line.trim_start().starts_with('[') && line.contains(&table);
@@ -225,6 +233,9 @@ impl Config {
                     ));
                 }
                 Err(fault) => return wrong(format!("address: {fault}")),
+            }
+            if let Some(Err(why)) = source.remote_agent.as_ref().map(|agent| agent.parse::<RemoteAgent>()) {
+                return wrong(format!("remote_agent: to be {why}"));
             }
         }
         let mut hooks = Moment::ALL.into_iter().filter_map(|moment| self.hooks.of(moment));
@@ -308,6 +319,15 @@ mod tests {
         check("max_age = \"26h\"", "Some(Span(93600s))");
         check("max_age = \"7d\"", "Some(Span(604800s))");
         check("max_age = 90", "Some(Span(90s))");
+        check(
+            "[source.gym]\naddress = \"pi:x\"\nremote_agent = \"a;b\"",
+            "line 1 (`source.gym`): remote_agent: to be a name",
+        );
+        check("\"\\u001b[2J\" = 1", "unknown field `\\u{1b}[2J`");
+        check(
+            "[ping]\nurl = \"https://me:word@hc.example/key#1\"",
+            "`https://hc.example/…` is no URL to ping",
+        );
         check("keep-last = 3", "line 1 (`keep-last = 3`): unknown field");
         check("keep = { last = 3, weeks = 1 }", "unknown field `weeks`");
         check("\n[source.gym]\nverify = \"full\"", "line 2 (`[source.gym]`): missing field `address`");
@@ -317,7 +337,7 @@ mod tests {
         check("[hooks]\nafter_pull = []", "line 1 (`hooks`): a hook is a program");
         check("[hooks]\nbefore_pull = [\"\"]", "line 1 (`hooks`): a hook is a program");
         check("[hooks]\ntimeout = \"5s\"", "timeout: Some(Span(5s))");
-        check("[ping]\nurl = \"hc.example/x\"", "line 1 (`ping`): `hc.example/x` is no URL to ping");
+        check("[ping]\nurl = \"hc.example/x\"", "line 1 (`ping`): `hc.example/…` is no URL to ping");
         check("[ping]\nurl = \"https://hc.example/x\"", "url: \"https://hc.example/x\"");
         check("[source.gym]\naddress = \"/a\"\nexpect = { members = 1 }", "\"members\": 1");
     }

@@ -54,10 +54,11 @@ fn calendar(when: &When) -> Result<String, Fault> {
 
 /// The command in a line of ours, and when it runs.
 pub fn read(line: &str) -> (String, When) {
+    let line = line.trim_start();
     let fields = if line.starts_with('@') { 1 } else { 5 };
     let mut rest = line;
     for _ in 0..fields {
-        rest = rest.trim_start().split_once(' ').map_or("", |(_, rest)| rest);
+        rest = rest.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim_start());
     }
     let expression = line[..line.len() - rest.len()].trim_end();
     let time = |hour: &str, minute: &str| When::at(&format!("{hour}:{minute}")).ok();
@@ -68,6 +69,13 @@ pub fn read(line: &str) -> (String, When) {
         _ => None,
     };
     (rest.to_owned(), when.unwrap_or_else(|| When::On(expression.to_owned())))
+}
+
+/// Whether `crontab -l`, which failed and said this, means that the user has none.
+pub fn says_none(said: &str) -> bool {
+    let said = said.to_lowercase();
+    let of_busybox = said.contains("can't open '") && said.contains("no such file or directory");
+    said.contains("no crontab for") || of_busybox
 }
 
 /// The line of the job in `crontab`.
@@ -175,6 +183,41 @@ mod tests {
             // The program's name is the function `show` here: it stands in quotes as any word.
             prop_assert_eq!(as_the_shell_reads_it(&as_cron_reads_it(&command)), expected.clone());
             prop_assert_eq!(as_the_shell_reads_it(&command), expected);
+        }
+    }
+
+    #[test]
+    fn a_user_without_a_crontab_is_told_from_a_cron_that_fails() {
+        for (said, expected) in [
+            ("no crontab for pi", true),
+            ("crontab: no crontab for pi", true),
+            // BusyBox.
+            ("crontab: can't open 'pi': No such file or directory", true),
+            (
+                "crontab: can't change directory to '/var/spool/cron/crontabs': No such file or directory",
+                false,
+            ),
+            ("crontab: can't open 'pi': Permission denied", false),
+            ("You (pi) are not allowed to use this program (crontab)", false),
+        ] {
+            assert_eq!(says_none(said), expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_a_person_wrote_anew_is_read_by_its_fields() {
+        for (line, command, when) in [
+            (
+                "0\t9\t*\t* *\tpuller x # puller schedule pull",
+                "puller x # puller schedule pull",
+                When::Daily(Time::constant(9, 0, 0, 0)),
+            ),
+            ("  0  *  * * *  puller", "puller", When::Hourly),
+            ("@daily\tpuller", "puller", When::On("@daily".to_owned())),
+            ("0 9 é", "", When::On("0 9 é".to_owned())),
+            ("", "", When::On(String::new())),
+        ] {
+            assert_eq!(read(line), (command.to_owned(), when), "{line:?}");
         }
     }
 

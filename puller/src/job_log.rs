@@ -13,6 +13,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Neither file of a log grows beyond this.
 pub const LOG_BYTES_MAX: u64 = 1 << 20;
@@ -22,6 +23,10 @@ const LINE_CHARS_MAX: usize = 1000;
 
 /// So many lines are kept of what a run said.
 pub const RUN_LINES_MAX: usize = 60;
+
+/// Tries to get the lock of a job, and the time between two.
+const LOCK_TRIES: u32 = 20;
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// A run, as its line tells. The line of its beginning has neither an end nor an exit code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,8 +76,19 @@ impl JobLog {
         self.dir.join(format!("{}.log.1", self.job.word()))
     }
 
-    /// Lets one run of the job be at a time. The lock goes with its process.
+    /// Lets one run of the job be at a time. The lock goes with its process. Whoever only looks whether the job runs holds it
+    /// for a moment, which is waited for.
     pub fn lock(&self) -> Result<Lock, Fault> {
+        for _ in 1..LOCK_TRIES {
+            match self.lock_at_once() {
+                Err(fault) if fault.kind == Kind::Locked => std::thread::sleep(LOCK_RETRY),
+                locked => return locked,
+            }
+        }
+        self.lock_at_once()
+    }
+
+    fn lock_at_once(&self) -> Result<Lock, Fault> {
         let path = self.dir.join(format!(".{}.lock", self.job.word()));
         let io = |error: io::Error| Fault::io(format!("`{}`", path.display()), &error);
         durable::make_dir(&self.dir).map_err(io)?;
@@ -95,7 +111,7 @@ impl JobLog {
 
     /// Whether a run of the job is under way.
     pub fn is_running(&self) -> bool {
-        self.path().exists() && matches!(self.lock(), Err(fault) if fault.kind == Kind::Locked)
+        self.path().exists() && matches!(self.lock_at_once(), Err(fault) if fault.kind == Kind::Locked)
     }
 
     /// Writes down that a run began.
@@ -207,6 +223,19 @@ mod tests {
         let last = log.last().unwrap();
         assert_eq!((last.exit, last.began), (Some(5), at(3)));
         assert!(last.problem.unwrap().contains("\"exit\":0"));
+    }
+
+    #[test]
+    fn whoever_looks_whether_a_job_runs_keeps_it_from_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(dir.path());
+        log.end(at(1), at(2), 0, &[]).1.unwrap();
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| (0..3000).for_each(|_| _ = log.is_running()));
+            while !looking.is_finished() {
+                log.lock().expect("nobody runs it");
+            }
+        });
     }
 
     #[test]

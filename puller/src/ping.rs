@@ -135,6 +135,15 @@ pub fn check(url: &str) -> Result<(), String> {
     Url::parse(url).map(drop)
 }
 
+/// `url`, right or wrong, without what may be a secret in it.
+fn without_path(url: &str) -> String {
+    let (scheme, rest) =
+        url.split_once("://").map_or(("", url), |(_, rest)| url.split_at(url.len() - rest.len()));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let host = rest[..end].rsplit('@').next().unwrap_or_default();
+    format!("{scheme}{host}{}", if end < rest.len() { "/…" } else { "" })
+}
+
 /// The last part of `log` that is no longer than a body may be.
 fn tail(log: &str) -> &str {
     let from = log.len().saturating_sub(BODY_BYTES_MAX);
@@ -165,7 +174,7 @@ struct Url {
 
 impl Url {
     fn parse(url: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("`{}` is no URL to ping: {why}", printable(url, 200));
+        let wrong = |why: &str| format!("`{}` is no URL to ping: {why}", printable(&without_path(url), 200));
         if url.contains('#') {
             return Err(wrong("a `#` never reaches a server"));
         }

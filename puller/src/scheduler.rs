@@ -347,7 +347,7 @@ fn read_crontab() -> Result<Vec<u8>, Fault> {
     let output = run("crontab", &["-l"], None)?;
     match output.status.success() {
         true => Ok(output.stdout),
-        false if said(&output).to_lowercase().contains("no crontab for") => Ok(Vec::new()),
+        false if crontab::says_none(&said(&output)) => Ok(Vec::new()),
         false => Err(refused("crontab -l", &output)),
     }
 }

@@ -101,10 +101,21 @@ impl SourceDir {
     pub(crate) fn open(dir: PathBuf) -> Result<Self, Fault> {
         let file = dir.join("source.json");
         let bytes = fs::read(&file).map_err(|error| Fault::io(format!("`{}`", file.display()), &error))?;
-        let about: About = serde_json::from_slice(&bytes).map_err(|error| {
-            Fault::new(Kind::Io, format!("`{}` is damaged: {error}", file.display()))
+        let damaged = |why: String| {
+            Fault::new(Kind::Io, format!("`{}` is damaged: {why}", file.display()))
                 .hint("doc/format.md shows what it holds; the copies beside it are not touched")
-        })?;
+        };
+        let about: About = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        if about.v != VERSION {
+            let what =
+                format!("`{}` has format version {}, this release knows {VERSION}", file.display(), about.v);
+            return Err(Fault::new(Kind::Io, what).hint("update `puller`"));
+        }
+        let is_word =
+            |text: &String| !text.is_empty() && !text.contains('/') && printable(text, text.len()) == *text;
+        if ![Some(&about.stem), about.name.as_ref()].into_iter().flatten().all(is_word) {
+            return Err(damaged("neither a name nor a stem is like that".to_owned()));
+        }
         Ok(Self { dir, about })
     }
 

@@ -30,6 +30,9 @@ const MARKER: &str = "pullback-store.json";
 /// How long a run waits for another one that is making a folder for a source.
 const CREATING_WAIT: Duration = Duration::from_secs(10);
 
+/// Between two looks whether it has.
+const CREATING_RETRY: Duration = Duration::from_millis(5);
+
 const README: &str = include_str!("store_readme.txt");
 
 /// A store that is there.
@@ -112,6 +115,19 @@ impl Store {
             if fault.kind == Kind::Io { fault.hint("name an empty or a new directory") } else { fault }
         };
         durable::make_dir(root).map_err(io)?;
+        let _alone = match lock(File::open(root).map_err(io)?, root) {
+            Err(fault) if fault.kind == Kind::Locked => return Err(fault),
+            // Some network file systems lock no folder: then two first runs at once may fail, and the next one makes it whole.
+            locked => locked.ok(),
+        };
+        // Another run may have made it since this one looked.
+        match Self::open(root) {
+            Err(fault) if fault.kind == Kind::StoreMissing => {}
+            opened => {
+                known.add(root);
+                return opened;
+            }
+        }
         let foreign = fs::read_dir(root).map_err(io)?.flatten().any(|entry| !is_begun_store(&entry.path()));
         if foreign {
             return Err(Fault::new(Kind::Usage, format!("`{}` is no store, and not empty", root.display()))
@@ -301,21 +317,27 @@ impl Store {
     fn lock_for_creating(&self) -> Result<File, Fault> {
         let path = self.root.join(MARKER);
         let io = |error: io::Error| Fault::io(format!("`{}`", path.display()), &error);
-        let marker = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
-        let began = Instant::now();
-        loop {
-            match marker.try_lock() {
-                Ok(()) => return Ok(marker),
-                Err(fs::TryLockError::Error(error)) => return Err(io(error)),
-                Err(fs::TryLockError::WouldBlock) if began.elapsed() > CREATING_WAIT => {
-                    return Err(Fault::new(
-                        Kind::Locked,
-                        format!("another run makes a folder in `{}`", self.root.display()),
-                    )
-                    .hint("wait until it ends; the lock goes with its process, there is nothing to remove"));
-                }
-                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+        lock(OpenOptions::new().read(true).write(true).open(&path).map_err(io)?, &self.root)
+    }
+}
+
+/// Takes the kernel lock on `file` for who makes something in the store at `root`.
+fn lock(file: File, root: &Path) -> Result<File, Fault> {
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(Fault::io(format!("the lock of `{}`", root.display()), &error));
             }
+            Err(fs::TryLockError::WouldBlock) if began.elapsed() > CREATING_WAIT => {
+                return Err(Fault::new(
+                    Kind::Locked,
+                    format!("another run makes a folder in `{}`", root.display()),
+                )
+                .hint("wait until it ends; the lock goes with its process, there is nothing to remove"));
+            }
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(CREATING_RETRY),
         }
     }
 }
@@ -409,6 +431,18 @@ mod tests {
     }
 
     #[test]
+    fn runs_that_make_a_store_at_once_make_one() {
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let ids = std::thread::scope(|scope| {
+                let made = [(); 6].map(|()| scope.spawn(|| new_store(dir.path())));
+                made.map(|made| fs::read(made.join().unwrap().root().join(MARKER)).unwrap())
+            });
+            assert!(ids.iter().all(|id| *id == ids[0]));
+        }
+    }
+
+    #[test]
     fn a_folder_with_other_files_is_not_taken_for_a_store() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("letter.txt"), "dear").unwrap();
@@ -499,5 +533,28 @@ mod tests {
         let next = found.next_copy(jiff::Timestamp::UNIX_EPOCH).unwrap().1;
         assert_eq!(store.named("/a/gym.db").unwrap().shown(), "club");
         assert!(next > stored, "{next}");
+    }
+
+    #[test]
+    fn a_folder_that_says_what_none_can_say_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = new_store(dir.path());
+        let gym = store.create(&Address::Local("/a/gym.db".into()), Some("club")).unwrap();
+        let file = gym.dir().join("source.json");
+        let whole = fs::read_to_string(&file).unwrap();
+        for (word, wrong) in [
+            ("\"club\"", "\"\\u001b[2J\""),
+            ("\"club\"", "\"\""),
+            ("\"stem\": \"club\"", "\"stem\": \"../../up\""),
+            ("\"v\": 1", "\"v\": 2"),
+        ] {
+            let changed = whole.replace(word, wrong);
+            assert_ne!(changed, whole, "{word}");
+            fs::write(&file, changed).unwrap();
+            let sources = store.sources().unwrap();
+            assert!(sources.known.is_empty() && sources.damaged[0].label == "local/club", "{wrong}");
+        }
+        fs::write(&file, whole).unwrap();
+        assert_eq!(store.sources().unwrap().known[0].shown(), "club");
     }
 }

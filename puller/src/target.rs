@@ -25,6 +25,9 @@ pub struct Target {
     pub settings: Option<config::Source>,
 }
 
+/// A source that was asked for, or what it was called and why it cannot be told which.
+pub type Asked = Result<Target, (String, Fault)>;
+
 /// A target that was looked for in the store.
 pub struct Met {
     /// Where it is reached: by the path as its agent tells it, where that was asked.
@@ -78,7 +81,7 @@ impl Target {
 
     /// The sources of the configuration; where it names none, those that the store knows.
     /// One that cannot be read is given by what it is called, and stops no other.
-    pub fn all(config: &Config, store: Option<&Store>) -> Result<Vec<Result<Self, (String, Fault)>>, Fault> {
+    pub fn all(config: &Config, store: Option<&Store>) -> Result<Vec<Asked>, Fault> {
         if !config.sources.is_empty() {
             let read = |(name, source): (&String, &config::Source)| {
                 Self::configured(name, source).map_err(|fault| (name.clone(), fault))
@@ -151,7 +154,7 @@ impl Target {
                 format!("the source at {} is called `{known}` in the store, not `{name}`", self.address),
             )
             .hint(format!("`puller sources rename {known} {name}` gives it the new name"))),
-            (None, _) => match damaged.into_iter().next() {
+            (None, _) if by_key.is_none() => match damaged.into_iter().next() {
                 // It may be the one: a second folder would hide its copies.
                 Some(damaged) => Err(damaged.fault),
                 None => Ok(None),

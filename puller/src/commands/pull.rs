@@ -14,7 +14,7 @@ use puller::pull::{Options, Pulled, Run};
 use puller::source_dir::{SourceDir, StoredCopy};
 use puller::ssh::Door;
 use puller::store::Store;
-use puller::target::Target;
+use puller::target::{Asked, Target};
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -34,9 +34,6 @@ const JOBS: u16 = 4;
 
 /// How long an agent may give no sign of life, where nobody said.
 const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A source that was asked for, or why it cannot be told which.
-type Asked = Result<Target, (String, Fault)>;
 
 pub(crate) fn run(cli: &Cli, asked: &Pull) -> Result<u8, Fault> {
     let config = super::read_config(cli)?;
