@@ -5,7 +5,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{Read, Seek};
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -117,6 +117,21 @@ impl Sandbox {
     #[track_caller]
     pub fn run(&self, command: &mut Command) -> Ran {
         self.start(command).finish()
+    }
+
+    /// Runs a program that goes on for ever, asks it to end after its first line of output, and gives what it printed.
+    #[track_caller]
+    pub fn run_until_its_first_line(&self, command: &mut Command) -> Ran {
+        let mut stderr = scratch();
+        command.stdout(Stdio::piped()).stderr(handle(&stderr));
+        let mut child = command.spawn().expect("the program can be started");
+        let mut output = BufReader::new(child.stdout.take().expect("its stdout is a pipe"));
+        let mut stdout = String::new();
+        output.read_line(&mut stdout).expect("its output can be read");
+        signal(child.id(), Signal::TERM);
+        output.read_to_string(&mut stdout).expect("its output can be read");
+        let status = wait(&mut child, self.limit).expect("a program ends soon after SIGTERM");
+        Ran { command: typed(command), status, stdout, stderr: text(&mut stderr) }
     }
 
     /// Starts `command`, for a test that does something meanwhile.

@@ -1,6 +1,8 @@
 //! doc/json.md lists the fields of each command's JSON: each is run here, and what it prints is held against the list.
 
 use pullback_tests::databases;
+use pullback_tests::pages;
+use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
 use pullback_tests::served::Served;
 use rusqlite::Connection;
@@ -106,7 +108,7 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`puller doctor`", &puller("doctor gym").exits(0));
     let explained = puller("explain P06").exits(0);
     assert_eq!(explained.stdout, agent("explain busy").exits(0).stdout);
-    unseen.is("`puller explain`", &explained);
+    unseen.is("`puller explain`, `pullback-agent explain`", &explained);
     let demo = puller("demo --dir ./demo").exits(0);
     let pulls = ["transfer", "bytes_received", "changed_pages", "held_seconds", "verdict", "copy"];
     assert_eq!(keys(&demo.only_json()["pulls"][1]), pulls.map(str::to_owned).into());
@@ -125,7 +127,7 @@ fn every_command_prints_the_fields_of_the_document() {
         .args(["--json", "serve", "--config"])
         .arg(sandbox.file("agent.toml"))
         .env("PULLBACK_AGENT_LOG", "off");
-    unseen.is("`pullback-agent serve`", &until_its_first_line(&sandbox, starts));
+    unseen.is("`pullback-agent serve`", &sandbox.run_until_its_first_line(&mut starts).exits(0));
     unseen.is("`pullback-agent backup`", &agent("backup ./gym.db ./one.db").exits(0));
     unseen.is("`pullback-agent info`", &agent("info ./gym.db --tables").exits(0));
     let config = format!("--config {}", sandbox.file("agent.toml").display());
@@ -135,17 +137,51 @@ fn every_command_prints_the_fields_of_the_document() {
     assert!(unseen.0.is_empty(), "documented and never run: {:?}", unseen.0.keys());
 }
 
-/// Runs a program that goes on for ever, asks it to end after its first line of output, and gives what it printed.
-fn until_its_first_line(sandbox: &Sandbox, mut command: std::process::Command) -> Ran {
-    use rustix::process::{Pid, Signal, kill_process};
-    use std::io::{BufRead, BufReader, Read};
-    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("the agent can be started");
-    let mut output = BufReader::new(child.stdout.take().expect("its stdout is a pipe"));
-    let mut stdout = String::new();
-    output.read_line(&mut stdout).expect("its output can be read");
-    kill_process(Pid::from_child(&child), Signal::TERM).expect("a child can be signalled");
-    output.read_to_string(&mut stdout).expect("its output can be read");
-    let status = child.wait().expect("a child can be waited for");
-    let command = format!("{command:?} in {}", sandbox.store().display());
-    Ran { command, status, stdout, stderr: String::new() }.exits(0)
+/// The commands that the document says to print no JSON.
+fn without_json() -> BTreeSet<&'static str> {
+    let section = DOCUMENT.split_once("\n## Without JSON\n").expect("a list of them").1;
+    let words = section.split('`').skip(1).step_by(2).filter(|words| words.contains(' '));
+    words.collect()
+}
+
+#[test]
+fn every_command_is_in_the_document() {
+    let sandbox = Sandbox::new();
+    let headings = DOCUMENT.lines().filter_map(|line| line.strip_prefix("## "));
+    let headings: Vec<&str> = headings.flat_map(|title| title.split('`').skip(1).step_by(2)).collect();
+    let mut without = without_json();
+    for (name, program) in [("puller", programs::puller()), ("pullback-agent", programs::agent())] {
+        let commands = pages::of(&sandbox, program);
+        assert!(commands.len() >= 12, "{name} has only {} commands", commands.len());
+        for page in commands.iter().filter(|page| !page.has_more) {
+            let command = format!("{name} {}", page.words.join(" "));
+            let has_fields = headings.iter().any(|title| {
+                title.strip_prefix(&command).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+            });
+            let has_none = without.remove(command.as_str());
+            assert!(has_fields != has_none, "`{command}` is not in doc/json.md, or twice");
+        }
+    }
+    assert!(without.is_empty(), "there is no {without:?}");
+}
+
+#[test]
+fn a_command_without_json_prints_what_it_prints() {
+    let sandbox = Sandbox::new();
+    for command in without_json() {
+        let (name, words) = command.split_once(' ').expect("a program and its command");
+        let program = if name == "puller" { programs::puller() } else { programs::agent() };
+        let more = match words {
+            // Speaks a protocol: tests/ssh.rs has it.
+            "stdio" => continue,
+            "completions" => " bash",
+            _ => "",
+        };
+        let run = |options: &[&str]| {
+            let words = format!("{words}{more}");
+            sandbox.run(sandbox.command(program).args(options).args(words.split(' '))).exits(0).stdout
+        };
+        let plain = run(&[]);
+        assert!(!plain.is_empty() && plain == run(&["--json"]), "{command}");
+    }
 }

@@ -1,98 +1,295 @@
-//! README.md and doc/operations.md as typed: its console blocks are run, its tables of keys held to the programs, deploy/agent.toml read.
+//! The documents as typed: their console blocks are run or say why not, tables of keys are held to the programs, and
+//! deploy/agent.toml is read.
 
+use pullback_tests::contents;
+use pullback_tests::databases;
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
-use pullback_tests::served::Served;
-use pullback_tests::{contents, databases};
+use pullback_tests::sshd::Sshd;
+use pullback_tests::typed::{self, Desk};
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const DOCUMENT: &str = include_str!("../../doc/operations.md");
 const README: &str = include_str!("../../README.md");
 const AGENT_TOML: &str = include_str!("../../deploy/agent.toml");
 
-/// The commands in the console blocks of `document` below the heading `title`.
-fn commands(document: &'static str, title: &str) -> Vec<&'static str> {
-    let after = document.split_once(&format!("\n## {title}\n")).expect("the heading is there").1;
-    let section = after.split("\n## ").next().unwrap_or_default();
-    section.lines().filter_map(|line| line.strip_prefix("$ ")).collect()
+/// Every document with console blocks.
+const DOCUMENTS: [(&str, &str); 7] = [
+    ("README.md", README),
+    ("CONTRIBUTING.md", include_str!("../../CONTRIBUTING.md")),
+    ("doc/operations.md", DOCUMENT),
+    ("doc/guides.md", include_str!("../../doc/guides.md")),
+    ("doc/errors.md", include_str!("../../doc/errors.md")),
+    ("doc/format.md", include_str!("../../doc/format.md")),
+    ("doc/json.md", include_str!("../../doc/json.md")),
+];
+
+/// Which test here types the blocks under a heading.
+const TYPED: [(&str, &str, &str); 10] = [
+    ("README.md", "Two commands", "the_two_commands_work_as_typed"),
+    ("README.md", "Ten-minute start", "the_ten_minute_start_works_as_typed"),
+    ("README.md", "An agent that serves", "the_agent_that_serves_works_as_typed"),
+    ("README.md", "Removing it", "the_ten_minute_start_works_as_typed"),
+    ("CONTRIBUTING.md", "Build and test", "what_is_only_named_is_there"),
+    ("CONTRIBUTING.md", "Fuzzing", "what_is_only_named_is_there"),
+    ("CONTRIBUTING.md", "Benches", "what_is_only_named_is_there"),
+    ("doc/operations.md", "The restore drill", "the_drill_and_the_way_back_work_as_typed"),
+    ("doc/operations.md", "Getting a database back", "the_drill_and_the_way_back_work_as_typed"),
+    ("doc/operations.md", "By the clock", "the_clock_works_as_typed"),
+];
+
+/// Commands that are never typed by a test, by how they begin, and why. What they name is looked for all the same.
+const NOT_TYPED: [(&str, &str); 8] = [
+    ("cargo build ", "it has happened when a test runs"),
+    ("cargo test ", "it is what runs this"),
+    ("PULLBACK_UPDATE_SNAPSHOTS=1 cargo test ", "it would write in the repository"),
+    (".ci/run", "it runs this"),
+    ("cargo install ", "it builds everything anew; the tests build both programs themselves"),
+    ("cargo uninstall ", "nothing was installed"),
+    ("cargo fuzz ", "it needs a tool of its own, and takes minutes"),
+    ("cargo run --release -p pullback-tests --bin bench", "it takes minutes; its arguments are read"),
+];
+
+fn is_typed(command: &str) -> bool {
+    !NOT_TYPED.iter().any(|(beginning, _)| command.starts_with(beginning))
 }
 
-/// Types `command` into a shell that finds both programs, as a user of the sandbox's store.
+/// The commands in the console blocks of the document `name` below the heading `title`, those left out that are not typed.
 #[track_caller]
-fn shell(sandbox: &Sandbox, command: &str) -> Ran {
-    let folder = |program: &Path| program.parent().expect("a program lies in a folder").to_owned();
-    let system = std::env::var_os("PATH").unwrap_or_default();
-    let folders = [folder(programs::puller()), folder(programs::agent())];
-    let path = std::env::join_paths(folders.into_iter().chain(std::env::split_paths(&system)));
-    let mut shell = sandbox.command(Path::new("/bin/sh"));
-    let path: OsString = path.expect("folders of programs have plain names");
-    shell.args(["-ec", command]).env("PATH", path).env("PULLER_STORE", sandbox.store());
-    sandbox.run(&mut shell).exits(0)
+fn commands(name: &str, title: &str) -> Vec<String> {
+    let all = all_commands(name).into_iter().filter(|(section, _)| section == title);
+    let commands: Vec<String> = all.map(|(_, command)| command).filter(|command| is_typed(command)).collect();
+    assert!(!commands.is_empty(), "{name} has no commands under `{title}`");
+    commands
+}
+
+/// The commands in all console blocks of the document `name`, with their headings.
+#[track_caller]
+fn all_commands(name: &str) -> Vec<(String, String)> {
+    let (_, text) = DOCUMENTS.iter().find(|(document, _)| *document == name).expect("a document");
+    let blocks = typed::blocks(text).into_iter();
+    blocks.flat_map(|block| block.commands.into_iter().map(move |c| (block.section.clone(), c))).collect()
+}
+
+#[test]
+fn every_console_block_is_typed_or_says_why_not() {
+    let this = include_str!("operations.rs");
+    let mut headings = BTreeSet::new();
+    for (name, text) in DOCUMENTS {
+        let blocks = typed::blocks(text);
+        assert_eq!(text.matches("\n```console\n").count(), blocks.len(), "the blocks of {name}");
+        for block in blocks {
+            assert!(!block.commands.is_empty(), "a block of {name} under `{}` has no `$ `", block.section);
+            let row = TYPED.iter().find(|(document, title, _)| (*document, *title) == (name, &block.section));
+            let (_, _, test) = row.unwrap_or_else(|| {
+                panic!("{name}, `{}`: its block is neither typed nor said not to be", block.section)
+            });
+            assert!(this.contains(&format!("fn {test}()")), "there is no test `{test}`");
+            headings.insert((name, block.section));
+        }
+    }
+    for name in documents_with_blocks() {
+        assert!(
+            DOCUMENTS.iter().any(|(document, _)| *document == name),
+            "the blocks of {name} are not typed"
+        );
+    }
+    assert_eq!(headings.len(), TYPED.len(), "TYPED has a heading without a block");
+    let all: Vec<(String, String)> = DOCUMENTS.iter().flat_map(|(name, _)| all_commands(name)).collect();
+    for (beginning, why) in NOT_TYPED {
+        let is_said = all.iter().any(|(_, command)| command.starts_with(beginning));
+        assert!(is_said, "`{beginning}` is in no document: {why}");
+    }
+}
+
+/// The documents that have a console block, in the folders where documents are.
+fn documents_with_blocks() -> Vec<String> {
+    let root = root();
+    let files =
+        ["", "doc", "deploy"].iter().flat_map(|folder| fs::read_dir(root.join(folder)).expect("a folder"));
+    let documents = files
+        .map(|file| file.expect("a file").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "md"));
+    let with_blocks =
+        documents.filter(|path| !typed::blocks(&fs::read_to_string(path).expect("a text")).is_empty());
+    with_blocks
+        .map(|path| path.strip_prefix(&root).expect("a file of the repository").display().to_string())
+        .collect()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
+}
+
+/// A gym of about `bytes` bytes at `path`, whose application goes on.
+fn live_gym(path: &Path, bytes: u64) -> rusqlite::Connection {
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder can be made");
+    databases::gym(path, bytes, 4096);
+    databases::visits_in_the_wal(path, 50)
 }
 
 #[test]
 fn the_drill_and_the_way_back_work_as_typed() {
     let sandbox = Sandbox::new();
+    let desk = Desk::with(&sandbox, "", None);
     let source = sandbox.db("app.db");
-    databases::gym(&source, 500_000, 4096);
-    let served = Served::start(&sandbox, &[("gym", &source)]);
-    let application = databases::visits_in_the_wal(&source, 50);
-    let stored = sandbox.pull(&["--name", "gym", &served.source("gym")]).succeeds("stored");
-    let drill = commands(DOCUMENT, "The restore drill");
-    assert_eq!(drill.len(), 5);
-    let said: Vec<Ran> = drill.iter().map(|command| shell(&sandbox, command)).collect();
-    assert!(
-        said[0].stdout.contains(&stored.copy) && said[1].stdout.contains("ok"),
-        "{} {}",
-        said[0],
-        said[1]
-    );
+    let application = live_gym(&source, 500_000);
+    desk.type_in("puller pull ./app.db --name gym").exits(0);
+    let drill = commands("doc/operations.md", "The restore drill");
+    let said: Vec<Ran> = drill.iter().map(|command| desk.type_in(command).exits(0)).collect();
+    assert_eq!(said.len(), 5);
+    let stored = copy(&desk);
+    let id = stored.file_stem().unwrap().to_str().unwrap();
+    assert!(said[0].stdout.contains(id) && said[1].stdout.contains("ok"), "{} {}", said[0], said[1]);
     assert!(said[3].stdout.contains("access_log"), "{}", said[3]);
     assert!(!sandbox.db("drill.db").exists());
 
     drop(application);
-    let back = commands(DOCUMENT, "Getting a database back");
+    let back = commands("doc/operations.md", "Getting a database back");
     assert_eq!(back.len(), 4);
-    back[..3].iter().for_each(|command| drop(shell(&sandbox, command)));
-    let again = shell(&sandbox, back[3]);
-    assert!(again.stdout.contains("unchanged") && again.stdout.contains(&stored.copy), "{again}");
-    contents::assert_equal(&source, &stored.path);
+    back[..3].iter().for_each(|command| drop(desk.type_in(command).exits(0)));
+    let again = desk.type_in(&back[3]).exits(0);
+    assert!(again.stdout.contains("unchanged") && again.stdout.contains(id), "{again}");
+    contents::assert_equal(&source, &stored);
     let mode: String = rusqlite::Connection::open(&source)
         .and_then(|db| db.pragma_query_value(None, "journal_mode", |row| row.get(0)))
         .expect("the restored database can be opened");
     assert_eq!(mode, "wal");
 }
 
-/// What needs a second machine is left out: the installation, and the tunnel, whose near end is the agent itself here.
+/// The newest copy of `gym`.
+fn copy(desk: &Desk<'_>) -> PathBuf {
+    let copies = desk.type_in("puller list gym --json").exits(0).json();
+    let newest = copies.last().and_then(|copy| copy["path"].as_str());
+    PathBuf::from(newest.expect("`gym` has a copy"))
+}
+
+/// `puller` itself stands where it would be built first.
+#[test]
+fn the_two_commands_work_as_typed() {
+    let sandbox = Sandbox::new();
+    let desk = Desk::with(&sandbox, "", None);
+    let _application = live_gym(&sandbox.db("app.db"), 300_000);
+    let built = "cargo run --release -p puller -- ";
+    for command in commands("README.md", "Two commands") {
+        let command = command.strip_prefix(built).unwrap_or_else(|| panic!("`{command}` is new here"));
+        desk.type_in(&format!("puller {command}")).exits(0);
+    }
+}
+
 #[test]
 fn the_ten_minute_start_works_as_typed() {
     let sandbox = Sandbox::new();
-    let source = sandbox.db("app.db");
-    databases::gym(&source, 300_000, 4096);
-    let served = Served::start(&sandbox, &[("gym", &source)]);
-    let typed = |command: &str| command.replace("127.0.0.1:7420/gym", &served.source("gym"));
-    let commands = commands(README, "Ten-minute start");
-    let of_puller: Vec<&&str> = commands.iter().filter(|command| command.starts_with("puller ")).collect();
-    assert_eq!(of_puller.len(), 4);
-    of_puller.iter().for_each(|command| drop(shell(&sandbox, &typed(command))));
+    let Some(sshd) = Sshd::start(&sandbox) else { return };
+    let desk = Desk::with(&sandbox, "", Some(sshd));
+    let source = sandbox.file("home/gym/app.db");
+    let _application = live_gym(&source, 300_000);
+    let start = commands("README.md", "Ten-minute start");
+    assert_eq!(start.len(), 6);
+    start.iter().for_each(|command| drop(desk.type_in(command).exits(0)));
     contents::assert_equal(&source, &sandbox.db("gym-restored.db"));
-
-    let cron = README.lines().find(|line| line.starts_with("0 9 * * *")).expect("a line for cron");
-    let (_, command) = cron.split_once(" && $HOME/.cargo/bin/").expect("a tunnel and a pull");
-    let _application = databases::visits_in_the_wal(&source, 50);
-    let quiet = shell(&sandbox, command);
+    let crontab = || fs::read_to_string(sandbox.file("home/crontab")).unwrap();
+    assert!(crontab().contains("'--keep-days' '7'"), "{}", crontab());
+    let quiet = desk.type_in("puller pull --all -q").exits(0);
     assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
-    assert_eq!(sandbox.puller(&["list", "--json", "gym"]).exits(0).json().len(), 2);
 
-    let config =
-        README.split("<<'END'\n").nth(1).and_then(|rest| rest.split("END\n").next()).expect("a file");
-    fs::create_dir_all(sandbox.file("home/xdg_config_home/pullback")).unwrap();
-    let config = config.replace("/home/pi/gym/app.db", source.to_str().unwrap());
-    fs::write(sandbox.file("home/xdg_config_home/pullback/agent.toml"), config).unwrap();
-    shell(&sandbox, "pullback-agent doctor");
+    let copy = copy(&desk);
+    let end = commands("README.md", "Removing it");
+    assert_eq!(end.len(), 2);
+    end.iter().for_each(|command| drop(desk.type_in(command).exits(0)));
+    assert_eq!(crontab(), "");
+    let left = |folder: &str| sandbox.file("home").join(folder).exists();
+    assert!(copy.exists() && !left(".config/pullback") && !left(".local/state/pullback"));
+}
+
+/// The database and the port are those of the sandbox.
+#[test]
+fn the_agent_that_serves_works_as_typed() {
+    let sandbox = Sandbox::new();
+    let desk = Desk::with(&sandbox, "", None);
+    let source = sandbox.db("app.db");
+    let _application = live_gym(&source, 300_000);
+    let commands = commands("README.md", "An agent that serves");
+    let (last, first) = commands.split_last().unwrap();
+    for command in first {
+        desk.type_in(&command.replace("/home/pi/gym/app.db", source.to_str().unwrap())).exits(0);
+    }
+    assert_eq!((first.len(), last.as_str()), (3, "pullback-agent serve"));
+    let file = sandbox.file("home/.config/pullback/agent.toml");
+    let config = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("listen = \"127.0.0.1:0\"\n{config}")).unwrap();
+    let serves = desk.type_in_until_it_speaks(last).exits(0);
+    let shown =
+        README.lines().find_map(|line| line.strip_suffix("7420").filter(|l| l.starts_with("listening")));
+    assert!(serves.stdout.starts_with(shown.expect("what it says is shown")), "{serves}");
+}
+
+#[test]
+fn the_sources_of_the_readme_are_a_right_configuration() {
+    let sandbox = Sandbox::new();
+    let desk = Desk::with(&sandbox, "", None);
+    let blocks = README.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks: Vec<&str> = blocks.collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        fs::write(sandbox.file("home/.config/pullback/puller.toml"), block).unwrap();
+        desk.type_in("puller config check").exits(0);
+    }
+}
+
+#[test]
+fn the_clock_works_as_typed() {
+    let sandbox = Sandbox::new();
+    let desk = Desk::with(&sandbox, "keep = { days = 7 }\n", None);
+    let _application = live_gym(&sandbox.db("app.db"), 300_000);
+    desk.type_in("puller pull ./app.db --name gym").exits(0);
+    let clock = commands("doc/operations.md", "By the clock");
+    assert_eq!(clock.len(), 3);
+    let said: Vec<Ran> = clock.iter().map(|command| desk.type_in(command).exits(0)).collect();
+    assert!(said[0].stdout.contains("the first run: ok"), "{}", said[0]);
+    assert!(said[2].stdout.contains("daily at 09:00") && said[2].stdout.contains("verify: "), "{}", said[2]);
+}
+
+/// Of the commands that are not typed: crates, tests, targets and arguments.
+#[test]
+fn what_is_only_named_is_there() {
+    let root = root();
+    for (name, title, _) in TYPED.iter().filter(|(_, _, test)| *test == "what_is_only_named_is_there") {
+        let typed = all_commands(name).into_iter().find(|(section, c)| section == title && is_typed(c));
+        assert_eq!(typed, None, "nobody types this command of {name}, and NOT_TYPED does not say why");
+    }
+    let named: Vec<(String, String)> =
+        ["README.md", "CONTRIBUTING.md"].iter().flat_map(|name| all_commands(name)).collect();
+    for command in named.iter().map(|(_, command)| command).filter(|command| !is_typed(command)) {
+        let words: Vec<&str> = command.split(' ').collect();
+        let after = |option: &str| words.iter().skip_while(|word| **word != option).nth(1).copied();
+        if let Some(arguments) = command.split_once("--bin bench").map(|(_, rest)| rest) {
+            // With `--help` at their end they are read, and nothing is measured.
+            let arguments = arguments.split(' ').filter(|word| !word.is_empty() && *word != "--");
+            let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
+            let output = bench.args(arguments).arg("--help").output().unwrap();
+            assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        if let Some(path) = after("--path") {
+            assert!(root.join(path).join("Cargo.toml").exists(), "{command}");
+        }
+        if let Some(file) = after("--test") {
+            let text = fs::read_to_string(root.join(format!("tests/tests/{file}.rs"))).expect(command);
+            let test = after(file).map(|test| format!("fn {test}()")).unwrap_or_default();
+            assert!(text.contains(&test), "{command}");
+        }
+        if words[1..].first() == Some(&"fuzz") {
+            let folder = root.join(after("--fuzz-dir").expect("a folder"));
+            let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect(command);
+            let target = after("--fuzz-dir").and_then(after).filter(|_| words[2] == "run");
+            let name = |target| format!("name = \"{target}\"");
+            assert!(target.is_none_or(|target| manifest.contains(&name(target))), "{command}");
+        }
+        assert!(command != ".ci/run" || root.join(command).exists(), "{command}");
+    }
 }
 
 /// The keys in the document's table whose head is `head`.

@@ -189,7 +189,9 @@ fn environment_variables_are_those_that_the_documents_name() {
         sources.iter().filter(|source| source.path.contains("/src/") && !source.path.starts_with("tests/"));
     let known: BTreeSet<String> = programs.flat_map(said).collect();
     assert_eq!(variables(&document("doc/operations.md")), known, "doc/operations.md names them all");
-    for name in ["README.md", "CONTRIBUTING.md", "doc/json.md", "doc/errors.md", "doc/format.md"] {
+    for name in
+        ["README.md", "CONTRIBUTING.md", "doc/json.md", "doc/errors.md", "doc/format.md", "doc/guides.md"]
+    {
         assert!(variables(&document(name)).is_subset(&known), "{name} names a variable that is none");
     }
 }
@@ -204,6 +206,7 @@ fn links_between_documents_lead_somewhere() {
         "doc/json.md",
         "doc/errors.md",
         "doc/operations.md",
+        "doc/guides.md",
     ] {
         let folder = root().join(name).parent().expect("a document lies in a folder").to_owned();
         let text = document(name);

@@ -49,8 +49,7 @@ pub(crate) fn run_into(command: &mut Command, out: File) -> std::io::Result<Run>
     let (mut peak_bytes, mut open_files) = (None, None);
     while !has_ended(&child) {
         peak_bytes = peak(pid).or(peak_bytes);
-        let files = fs::read_dir(format!("/proc/{pid}/fd")).map(|files| files.count() as f64).ok();
-        open_files = [open_files, files].into_iter().flatten().reduce(f64::max);
+        open_files = [open_files, files(pid)].into_iter().flatten().reduce(f64::max);
         std::thread::sleep(LOOK_EVERY);
     }
     let seconds = began.elapsed().as_secs_f64();
@@ -150,6 +149,13 @@ fn cpu_of(pid: u32, fields_wanted: &[usize]) -> Option<f64> {
 fn peak(pid: u32) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     field(&status, "VmHWM:").map(|kib| kib * 1024.0)
+}
+
+/// Files that process `pid` has open. Until it runs its own program it has those of this one.
+fn files(pid: u32) -> Option<f64> {
+    let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    (program != std::env::current_exe().ok()?).then_some(())?;
+    fs::read_dir(format!("/proc/{pid}/fd")).map(|files| files.count() as f64).ok()
 }
 
 fn field(text: &str, name: &str) -> Option<f64> {

@@ -20,7 +20,7 @@ use std::time::Instant;
 enum Way {
     /// `ssh pi 'cat DB' > COPY`
     Cat,
-    /// `puller pull --verify HOW`, the agent with this compression
+    /// `puller pull --verify HOW`, the agent with these lines of configuration
     Pull(&'static str, &'static str),
     /// `rsync` with these options
     Rsync(&'static [&'static str]),
@@ -29,11 +29,15 @@ enum Way {
 }
 
 /// The rows of the tables; the first is what the others are measured by.
-const WAYS: [(&str, Way); 7] = [
+const WAYS: [(&str, Way); 8] = [
     ("ssh pi 'cat DB' > COPY, fsynced", Way::Cat),
-    ("pull --verify hash", Way::Pull("hash", "zstd")),
-    ("pull --verify hash, compression = \"none\"", Way::Pull("hash", "none")),
-    ("pull", Way::Pull("auto", "zstd")),
+    ("pull --verify hash", Way::Pull("hash", "")),
+    ("pull --verify hash, compression = \"none\"", Way::Pull("hash", "compression = \"none\"")),
+    (
+        "pull --verify hash, and mirror = \"discard\"",
+        Way::Pull("hash", "compression = \"none\"\nmirror = \"discard\""),
+    ),
+    ("pull", Way::Pull("auto", "")),
     ("rsync, fsynced", Way::Rsync(&[])),
     ("rsync -z, fsynced", Way::Rsync(&["-z"])),
     ("sqlite3_rsync, fsynced", Way::Sqlite3Rsync),
@@ -116,8 +120,8 @@ fn bring(way: Way, sshd: &Sshd<'_>, sandbox: &Sandbox, database: &Path) -> Took 
             out = Some(File::create(&copy).expect("a file can be made"));
             ssh
         }
-        Way::Pull(verify, compression) => {
-            configure(sandbox, compression);
+        Way::Pull(verify, lines) => {
+            configure(sandbox, lines);
             sshd.command(&["pull", "--json", "--verify", verify, "--keep-last", "2", &far])
         }
         Way::Rsync(options) => {
@@ -158,9 +162,9 @@ fn bring(way: Way, sshd: &Sshd<'_>, sandbox: &Sandbox, database: &Path) -> Took 
 }
 
 /// For the agent that the next session starts.
-fn configure(sandbox: &Sandbox, compression: &str) {
+fn configure(sandbox: &Sandbox, lines: &str) {
     let folder = sandbox.file("home/.config/pullback");
     fs::create_dir_all(&folder).expect("a folder can be made");
-    let text = format!("reserve = \"0\"\ncompression = \"{compression}\"\n");
+    let text = format!("reserve = \"0\"\n{lines}\n");
     fs::write(folder.join("agent.toml"), text).expect("a configuration can be written");
 }
