@@ -262,7 +262,8 @@ fn no_first_answer(status: &Status) -> Fault {
 
 async fn dial(host: &str, port: u16) -> Result<TcpStream, Fault> {
     let unreachable = |why: String| {
-        Fault::new(Kind::Unreachable, format!("the agent at {host}:{port} cannot be reached: {why}"))
+        let shown = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        Fault::new(Kind::Unreachable, format!("the agent at {shown}:{port} cannot be reached: {why}"))
             .hint("is `pullback-agent serve` running there, and is this its address?")
     };
     let addresses: Vec<_> = tokio::net::lookup_host((host, port))

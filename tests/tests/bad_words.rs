@@ -232,3 +232,9 @@ fn a_file_whose_name_commands_a_terminal_is_told_of_without_doing_so() {
         assert!(!ran.stderr.contains('\u{1b}') && !ran.stdout.contains('\u{1b}'), "{ran:?}");
     }
 }
+
+#[test]
+fn an_agent_at_an_ipv6_address_is_named_in_brackets() {
+    let ran = sandbox().puller(&["pull", "[::1]:1/gym"]).exits(5);
+    assert!(ran.stderr.contains("the agent at [::1]:1 cannot be reached"), "{ran}");
+}
