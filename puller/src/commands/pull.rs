@@ -16,6 +16,7 @@ use puller::ssh::Door;
 use puller::store::Store;
 use puller::target::{Asked, Target};
 use std::collections::{HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -107,7 +108,7 @@ impl Pulls<'_> {
                     loop {
                         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                         let Some(target) = next else { break };
-                        if ended.send(self.one(target, bars)).is_err() {
+                        if ended.send(self.whatever_happens(target, bars)).is_err() {
                             break;
                         }
                     }
@@ -118,6 +119,22 @@ impl Pulls<'_> {
                 bars.aside(|| reporter.ran(ran));
             }
         });
+    }
+
+    /// As [`Self::one`], which has no reason to panic; if it does, it is that source's failure and no other's.
+    fn whatever_happens(&self, target: Asked, bars: &Bars) -> Ran {
+        let shown = target.as_ref().map_or_else(|(typed, _)| typed.clone(), |target| target.typed.clone());
+        let ran = catch_unwind(AssertUnwindSafe(|| self.one(target, bars)));
+        ran.unwrap_or_else(|_| Ran {
+            shown,
+            source: None,
+            result: Err(Fault::new(Kind::Internal, "the run panicked; what it said stands above")),
+            optional: false,
+            at: clock::now().unwrap_or_default(),
+            duration: Duration::ZERO,
+            unrecorded: None,
+            warnings: Vec::new(),
+        })
     }
 
     /// Pulls one source, enters it into its history, and tells of it.
