@@ -52,6 +52,10 @@ impl<'a> Sshd<'a> {
         for folder in ["bin", "sshd"] {
             fs::create_dir(sandbox.file(folder)).expect("a folder can be made");
         }
+        // How full this machine's disk is decides nothing here.
+        let config = sandbox.file("home/.config/pullback");
+        fs::create_dir_all(&config).expect("a folder can be made");
+        fs::write(config.join("agent.toml"), "reserve = \"0\"\n").expect("a configuration can be written");
         if privilege::is_root() {
             // As the system's own start-up script does.
             fs::create_dir_all("/run/sshd").expect("root can make sshd's folder");

@@ -499,7 +499,6 @@ fn an_agent_s_wrong_configuration_is_heard_here() {
     let Some(sshd) = Sshd::start(&sandbox) else { return };
     let source = at_pi(&gym(&sandbox));
     let folder = sandbox.file("home/.config/pullback");
-    fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("agent.toml"), "lissten = 1\n").unwrap();
     says(
         &sshd.pull(&[&source]).fails("config", 2),
@@ -510,6 +509,8 @@ fn an_agent_s_wrong_configuration_is_heard_here() {
     fs::write(folder.join("agent.toml"), format!("state_dir = {state:?}\nreserve = \"0\"\n")).unwrap();
     sshd.pull(&[&source]).succeeds("stored");
     assert!(fs::read_dir(&state).unwrap().count() > 0, "there is no mirror");
+    fs::remove_file(folder.join("agent.toml")).unwrap();
+    sshd.pull(&[&source]).succeeds("unchanged");
 }
 
 #[test]
