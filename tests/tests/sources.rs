@@ -100,6 +100,10 @@ fn a_new_name_leads_to_the_same_copies() {
     let refused = sandbox.puller(&["sources", "adopt", "till", "./gym.db"]).exits(2);
     assert!(refused.stderr.contains("is the source `체육관` already"), "{refused}");
     sandbox.puller(&["sources", "adopt", "till", "somewhere"]).exits(2);
+    // Where there is no database, no source is.
+    sandbox.puller(&["sources", "adopt", "till", "./nowhere.db"]).exits(7);
+    sandbox.puller(&["sources", "adopt", "till", "."]).exits(7);
+    sandbox.puller(&["sources", "adopt", "till", "127.0.0.1:1/till"]).exits(5);
     sandbox.puller(&["sources", "rename", "nobody", "somebody"]).exits(10);
 }
 

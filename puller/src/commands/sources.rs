@@ -118,14 +118,14 @@ fn address_of(typed: &str) -> Result<Address, Fault> {
     }
 }
 
-/// A place behind ssh has many spellings, and only its agent knows which path they come to: it is asked.
+/// Only its agent knows whether there is a database at `address`; and behind ssh, where a place has many spellings, which
+/// path they come to.
 fn resolved(
     cli: &Cli,
     address: Address,
     source: &SourceDir,
     door: &crate::cli::Door,
 ) -> Result<Address, Fault> {
-    let Address::Ssh { .. } = address else { return Ok(address) };
     let config = super::read_config(cli)?;
     let table = config.table_of(source).map(|(name, _)| name);
     let door = super::door(door, &config, table, ANSWER_WAIT)?;
