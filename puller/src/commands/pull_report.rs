@@ -128,7 +128,7 @@ pub(crate) struct Reporter<'a> {
     /// Several sources, or `--all`: what went wrong is said at the end, in one paragraph.
     many: bool,
     codes: Vec<u8>,
-    troubles: Vec<(String, Trouble)>,
+    troubles: Vec<Trouble>,
 }
 
 impl<'a> Reporter<'a> {
@@ -162,7 +162,7 @@ impl<'a> Reporter<'a> {
         }
         self.codes.push(ran.exit());
         match ran.trouble() {
-            Some(trouble) if self.many => self.troubles.push((ran.shown.clone(), trouble)),
+            Some(trouble) if self.many => self.troubles.push(trouble),
             Some(trouble) => trouble.say(),
             None => {}
         }
@@ -195,7 +195,7 @@ impl<'a> Reporter<'a> {
         if failed > 0 {
             eprintln!("error: {failed} of {count} sources need a look [{}]", Kind::Partly.code());
         }
-        for (_, trouble) in &self.troubles {
+        for trouble in &self.troubles {
             let details: String = trouble.details.iter().map(|detail| format!("; {detail}")).collect();
             eprintln!("  {}{details} [{}]", trouble.message, trouble.code);
             if !trouble.hint.is_empty() {
