@@ -17,6 +17,14 @@ pub struct Explanation {
     pub to_do: String,
 }
 
+/// What `codes` mean, in their order; without one, all of them.
+pub fn these(codes: &[String]) -> Result<Vec<Explanation>, Fault> {
+    match codes {
+        [] => Ok(all()),
+        codes => codes.iter().map(|code| one(code)).collect(),
+    }
+}
+
 /// Of every kind, in the order of their codes.
 pub fn all() -> Vec<Explanation> {
     let row = |line: &str| {

@@ -15,7 +15,7 @@ mod stdio;
 
 use crate::cli::{Cli, Command, ConfigCommand};
 use pullback_agent::config::{Config, default_config_path, default_state_dir};
-use pullback_shared::fault::Fault;
+use pullback_shared::fault::{Fault, Kind};
 use std::path::PathBuf;
 
 /// The configuration with every key.
@@ -80,6 +80,12 @@ pub(crate) fn print_fault(fault: &Fault) {
 fn error_json(fault: &Fault) -> serde_json::Value {
     let Fault { kind, message, hint } = fault;
     serde_json::json!({"code": kind.word(), "message": message, "hint": hint, "exit": kind.exit()})
+}
+
+/// What carries the connections; the work itself is done by threads of its own.
+fn runtime() -> Result<tokio::runtime::Runtime, Fault> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    built.map_err(|error| Fault::new(Kind::Internal, format!("no runtime: {error}")))
 }
 
 fn config_path(cli: &Cli) -> PathBuf {

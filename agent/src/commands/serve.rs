@@ -9,11 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
     let config = super::config(cli)?;
     let internal = |error: std::io::Error| Fault::new(Kind::Internal, error.to_string());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(internal)?;
+    let runtime = super::runtime()?;
     runtime.block_on(async {
         let listen = config.listen;
         let listener = TcpListener::bind(listen).await.map_err(|error| {

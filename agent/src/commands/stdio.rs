@@ -17,12 +17,7 @@ pub(crate) fn run(cli: &Cli, only: &[PathBuf]) -> Result<u8, Fault> {
         [] => Databases::ByPath,
         these => Databases::Only(these.to_vec()),
     };
-    let internal = |error: std::io::Error| Fault::new(Kind::Internal, error.to_string());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(internal)?;
+    let runtime = super::runtime()?;
     let served =
         runtime.block_on(pullback_agent::serve::serve_stdio(config.settings, databases, config.pulls_max));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -14,10 +14,7 @@ pub(crate) struct Explain {
 }
 
 pub(crate) fn run(cli: &Cli, asked: &Explain) -> Result<u8, Fault> {
-    let found: Vec<Explanation> = match asked.codes.is_empty() {
-        true => explain::all(),
-        false => asked.codes.iter().map(|code| explain::one(code)).collect::<Result<_, _>>()?,
-    };
+    let found = explain::these(&asked.codes)?;
     if cli.common.json {
         for Explanation { kind, means, to_do } in &found {
             let (code, word, exit) = (kind.code(), kind.word(), kind.exit());
