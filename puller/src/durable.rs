@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all, and stay: written aside, fsynced, renamed, their directory fsynced.
+//! Files that are there whole or not at all, and stay: written aside, fsynced, renamed, their directory fsynced. And locks on them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -75,4 +75,15 @@ pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
     text.push('\n');
     file.write_all(text.as_bytes())?;
     file.sync_all()
+}
+
+/// Takes the kernel lock on the file at `path`, which is made if it is not there; `None`: another process holds it. It goes
+/// with the file handle.
+pub fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
 }

@@ -9,9 +9,8 @@ use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,21 +91,10 @@ impl JobLog {
         let path = self.dir.join(format!(".{}.lock", self.job.word()));
         let io = |error: io::Error| Fault::io(format!("`{}`", path.display()), &error);
         durable::make_dir(&self.dir).map_err(io)?;
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock { _file: file }),
-            Err(TryLockError::WouldBlock) => {
-                Err(Fault::new(Kind::Locked, format!("the job `{}` runs already", self.job.word()))
-                    .hint("wait until it ends; `puller schedule status` tells"))
-            }
-            Err(TryLockError::Error(error)) => Err(io(error)),
-        }
+        durable::lock(&path).map_err(io)?.map(|file| Lock { _file: file }).ok_or_else(|| {
+            Fault::new(Kind::Locked, format!("the job `{}` runs already", self.job.word()))
+                .hint("wait until it ends; `puller schedule status` tells")
+        })
     }
 
     /// Whether a run of the job is under way.

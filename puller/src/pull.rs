@@ -12,7 +12,7 @@ use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame;
 use pullback_shared::page::Geometry;
 use pullback_shared::snapshot::SnapshotId;
-use pullback_shared::text::to_hex;
+use pullback_shared::text::{printable, to_hex};
 use pullback_shared::verdict::Verdict;
 use pullback_shared::wire::{Base, Done, Event, Offer, Start};
 use std::collections::BTreeMap;
@@ -43,6 +43,8 @@ pub struct Options {
     pub policy: Option<Policy>,
     /// Tables that must be there, with their fewest rows.
     pub expect: BTreeMap<String, u64>,
+    /// The database's path at the agent, where what was typed may lead to another one.
+    pub path: Option<String>,
 }
 
 /// What a run tells while it goes on.
@@ -332,6 +334,7 @@ impl Run<'_> {
                     return Err(Fault::new(Kind::Protocol, "the agent made two offers"));
                 }
                 Event::Offer(offered) => {
+                    self.check_path(&offered)?;
                     draft = self.prepare(draft, base, &offered)?;
                     if let Some(why) = &offered.no_mirror_because {
                         let note = format!("the agent worked without its mirror: {why}");
@@ -385,6 +388,22 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Copies of two databases are never mixed, whatever a link at the far end leads to by now.
+    fn check_path(&self, offer: &Offer) -> Result<(), Fault> {
+        let Some(path) = self.options.path.as_ref().filter(|path| **path != offer.source.path) else {
+            return Ok(());
+        };
+        let (name, path, now) =
+            (self.source.shown(), printable(path, 300), printable(&offer.source.path, 300));
+        Err(Fault::new(
+            Kind::Usage,
+            format!("`{name}` is `{path}` at the far end, and what was typed leads to `{now}` now"),
+        )
+        .hint(format!(
+            "if its database moved: `puller sources adopt {name} HOST:{now}`; else give that one another name"
+        )))
     }
 
     /// The draft that the frames of `offer` go to; `None` while it may turn out that nothing changed.

@@ -11,9 +11,9 @@ use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use pullback_shared::verdict::Verdict;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// The version of `source.json`.
@@ -145,9 +145,19 @@ impl SourceDir {
         })
     }
 
-    /// Whether `address` is its own, by its key or as it was typed last.
+    /// Whether `address` is its own: by its key, or, behind ssh, as it was typed last. What was typed may lead elsewhere by now:
+    /// that shows [`Self::path_to_be`]. The near end of a tunnel says nothing of where it leads.
     pub fn is_at(&self, address: &Address) -> bool {
-        self.about.key == address.key() || self.about.address == Some(address.spelling())
+        let as_typed = || self.about.address == Some(address.spelling());
+        self.about.key == address.key() || matches!(address, Address::Ssh { .. }) && as_typed()
+    }
+
+    /// The path that the agent must tell where `address` is this source only by how it was typed: a link may have changed.
+    pub fn path_to_be(&self, address: &Address) -> Option<String> {
+        match Address::from_key(&self.about.key) {
+            Some(Address::Ssh { path, .. }) if self.about.key != address.key() => Some(path),
+            _ => None,
+        }
     }
 
     /// Notes that it was reached as `address` says, and, where it had no name yet, that it is called `name`.
@@ -188,21 +198,10 @@ impl SourceDir {
     pub fn lock(&self) -> Result<Lock, Fault> {
         let path = self.dir.join(".lock");
         let io = |error: io::Error| Fault::io(format!("`{}`", path.display()), &error);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock { _file: file }),
-            Err(fs::TryLockError::WouldBlock) => {
-                Err(Fault::new(Kind::Locked, format!("another run works on `{}`", self.shown()))
-                    .hint("wait until it ends; the lock goes with its process, there is nothing to remove"))
-            }
-            Err(fs::TryLockError::Error(error)) => Err(io(error)),
-        }
+        durable::lock(&path).map_err(io)?.map(|file| Lock { _file: file }).ok_or_else(|| {
+            Fault::new(Kind::Locked, format!("another run works on `{}`", self.shown()))
+                .hint("wait until it ends; the lock goes with its process, there is nothing to remove")
+        })
     }
 
     /// Takes the lock, and reads again what the source is: another run may have changed that since it was found.

@@ -494,6 +494,22 @@ fn a_file_here_that_reads_like_a_place_has_to_be_spelled_out() {
 }
 
 #[test]
+fn a_link_that_leads_to_another_database_mixes_no_copies() {
+    let sandbox = Sandbox::new();
+    let Some(sshd) = Sshd::start(&sandbox) else { return };
+    let (link, other) = (sandbox.file("home/link.db"), sandbox.db("other.db"));
+    std::os::unix::fs::symlink(gym(&sandbox), &link).unwrap();
+    databases::gym(&other, 100_000, 4096);
+    sshd.pull(&["pi:link.db", "--name", "gym"]).succeeds("stored");
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&other, &link).unwrap();
+    for typed in ["pi:link.db", "gym"] {
+        says(&sshd.pull(&[typed]).fails("usage", 2), &["other.db", "puller sources adopt gym"]);
+    }
+    assert_eq!(sandbox.puller(&["list", "--json"]).exits(0).json().len(), 1);
+}
+
+#[test]
 fn an_agent_s_wrong_configuration_is_heard_here() {
     let sandbox = Sandbox::new();
     let Some(sshd) = Sshd::start(&sandbox) else { return };

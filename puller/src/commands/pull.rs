@@ -215,7 +215,7 @@ impl Pulls<'_> {
             return Err(Fault::new(Kind::Locked, why).hint("try again"));
         }
         source.note(&target.address, target.name.as_deref(), &lock)?;
-        let options = self.options(target);
+        let options = Options { path: source.path_to_be(&target.address), ..self.options(target) };
         let bar = bars.bar(&source.shown());
         let pulled = self.again(|| {
             let client = met.client.take().map_or_else(|| Client::open(&target.address, &door), Ok)?;
@@ -255,6 +255,7 @@ impl Pulls<'_> {
             full: asked.full,
             policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config, target.name.as_deref())),
             expect: settings.map(|settings| settings.expect.clone()).unwrap_or_default(),
+            path: None,
         }
     }
 
