@@ -2,10 +2,10 @@
 
 use crate::call::Outbound;
 use crate::delta::is_patch_worth;
-use crate::page_set::PageSet;
 use crate::spool::Spooled;
 use crate::view::{Found, HASHES_AT_ONCE, View};
 use md5::{Digest, Md5};
+use pullback_shared::page_set::PageSet;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame::{
     Compression, FRAME_BYTES_MAX, Frame, FrameBuilder, FrameError, Kind as FrameKind, xor,
