@@ -3,7 +3,7 @@
 use crate::address::{Address, NAME_RULE, is_name};
 use crate::hooks::Moment;
 use crate::judge::Verify;
-use crate::rotation::Policy;
+use crate::policy::{Policy, Zone};
 use crate::source_dir::SourceDir;
 use crate::ssh::RemoteAgent;
 use pullback_shared::fault::{Fault, Kind};
@@ -31,6 +31,8 @@ pub struct Config {
     pub verify: Option<Verify>,
     /// What is kept after a good pull.
     pub keep: Option<Policy>,
+    /// The time zone whose days and weeks the rules mean.
+    pub timezone: Option<Zone>,
     /// A source whose last good run is longer ago is stale.
     pub max_age: Option<Span>,
     /// A source in which nothing has changed for longer is stale: does its application still write?
@@ -63,6 +65,8 @@ pub struct Source {
     pub verify: Option<Verify>,
     /// As at the top.
     pub keep: Option<Policy>,
+    /// As at the top.
+    pub timezone: Option<Zone>,
     /// As at the top.
     pub max_age: Option<Span>,
     /// As at the top.

@@ -18,6 +18,8 @@ pub mod source_dir;
 pub mod manifest;
 pub mod history;
 pub mod freshness;
+pub mod policy;
+pub mod timeline;
 pub mod rotation;
 pub mod verify;
 pub mod restore;

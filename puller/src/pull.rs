@@ -4,8 +4,9 @@ use crate::client::Client;
 use crate::draft::{BaseFile, Draft};
 use crate::judge::{self, Look, Verify};
 use crate::manifest::{Level, Manifest, Transfer};
+use crate::policy::Rules;
 use crate::proof;
-use crate::rotation::{self, Facts, Policy};
+use crate::rotation::{self, Facts};
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
@@ -40,7 +41,7 @@ pub struct Options {
     /// Build upon nothing.
     pub full: bool,
     /// What to keep afterwards; `None`: do not rotate.
-    pub policy: Option<Policy>,
+    pub rules: Option<Rules>,
     /// Tables that must be there, with their fewest rows.
     pub expect: BTreeMap<String, u64>,
     /// The database's path at the agent, where what was typed may lead to another one.
@@ -575,6 +576,7 @@ impl Run<'_> {
             checks: vec![look.check],
             verdict: Verdict::Unchecked,
             accepted: false,
+            pinned: false,
             unmet,
         };
         let (verdict, why) = judge::verdict(&manifest, good);
@@ -602,11 +604,11 @@ impl Run<'_> {
 
     /// After a good copy: the policy. After a finding: only what keeps a sick source from filling the disk.
     fn rotate(&self, verdict: Verdict) -> Result<Vec<String>, Fault> {
-        let copies: Vec<Facts> = self.source.copies()?.iter().map(Facts::of).collect();
-        let decisions = match (verdict, self.options.policy) {
+        let copies = Facts::of(self.source)?;
+        let decisions = match (verdict, &self.options.rules) {
             (Verdict::Damaged | Verdict::Suspect, _) => rotation::plan_findings(&copies),
-            (verdict, Some(policy)) if verdict.is_good() && !policy.is_empty() => {
-                rotation::plan(&copies, policy)
+            (verdict, Some(rules)) if verdict.is_good() && !rules.policy.is_empty() => {
+                rotation::plan(&copies, rules, self.now)
             }
             _ => return Ok(Vec::new()),
         };

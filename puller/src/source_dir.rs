@@ -11,13 +11,17 @@ use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use pullback_shared::verdict::Verdict;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// The version of `source.json`.
 const VERSION: u32 = 1;
+
+/// What a file system counts a file's room in (POSIX, `st_blocks`).
+const BLOCK_BYTES: u64 = 512;
 
 /// `source.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -323,6 +327,26 @@ impl SourceDir {
     pub fn missing_copies(&self) -> Result<Vec<String>, Fault> {
         let here: Vec<String> = self.copies()?.into_iter().map(|copy| copy.id).collect();
         Ok(crate::history::stored_copies(self)?.into_iter().filter(|id| !here.contains(id)).collect())
+    }
+
+    /// What the files of each copy take on the disk, by the ids; what a file shares with another counts for both.
+    pub fn stored_bytes(&self) -> Result<BTreeMap<String, u64>, Fault> {
+        let dir = self.copies_dir();
+        let mut stored = BTreeMap::new();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(stored),
+            Err(error) => return Err(Fault::io(format!("`{}`", dir.display()), &error)),
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // The stem may have dots, the time has none.
+            let id = name.rsplit_once('-').and_then(|(head, time)| Some((head, time.split_once('.')?.0)));
+            if let (Some((head, time)), Ok(metadata)) = (id, entry.metadata()) {
+                *stored.entry(format!("{head}-{time}")).or_default() += metadata.blocks() * BLOCK_BYTES;
+            }
+        }
+        Ok(stored)
     }
 
     /// Writes the manifest of a copy: the commit of a new one, or a change of what is known of an old one.

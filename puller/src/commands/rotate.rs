@@ -3,11 +3,12 @@
 use super::text;
 use crate::cli::{Cli, Keep};
 use pullback_shared::fault::{Fault, Kind};
+use puller::policy::Rules;
 use puller::rotation::{self, Facts};
 use puller::source_dir::SourceDir;
 use serde_json::json;
 
-pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) -> Result<u8, Fault> {
+pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: &Keep, dry_run: bool) -> Result<u8, Fault> {
     let config = super::read_config(cli)?;
     let store = super::open_store(cli)?;
     let named = source.map(|source| store.named(source)).transpose()?;
@@ -15,26 +16,29 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) ->
         Some(source) => vec![source.clone()],
         None => store.sources()?.known,
     };
-    let policy = |source: &SourceDir| super::policy(keep, &config, source.about.name.as_deref());
-    if sources.iter().all(|source| policy(source).is_empty()) && super::policy(keep, &config, None).is_empty()
+    let rules = |source: &SourceDir| super::rules(keep, &config, source.about.name.as_deref());
+    let states_none = |rules: &Rules| rules.policy.is_empty();
+    if sources.iter().all(|source| states_none(&rules(source)))
+        && states_none(&super::rules(keep, &config, None))
     {
         return Err(Fault::new(Kind::Usage, "no policy is stated, and without one nothing is removed").hint(
-            "say what to keep, such as `--keep-last 30` or `--keep-days 7`, or put it into the configuration",
+            "say what to keep, such as `--keep-daily 7 --keep-weekly 5` or `--keep-last 30`, or put it into the configuration",
         ));
     }
-    let rotate = |source: &SourceDir| one(cli, source, policy(source), dry_run).map(|()| 0);
+    let rotate = |source: &SourceDir| one(cli, source, &rules(source), dry_run).map(|()| 0);
     match &named {
         Some(source) => rotate(source),
         None => super::with_each_source(&store, rotate),
     }
 }
 
-fn one(cli: &Cli, source: &SourceDir, policy: rotation::Policy, dry_run: bool) -> Result<(), Fault> {
+fn one(cli: &Cli, source: &SourceDir, rules: &Rules, dry_run: bool) -> Result<(), Fault> {
     let lock = source.lock()?;
-    let facts: Vec<Facts> = source.copies()?.iter().map(Facts::of).collect();
-    let decisions = rotation::plan(&facts, policy);
+    let now = puller::clock::now()?;
+    let facts = Facts::of(source)?;
+    let decisions = rotation::plan(&facts, rules, now);
     if !dry_run {
-        rotation::carry_out(source, &decisions, puller::clock::now()?, &lock)?;
+        rotation::carry_out(source, &decisions, now, &lock)?;
     }
     let mut table = text::table(&["COPY", "VERDICT", "", "BECAUSE"]);
     for (fact, decision) in facts.iter().zip(&decisions) {
@@ -43,12 +47,16 @@ fn one(cli: &Cli, source: &SourceDir, policy: rotation::Policy, dry_run: bool) -
             (false, true) => "goes",
             (false, false) => "gone",
         };
-        let because =
-            if decision.stays() { decision.kept_because.join(", ") } else { "no rule keeps it".to_owned() };
+        let because = match decision.stays() {
+            true => decision.kept_because.join(", "),
+            false => decision.goes_because.clone(),
+        };
         if cli.common.json {
+            let goes_because = (!decision.stays()).then_some(&decision.goes_because);
             let line = json!({
                 "v": 1, "source": source.shown(), "copy": decision.id, "kept": decision.stays(), "dry_run": dry_run,
-                "kept_because": decision.kept_because, "verdict": fact.verdict.word(),
+                "kept_because": decision.kept_because, "goes_because": goes_because, "verdict": fact.verdict.word(),
+                "stored_bytes": fact.stored_bytes,
             });
             println!("{line}");
         }
