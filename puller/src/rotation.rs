@@ -184,6 +184,17 @@ fn rules_of(policy: &Policy) -> Vec<(String, Rule)> {
     rules
 }
 
+/// A good copy that is not on the line, though there is a newer one that is.
+#[derive(Clone, Copy)]
+struct Misdated {
+    /// The place of that newer one.
+    newer: usize,
+    /// What its own clock said, if that may be.
+    at: Option<Timestamp>,
+    /// Whether that is later than now.
+    is_future: bool,
+}
+
 /// What a rule says of the copies on the line.
 #[derive(Default)]
 struct Reach {
@@ -215,14 +226,12 @@ impl Rule {
         }
     }
 
-    /// The time before which a rule that has a window keeps nothing. Ages count from the newest copy on the line.
-    fn cutoff(&self, line: &Line, zone: &TimeZone) -> Option<Timestamp> {
+    /// Where the window of the rule begins, if it has one. Ages count from the newest copy on the line.
+    fn window(&self, line: &Line, zone: &TimeZone) -> Option<Timestamp> {
         let anchor = line.marks.last()?.at;
         match *self {
-            // Of a copy that is exactly as old as the window, restic says no, and the days say yes.
             Self::Within(length) | Self::EachWithin(_, length) => {
-                let cutoff = timeline::before(anchor, length, zone);
-                Some(cutoff.checked_add(SignedDuration::from_nanos(1)).unwrap_or(cutoff))
+                Some(timeline::before(anchor, length, zone))
             }
             Self::Days(days) => {
                 let window = SignedDuration::from_hours(i64::from(days) * 24);
@@ -232,39 +241,37 @@ impl Rule {
         }
     }
 
+    /// Whether `at` is in a window that begins at `start`. Of what is exactly as old, restic says no, and the days say yes.
+    fn is_in(&self, start: Timestamp, at: Timestamp) -> bool {
+        at > start || at == start && matches!(self, Self::Days(_))
+    }
+
     /// The places on the line that are within the window.
     fn places_within(&self, line: &Line, zone: &TimeZone) -> Range<usize> {
         let all = line.marks.len();
-        let (Some(cutoff), Some(anchor)) = (self.cutoff(line, zone), line.marks.last()) else {
+        let (Some(start), Some(anchor)) = (self.window(line, zone), line.marks.last()) else {
             return all..all;
         };
-        let jumps = line.jumps(anchor.at.duration_since(cutoff).min(JUMP_MIN));
-        let times = line.without_jumps(&jumps);
-        times.partition_point(|at| *at < cutoff)..all
+        let times = line.without_jumps(&line.jumps(anchor.at.duration_since(start).min(JUMP_MIN)));
+        times.partition_point(|at| !self.is_in(start, *at))..all
     }
 
-    /// Whether the rule could keep a copy that is not on the line, of whose time only this is known: it is older than the one
-    /// at `newer`, and its own clock said `at`.
-    fn could_keep(
-        &self,
-        line: &Line,
-        reach: &Reach,
-        newer: usize,
-        at: Option<Timestamp>,
-        zone: &TimeZone,
-    ) -> bool {
+    /// Whether the rule could keep a copy that is not on the line.
+    fn could_keep(&self, line: &Line, reach: &Reach, copy: Misdated, zone: &TimeZone) -> bool {
+        let Misdated { newer, at, is_future } = copy;
         let reaches = reach.oldest.is_some_and(|oldest| newer >= oldest);
-        // Where both neighbours are of one day, so is what lies between them, and it is not the newest of that day.
+        // Where both neighbours are of one day, so is what lies between them, and it is not the newest of that day. But what comes
+        // from the future may be right, and they and the clock that is asked now wrong.
         let is_between = |period: Period| {
             let number = |at: usize| period.number(line.marks[at].at, zone);
-            newer.checked_sub(1).is_none_or(|older| number(older) < number(newer))
+            is_future || newer.checked_sub(1).is_none_or(|older| number(older) < number(newer))
         };
         let counted_at = |period: Period| {
             let number = |at: Timestamp| period.number(at, zone);
             let oldest = reach.oldest.and_then(|oldest| line.marks.get(oldest));
             at.zip(oldest).is_some_and(|(at, oldest)| number(at) >= number(oldest.at))
         };
-        let is_within = || at.zip(self.cutoff(line, zone)).is_some_and(|(at, cutoff)| at >= cutoff);
+        let is_within = || at.zip(self.window(line, zone)).is_some_and(|(at, start)| self.is_in(start, at));
         match *self {
             Self::Last(Count::Unlimited) => true,
             Self::Last(Count::Of(number)) => line.marks.len() - newer < number as usize,
@@ -371,11 +378,13 @@ fn kept_by_rules(copies: &[Facts], good: &[usize], rules: &Rules, now: Timestamp
             Some(mark) if mark.index == copy.index => continue,
             None => kept.push((copy.index, "misdated, and no newer copy has a time that fits".to_owned())),
             Some(_) => {
-                let own = copy.at.filter(|at| timeline::may_be(*at, now));
+                let at = copy.at.filter(|at| timeline::may_be(*at, now));
+                let is_future = at.is_none() && copy.at.is_some_and(|at| at > now);
+                let misdated = Misdated { newer, at, is_future };
                 let holds = stated
                     .iter()
                     .zip(&reaches)
-                    .find(|((_, rule), reach)| rule.could_keep(&line, reach, newer, own, &rules.zone));
+                    .find(|((_, rule), reach)| rule.could_keep(&line, reach, misdated, &rules.zone));
                 if let Some(((name, _), _)) = holds {
                     kept.push((copy.index, format!("misdated, and {name} may keep it")));
                 }

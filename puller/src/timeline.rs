@@ -17,8 +17,8 @@ const EARLIEST: Timestamp = Timestamp::constant(946_684_800, 0);
 /// A gap is a jump if it is longer than this, or than the window of a rule that has a shorter one …
 pub const JUMP_MIN: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// … and so many times as long, for each number in between, as the others are on average.
-const JUMP_FACTOR: i128 = 3;
+/// … and, for each number in between, so many times as long as the median of the others.
+const JUMP_FACTOR: u64 = 3;
 
 /// A good copy, as the line needs it.
 #[derive(Clone, Copy, Debug)]
@@ -85,19 +85,22 @@ impl Line {
 
     /// For each copy, whether the gap before it (to the next older one) is a jump: longer than `min`, and out of all proportion.
     pub fn jumps(&self, min: SignedDuration) -> Vec<bool> {
-        let numbers =
-            |older: &Mark, newer: &Mark| i128::from(newer.sequence.saturating_sub(older.sequence).max(1));
-        let gap = |older: &Mark, newer: &Mark| newer.at.duration_since(older.at).as_nanos();
         let pairs = || self.marks.iter().zip(self.marks.iter().skip(1));
-        let all_time: i128 = pairs().map(|(older, newer)| gap(older, newer)).sum();
-        let all_numbers: i128 = pairs().map(|(older, newer)| numbers(older, newer)).sum();
-        let is_jump = |(older, newer): (&Mark, &Mark)| {
-            let (gap, numbers) = (gap(older, newer), numbers(older, newer));
-            let (other_time, other_numbers) = (all_time - gap, all_numbers - numbers);
-            // gap / numbers > JUMP_FACTOR * other_time / other_numbers
-            let is_odd = other_numbers == 0 || gap * other_numbers > JUMP_FACTOR * other_time * numbers;
-            gap > min.as_nanos() && is_odd
+        let gap = |(older, newer): (&Mark, &Mark)| newer.at.duration_since(older.at);
+        // Copies that went between these two took their numbers along.
+        let seconds_each = |pair: (&Mark, &Mark)| {
+            let numbers = pair.1.sequence.saturating_sub(pair.0.sequence).max(1);
+            gap(pair).as_secs().unsigned_abs() / numbers
         };
+        let mut sorted: Vec<u64> = pairs().map(seconds_each).collect();
+        sorted.sort_unstable();
+        let is_odd = |seconds: u64| {
+            let Some(median) = sorted.len().checked_sub(2).map(|others| others / 2) else { return true };
+            let own = sorted.partition_point(|other| *other < seconds);
+            let usual = sorted[median + usize::from(own <= median)];
+            seconds > usual.saturating_mul(JUMP_FACTOR)
+        };
+        let is_jump = |pair: (&Mark, &Mark)| gap(pair) > min && is_odd(seconds_each(pair));
         std::iter::once(false).chain(pairs().map(is_jump)).take(self.marks.len()).collect()
     }
 
