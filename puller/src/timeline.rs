@@ -92,6 +92,9 @@ impl Line {
             let numbers = pair.1.sequence.saturating_sub(pair.0.sequence).max(1);
             gap(pair).as_secs().unsigned_abs() / numbers
         };
+        if pairs().all(|pair| gap(pair) <= min) {
+            return vec![false; self.marks.len()];
+        }
         let mut sorted: Vec<u64> = pairs().map(seconds_each).collect();
         sorted.sort_unstable();
         let is_odd = |seconds: u64| {

@@ -29,7 +29,7 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
     let copies = source.copies()?;
     let facts = Facts::of(source)?;
     let now = puller::clock::now()?;
-    let rules = super::rules(&crate::cli::Keep::default(), &config, source.about.name.as_deref());
+    let rules = super::rules_of(&crate::cli::Keep::default(), &config, source);
     let decisions = rotation::plan(&facts, &rules, now);
     let short = ["COPY", "TAKEN", "SIZE", "VERDICT"];
     let mut table = text::table(if long {

@@ -34,7 +34,6 @@ mod verify;
 use crate::cli::{Cli, Command};
 use pullback_shared::fault::{Fault, Kind};
 use puller::config::{Config, default_store, known_stores};
-use puller::policy::Rules;
 use puller::source_dir::SourceDir;
 use puller::ssh::{Door, RunAs};
 use puller::store::{KnownStores, Store};
@@ -168,17 +167,25 @@ fn door(
     })
 }
 
-/// What is to be kept of the source that is called `name`: each rule as it was typed, else as it stands in its table, else, if
-/// that states none, at the top.
-fn rules(keep: &crate::cli::Keep, config: &Config, name: Option<&str>) -> Rules {
-    let table = config.about(name);
+/// What is to be kept of a source whose table is `table`: each rule as it was typed, else as it stands there, else, if the table
+/// states none, at the top.
+fn rules(
+    keep: &crate::cli::Keep,
+    config: &Config,
+    table: Option<&puller::config::Source>,
+) -> puller::policy::Rules {
     let written = table.and_then(|source| source.keep).or(config.keep).unwrap_or_default();
     let zone = keep.timezone.as_ref().or(table.and_then(|source| source.timezone.as_ref()));
     let zone = zone.or(config.timezone.as_ref());
-    Rules {
+    puller::policy::Rules {
         policy: keep.policy.or(written),
         zone: zone.map_or_else(jiff::tz::TimeZone::system, |zone| zone.0.clone()),
     }
+}
+
+/// The same of a source that the store has.
+fn rules_of(keep: &crate::cli::Keep, config: &Config, source: &SourceDir) -> puller::policy::Rules {
+    rules(keep, config, config.table_of(source).map(|(_, table)| table))
 }
 
 fn print_line(said: std::fmt::Arguments<'_>) {

@@ -16,7 +16,7 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: &Keep, dry_run: bool) -
         Some(source) => vec![source.clone()],
         None => store.sources()?.known,
     };
-    let rules = |source: &SourceDir| super::rules(keep, &config, source.about.name.as_deref());
+    let rules = |source: &SourceDir| super::rules_of(keep, &config, source);
     let states_none = |rules: &Rules| rules.policy.is_empty();
     if sources.iter().all(|source| states_none(&rules(source)))
         && states_none(&super::rules(keep, &config, None))
