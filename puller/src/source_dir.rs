@@ -412,6 +412,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_copy_takes_is_the_sum_of_its_files_whatever_their_endings() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = SourceDir::create(dir.path().into(), "local:/a".into(), None, "a.b-c".into()).unwrap();
+        assert!(source.stored_bytes().unwrap().is_empty());
+        fs::create_dir(source.copies_dir()).unwrap();
+        let id = "a.b-c-000001-20261121T090000Z";
+        for suffix in ["db.gz", "pages", "json"] {
+            fs::write(source.file(id, suffix), [7; 5000]).unwrap();
+            File::open(source.file(id, suffix)).unwrap().sync_all().unwrap();
+        }
+        fs::write(source.copies_dir().join("draft"), [7; 5000]).unwrap();
+        let stored = source.stored_bytes().unwrap();
+        assert_eq!(stored.keys().collect::<Vec<_>>(), [id]);
+        let blocks = |suffix| fs::metadata(source.file(id, suffix)).unwrap().blocks();
+        assert_eq!(stored[id], ["db.gz", "pages", "json"].map(blocks).iter().sum::<u64>() * 512);
+    }
+
+    #[test]
     fn runs_that_died_between_two_steps_are_put_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let source =

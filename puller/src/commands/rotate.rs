@@ -40,7 +40,7 @@ fn one(cli: &Cli, source: &SourceDir, rules: &Rules, dry_run: bool) -> Result<()
     if !dry_run {
         rotation::carry_out(source, &decisions, now, &lock)?;
     }
-    let mut table = text::table(&["COPY", "VERDICT", "", "BECAUSE"]);
+    let mut table = text::table(&["COPY", "VERDICT", "ON DISK", "", "BECAUSE"]);
     for (fact, decision) in facts.iter().zip(&decisions) {
         let word = match (decision.stays(), dry_run) {
             (true, _) => "stays",
@@ -60,7 +60,8 @@ fn one(cli: &Cli, source: &SourceDir, rules: &Rules, dry_run: bool) -> Result<()
             });
             println!("{line}");
         }
-        table.add_row([decision.id.as_str(), fact.verdict.word(), word, because.as_str()]);
+        let stored = text::bytes(fact.stored_bytes);
+        table.add_row([decision.id.as_str(), fact.verdict.word(), stored.as_str(), word, because.as_str()]);
     }
     if !cli.common.json && !cli.common.quiet {
         println!("{}\n{}\n", source.shown(), table.trim_fmt());
