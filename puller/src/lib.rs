@@ -22,6 +22,8 @@ pub mod pack;
 pub mod content;
 pub mod unpacked;
 pub mod packing;
+pub mod policy;
+pub mod timeline;
 pub mod rotation;
 pub mod verify;
 pub mod restore;

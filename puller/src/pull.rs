@@ -6,8 +6,9 @@ use crate::draft::Draft;
 use crate::judge::{self, Look, Verify};
 use crate::manifest::{Level, Manifest, Transfer};
 use crate::packing::{self, PACKED_PER_PULL_MAX, Pack};
+use crate::policy::Rules;
 use crate::proof;
-use crate::rotation::{self, Facts, Policy, Removed};
+use crate::rotation::{self, Facts, Removed};
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use crate::unpacked::Unpacked;
 use jiff::Timestamp;
@@ -43,7 +44,7 @@ pub struct Options {
     /// Build upon nothing.
     pub full: bool,
     /// What to keep afterwards; `None`: do not rotate.
-    pub policy: Option<Policy>,
+    pub rules: Option<Rules>,
     /// How older copies are kept.
     pub pack: Pack,
     /// Tables that must be there, with their fewest rows.
@@ -582,6 +583,7 @@ impl Run<'_> {
             checks: vec![look.check],
             verdict: Verdict::Unchecked,
             accepted: false,
+            pinned: false,
             unmet,
         };
         let (verdict, why) = judge::verdict(&manifest, good);
@@ -609,11 +611,11 @@ impl Run<'_> {
 
     /// After a good copy: the policy. After a finding: only what keeps a sick source from filling the disk.
     fn rotate(&self, verdict: Verdict) -> Result<Removed, Fault> {
-        let copies: Vec<Facts> = self.source.copies()?.iter().map(Facts::of).collect();
-        let decisions = match (verdict, self.options.policy) {
+        let copies = Facts::of(self.source)?;
+        let decisions = match (verdict, &self.options.rules) {
             (Verdict::Damaged | Verdict::Suspect, _) => rotation::plan_findings(&copies),
-            (verdict, Some(policy)) if verdict.is_good() && !policy.is_empty() => {
-                rotation::plan(&copies, policy)
+            (verdict, Some(rules)) if verdict.is_good() && !rules.policy.is_empty() => {
+                rotation::plan(&copies, rules, self.now)
             }
             _ => return Ok(Removed::default()),
         };

@@ -12,9 +12,10 @@ use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use pullback_shared::verdict::Verdict;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// What the files of a copy end in, its manifest aside.
@@ -22,6 +23,9 @@ const SUFFIXES: [&str; 4] = ["db", "pages", "db.gz", "delta.gz"];
 
 /// The version of `source.json`.
 const VERSION: u32 = 1;
+
+/// What a file system counts a file's room in (POSIX, `st_blocks`).
+const BLOCK_BYTES: u64 = 512;
 
 /// `source.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -338,6 +342,26 @@ impl SourceDir {
         Ok(crate::history::stored_copies(self)?.into_iter().filter(|id| !here.contains(id)).collect())
     }
 
+    /// What the files of each copy take on the disk, by the ids; what a file shares with another counts for both.
+    pub fn stored_bytes(&self) -> Result<BTreeMap<String, u64>, Fault> {
+        let dir = self.copies_dir();
+        let mut stored = BTreeMap::new();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(stored),
+            Err(error) => return Err(Fault::io(format!("`{}`", dir.display()), &error)),
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // The stem may have dots, the time has none.
+            let id = name.rsplit_once('-').and_then(|(head, time)| Some((head, time.split_once('.')?.0)));
+            if let (Some((head, time)), Ok(metadata)) = (id, entry.metadata()) {
+                *stored.entry(format!("{head}-{time}")).or_default() += metadata.blocks() * BLOCK_BYTES;
+            }
+        }
+        Ok(stored)
+    }
+
     /// Writes the manifest of a copy: the commit of a new one, or a change of what is known of an old one.
     pub fn write_manifest(&self, manifest: &Manifest, _lock: &Lock) -> Result<(), Fault> {
         let file = self.file(&manifest.copy, "json");
@@ -411,6 +435,24 @@ mod tests {
         {
             assert_eq!(sequence_of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_a_copy_takes_is_the_sum_of_its_files_whatever_their_endings() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = SourceDir::create(dir.path().into(), "local:/a".into(), None, "a.b-c".into()).unwrap();
+        assert!(source.stored_bytes().unwrap().is_empty());
+        fs::create_dir(source.copies_dir()).unwrap();
+        let id = "a.b-c-000001-20261121T090000Z";
+        for suffix in ["db.gz", "pages", "json"] {
+            fs::write(source.file(id, suffix), [7; 5000]).unwrap();
+            File::open(source.file(id, suffix)).unwrap().sync_all().unwrap();
+        }
+        fs::write(source.copies_dir().join("draft"), [7; 5000]).unwrap();
+        let stored = source.stored_bytes().unwrap();
+        assert_eq!(stored.keys().collect::<Vec<_>>(), [id]);
+        let blocks = |suffix| fs::metadata(source.file(id, suffix)).unwrap().blocks();
+        assert_eq!(stored[id], ["db.gz", "pages", "json"].map(blocks).iter().sum::<u64>() * 512);
     }
 
     #[test]

@@ -147,7 +147,7 @@ fn pull(cli: &Cli, source: &mut SourceDir, address: &Address) -> Result<Pulled, 
     let options = Options {
         verify: Verify::Full,
         full: false,
-        policy: None,
+        rules: None,
         pack: Pack::None,
         expect: BTreeMap::new(),
         path: None,

@@ -26,11 +26,11 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, long: bool) -> Result<u8, Fau
 
 fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
     let config = super::read_config(cli)?;
-    let none = crate::cli::Keep { keep_last: None, keep_days: None };
     let copies = source.copies()?;
-    let facts: Vec<Facts> = copies.iter().map(Facts::of).collect();
-    let decisions = rotation::plan(&facts, super::policy(none, &config, source.about.name.as_deref()));
+    let facts = Facts::of(source)?;
     let now = puller::clock::now()?;
+    let rules = super::rules_of(&crate::cli::Keep::default(), &config, source);
+    let decisions = rotation::plan(&facts, &rules, now);
     let short = ["COPY", "TAKEN", "SIZE", "VERDICT"];
     let mut table = text::table(if long {
         &["COPY", "TAKEN", "SIZE", "VERDICT", "CHECKED", "SNAPSHOT", "KEPT BECAUSE", "PATH"]

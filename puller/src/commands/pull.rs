@@ -253,7 +253,7 @@ impl Pulls<'_> {
         Options {
             verify: asked.verify.or(written).unwrap_or(Verify::Auto),
             full: asked.full,
-            policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config, target.name.as_deref())),
+            rules: (!asked.no_rotate).then(|| super::rules(&asked.keep, config, settings)),
             pack: super::pack(config, settings),
             expect: settings.map(|settings| settings.expect.clone()).unwrap_or_default(),
             path: None,
