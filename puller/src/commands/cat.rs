@@ -64,7 +64,7 @@ pub(crate) fn run(cli: &Cli, asked: &Cat) -> Result<u8, Fault> {
 pub(super) fn proven(cli: &Cli, source: &str, copy: &str) -> Result<(SourceDir, StoredCopy), Fault> {
     let source = super::open_store(cli)?.named(source)?;
     let copy = source.copy(copy)?;
-    verify::read(&source, &copy, false, &|_| {}).map_err(|why| {
+    verify::read(&source, &copy, false, &|_| {})?.map_err(|why| {
         Fault::new(Kind::Rotten, format!("copy {} is rotten: {why}", copy.id))
             .hint(format!("take another: `puller list {}` shows them", source.shown()))
     })?;

@@ -105,7 +105,7 @@ pub(crate) fn run(cli: &Cli, asked: &Import) -> Result<u8, Fault> {
                     manifest: Box::new(pulled.manifest),
                     is_new: pulled.stored,
                     findings: pulled.findings,
-                    checked: checked.clone(),
+                    checked: with_notes(checked.clone(), pulled.notes),
                 }),
             };
             bar.clear();
@@ -128,6 +128,11 @@ pub(crate) fn run(cli: &Cli, asked: &Import) -> Result<u8, Fault> {
     }
     report.say_notes();
     Ok(exit(&tried))
+}
+
+fn with_notes(mut checked: Checked, notes: Vec<String>) -> Checked {
+    checked.notes.extend(notes);
+    checked
 }
 
 /// The source that is called `name`, if there is one.
