@@ -217,8 +217,8 @@ fn open_is_sqlite3_for_reading() {
     {
         return skip("`puller open`", "there is no sqlite3");
     }
-    let typed = "SELECT count(*) FROM v; DELETE FROM v; SELECT count(*) FROM v;";
-    let ran = shelf.shell(&format!("echo '{typed}' | puller open gym")).exits(0);
+    let typed = r"SELECT count(*) FROM v;\nDELETE FROM v;\nSELECT count(*) FROM v;\n";
+    let ran = shelf.shell(&format!("printf '{typed}' | puller open gym")).exits(0);
     assert_eq!(ran.stdout, "2\n2\n");
     assert!(ran.stderr.contains("readonly"), "{ran}");
 }
