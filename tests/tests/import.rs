@@ -6,6 +6,7 @@ use pullback_tests::contents;
 use pullback_tests::databases;
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Pulled, Ran, Sandbox};
+use pullback_tests::small_disk::SmallDisk;
 use pullback_tests::wounds;
 use rusqlite::Connection;
 use serde_json::Value;
@@ -173,6 +174,11 @@ fn what_is_no_sound_copy_is_told_and_the_others_are_stored() {
     wounds::cut(&cut, 50_000);
     fs::write(attic.folder.join("gym_20251110_031500.db.zst"), b"\x28\xb5\x2f\xfd....").unwrap();
     attic.copy("gym_20991231_031500.db");
+    // What a run left that was killed does not stand in the way.
+    let private = attic.sandbox.store().join(".import");
+    attic.import(&[&good], &[]).exits(0);
+    fs::write(private.join("copy.db"), "half of it").unwrap();
+    fs::write(private.join("copy.db-wal"), "and more").unwrap();
     fs::create_dir(attic.folder.join("older")).unwrap();
     let names = fs::read_dir(&attic.folder).unwrap().map(|entry| entry.unwrap().path());
     let files: Vec<PathBuf> = names.chain([attic.folder.join("gone.db")]).collect();
@@ -186,7 +192,7 @@ fn what_is_no_sound_copy_is_told_and_the_others_are_stored() {
     };
     let failed = |code: &str| ("failed".to_owned(), code.to_owned());
     for (name, expected) in [
-        ("20251103", ("stored".to_owned(), String::new())),
+        ("20251103", ("unchanged".to_owned(), String::new())),
         ("20251104", ("stored".to_owned(), String::new())),
         ("20251105", failed("damaged")),
         ("20251106", failed("not_a_database")),
@@ -207,8 +213,8 @@ fn what_is_no_sound_copy_is_told_and_the_others_are_stored() {
     // Of one that is there already there is nothing to store.
     assert_eq!(outcomes(&attic.import(&[&good, &packed], &[]).exits(0)), ["unchanged"; 2]);
     assert_eq!(attic.list().len(), 2);
-    let private = fs::read_dir(attic.sandbox.store().join(".import")).unwrap();
-    assert_eq!(private.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["lock"]);
+    let left = fs::read_dir(&private).unwrap();
+    assert_eq!(left.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["lock"]);
 }
 
 #[test]
@@ -291,4 +297,27 @@ fn an_imported_source_gets_its_address_by_its_first_pull_or_by_adoption_and_no_o
     attic.sandbox.pull(&["gym"]).succeeds("unchanged");
     Connection::open(&attic.live).unwrap().execute_batch("CREATE TABLE more(a)").unwrap();
     assert_eq!(attic.sandbox.pull(&["./gym.db"]).succeeds("stored").transfer, "delta");
+}
+
+#[test]
+fn a_file_that_unpacks_to_more_than_there_is_room_for_takes_no_room() {
+    let attic = Attic::new();
+    let store = attic.sandbox.store();
+    let Some(_disk) = SmallDisk::mount(&store, "size=24m", "a file that unpacks to more than a disk has")
+    else {
+        return;
+    };
+    attic.import(&[&attic.copy("gym_20251103_031500.db")], &[]).exits(0);
+    let bomb = attic.folder.join("gym_20251104_031500.db.gz");
+    let mut packed = GzEncoder::new(File::create(&bomb).unwrap(), Compression::fast());
+    packed.write_all(&fs::read(&attic.live).unwrap()).unwrap();
+    for _ in 0..64 {
+        packed.write_all(&vec![0; 1 << 20]).unwrap();
+    }
+    packed.finish().unwrap();
+    let said = attic.import(&[&bomb], &[]).exits(8).only_json();
+    assert_eq!(word(&said["error"], "code"), "no_space");
+    assert!(!store.join(".import/copy.db").exists());
+    assert_eq!(attic.list().len(), 1);
+    attic.sandbox.puller(&["verify", "gym"]).exits(0);
 }

@@ -47,7 +47,8 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
         let path = puller::address::absolute(&shown(source, &copy.id, files));
         let manifest = copy.manifest.as_ref().ok();
         let stored = files.iter().map(|file| on_disk(file)).sum();
-        let growth = manifest.and_then(|manifest| manifest.bytes.checked_signed_diff(bytes_before?));
+        let against = |bytes: u64, before: u64| i64::try_from(i128::from(bytes) - i128::from(before)).ok();
+        let growth = manifest.and_then(|manifest| against(manifest.bytes, bytes_before?));
         let changed = manifest.map(|manifest| &manifest.transfer).filter(|transfer| transfer.base.is_some());
         let changed = changed.map(|transfer| transfer.changed_pages);
         bytes_before = manifest.map(|manifest| manifest.bytes).or(bytes_before);

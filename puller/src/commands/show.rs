@@ -5,6 +5,7 @@ use crate::cli::Cli;
 use md5::{Digest, Md5};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::to_hex;
+use puller::content::{self, Form};
 use puller::unpacked::Unpacked;
 use sha2::Sha256;
 use std::io::Read;
@@ -13,12 +14,17 @@ use std::path::Path;
 pub(crate) fn run(cli: &Cli, source: &str, copy: &str, checksums: bool) -> Result<u8, Fault> {
     let source = super::open_store(cli)?.named(source)?;
     let copy = source.copy(copy)?;
-    let path = puller::address::absolute(&source.file(&copy.id, "db"));
+    let found = content::find(&source, &copy.id);
+    let is_plain = found.as_ref().is_none_or(|(form, _)| *form == Form::Plain);
+    let path = found.map_or_else(|| source.file(&copy.id, "db"), |(_, path)| path);
+    let path = puller::address::absolute(&path);
     let manifest =
         copy.manifest.clone().map_err(|why| Fault::new(Kind::Rotten, format!("copy {}: {why}", copy.id)))?;
     if checksums {
         let unpacked = Unpacked::of(&source, &copy)?;
-        return sums(cli, unpacked.path(), &path);
+        // Of a packed copy, told of the name that `cat` would be written to.
+        let named = if is_plain { path } else { format!("{}.db", copy.id).into() };
+        return sums(cli, unpacked.path(), &named);
     }
     if cli.common.json {
         let mut line = serde_json::to_value(&manifest).expect("BUG: a manifest that is no JSON");
