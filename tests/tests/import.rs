@@ -284,6 +284,7 @@ fn an_imported_source_gets_its_address_by_its_first_pull_or_by_adoption_and_no_o
     attic.import(&[&attic.copy("gym_20251103_031500.db")], &[]).exits(0);
     let said = puller(&["pull", "gym"]).exits(2);
     assert!(said.stderr.contains("puller pull ADDRESS --name gym"), "{said}");
+    puller(&["doctor", "gym"]).exits(0);
     // An address where nothing is does not become its own, nor does one that is another's.
     puller(&["pull", "./nowhere.db", "--name", "gym"]).exits(7);
     let other = attic.sandbox.db("other.db");

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
+use puller::config::Config;
 use puller::import::{self, Checked, Desk, Place};
 use puller::manifest::Manifest;
 use puller::named_time::{self, TimeFrom};
@@ -59,75 +60,90 @@ enum Came {
 }
 
 pub(crate) fn run(cli: &Cli, asked: &Import) -> Result<u8, Fault> {
+    if !puller::address::is_name(&asked.name) {
+        let shown = printable(&asked.name, 200);
+        return Err(Fault::new(Kind::Usage, format!("`{shown}`: {}", puller::address::NAME_RULE)));
+    }
     let now = clock::now()?;
     let config = super::read_config(cli)?;
-    let at = super::store_path(cli, &config);
-    let (store, _temporary, desk) = match asked.dry_run {
-        false => {
-            let store = super::open_or_create_store(cli, &config)?;
-            let desk = Desk::open(&store.root().join(".import"))?;
-            (Some(store), None, desk)
-        }
-        // Nothing is made where there is no store yet.
-        true => {
-            let dir =
-                tempfile::tempdir().map_err(|error| Fault::io("a directory for temporary files", &error))?;
-            let desk = Desk::open(dir.path())?;
-            (Store::open(&at).ok(), Some(dir), desk)
-        }
-    };
-    let source = store.as_ref().map(|store| known(store, &asked.name)).transpose()?.flatten();
-    let copies = source.as_ref().map_or(Ok(Vec::new()), SourceDir::copies)?;
-    let zone = if asked.utc { TimeZone::UTC } else { TimeZone::system() };
-    let (sound, mut tried) = check_all(asked, &desk, &zone, now);
-    let name = source.as_ref().map_or(asked.name.clone(), SourceDir::shown);
-    let mut placed = Vec::new();
-    for checked in sound {
-        match import::place(&copies, checked.taken_at, checked.snapshot) {
-            Place::Before(newer) => return Err(no_place(&name, &checked, &newer)),
-            place => placed.push((checked, place)),
-        }
+    let report = Report { cli, name: asked.name.clone(), now, notes: BTreeMap::new() };
+    match asked.dry_run {
+        true => plan(cli, asked, &config, report),
+        false => take_over(cli, asked, &config, report),
     }
-    let mut report = Report { cli, name: name.clone(), now, notes: BTreeMap::new() };
-    tried.iter().for_each(|tried| report.say(tried, None));
-    if let (Some(store), false, false) = (&store, asked.dry_run, placed.is_empty()) {
-        let mut source = match source {
-            Some(source) => source,
-            None => store.create_imported(&name)?,
+}
+
+/// Where private copies are made in `store`.
+fn private(store: &Store) -> PathBuf {
+    store.root().join(".import")
+}
+
+/// `--dry-run`: no store is made, and no source.
+fn plan(cli: &Cli, asked: &Import, config: &Config, mut report: Report<'_>) -> Result<u8, Fault> {
+    let store = Store::open(&super::store_path(cli, config)).ok();
+    let dir = tempfile::tempdir().map_err(|error| Fault::io("a directory for temporary files", &error))?;
+    // The store's disk has room for databases; that for temporary files may not.
+    let desk = Desk::open(&store.as_ref().map_or(dir.path().to_owned(), private))?;
+    let source = store.map(|store| known(&store, &asked.name)).transpose()?.flatten();
+    let copies = source.as_ref().map_or(Ok(Vec::new()), SourceDir::copies)?;
+    let (sound, mut tried) = check_all(asked, &desk, report.now);
+    for (checked, place) in placed(sound, &copies, &asked.name)? {
+        let came = match place {
+            Place::There(id) => Came::There(id, checked.clone()),
+            _ => Came::Planned(checked.clone()),
         };
-        let lock = source.lock_anew()?;
-        let pack = super::pack(&config, config.table_of(&source).map(|(_, settings)| settings));
-        let bar = Bar::new(cli, &source.shown());
-        for (checked, place) in placed {
-            let result = match place {
-                Place::There(id) => Ok(Came::There(id, checked.clone())),
-                _ => desk.store(&mut source, &lock, &checked, pack, now, &bar).map(|pulled| Came::Stored {
+        tried.push(Tried::of(&checked, Ok(came)));
+    }
+    tried.iter().for_each(|tried| report.say(tried, source.as_ref()));
+    report.say_notes();
+    Ok(exit(&tried))
+}
+
+fn take_over(cli: &Cli, asked: &Import, config: &Config, mut report: Report<'_>) -> Result<u8, Fault> {
+    let store = super::open_or_create_store(cli, config)?;
+    let desk = Desk::open(&private(&store))?;
+    let source = known(&store, &asked.name)?;
+    let (sound, mut tried) = check_all(asked, &desk, report.now);
+    if sound.is_empty() {
+        tried.iter().for_each(|tried| report.say(tried, source.as_ref()));
+        return Ok(exit(&tried));
+    }
+    let mut source = source.map_or_else(|| store.create_imported(&asked.name), Ok)?;
+    // From here on no pull puts a newer copy before them.
+    let lock = source.lock_anew()?;
+    let placed = placed(sound, &source.copies()?, &source.shown())?;
+    tried.iter().for_each(|tried| report.say(tried, Some(&source)));
+    let pack = super::pack(config, config.table_of(&source).map(|(_, settings)| settings));
+    let bar = Bar::new(cli, &source.shown());
+    for (checked, place) in placed {
+        let result = match place {
+            Place::There(id) => Ok(Came::There(id, checked.clone())),
+            _ => {
+                desk.store(&mut source, &lock, &checked, pack, report.now, &bar).map(|pulled| Came::Stored {
                     manifest: Box::new(pulled.manifest),
                     is_new: pulled.stored,
                     findings: pulled.findings,
                     checked: with_notes(checked.clone(), pulled.notes),
-                }),
-            };
-            bar.clear();
-            let taken_at = Some((checked.taken_at, checked.time_from));
-            tried.push(Tried { file: checked.file, taken_at, result });
-            report.say(tried.last().expect("BUG: nothing was pushed"), Some(&source));
-        }
-        report.end(&source, &tried);
-    } else {
-        for (checked, place) in placed {
-            let taken_at = Some((checked.taken_at, checked.time_from));
-            let file = checked.file.clone();
-            let result = Ok(match place {
-                Place::There(id) => Came::There(id, checked),
-                _ => Came::Planned(checked),
-            });
-            tried.push(Tried { file, taken_at, result });
-            report.say(tried.last().expect("BUG: nothing was pushed"), None);
-        }
+                })
+            }
+        };
+        bar.clear();
+        let one = Tried::of(&checked, result);
+        report.say(&one, Some(&source));
+        tried.push(one);
     }
+    report.end(&source, &tried);
     report.say_notes();
     Ok(exit(&tried))
+}
+
+/// Where each of `sound` belongs among `copies`; one that has no place there is an error, before anything is stored.
+fn placed(sound: Vec<Checked>, copies: &[StoredCopy], name: &str) -> Result<Vec<(Checked, Place)>, Fault> {
+    let place = |checked: Checked| match import::place(copies, checked.taken_at, checked.snapshot) {
+        Place::Before(newer) => Err(no_place(name, &checked, &newer)),
+        place => Ok((checked, place)),
+    };
+    sound.into_iter().map(place).collect()
 }
 
 fn with_notes(mut checked: Checked, notes: Vec<String>) -> Checked {
@@ -145,12 +161,13 @@ fn known(store: &Store, name: &str) -> Result<Option<SourceDir>, Fault> {
 }
 
 /// Checks all files; gives the sound ones in the order of their times, and what is wrong with the others.
-fn check_all(asked: &Import, desk: &Desk, zone: &TimeZone, now: Timestamp) -> (Vec<Checked>, Vec<Tried>) {
+fn check_all(asked: &Import, desk: &Desk, now: Timestamp) -> (Vec<Checked>, Vec<Tried>) {
+    let zone = if asked.utc { TimeZone::UTC } else { TimeZone::system() };
     let (mut sound, mut wrong) = (Vec::new(), Vec::new());
     for file in asked.files.iter().filter(|file| !is_companion(file)) {
         let taken_at = import::modified(file).map(|modified| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            named_time::taken_at(&name, modified, zone)
+            named_time::taken_at(&name, modified, &zone)
         });
         let checked = taken_at.clone().and_then(|(at, from)| match at > now {
             true => Err(Fault::new(
@@ -201,6 +218,11 @@ fn exit(tried: &[Tried]) -> u8 {
 }
 
 impl Tried {
+    fn of(checked: &Checked, result: Result<Came, Fault>) -> Self {
+        let Checked { file, taken_at, time_from, .. } = checked;
+        Self { file: file.clone(), taken_at: Some((*taken_at, *time_from)), result }
+    }
+
     fn verdict_exit(&self) -> u8 {
         match &self.result {
             Ok(Came::Stored { manifest, .. }) => manifest.verdict.exit(),
