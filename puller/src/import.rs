@@ -131,7 +131,7 @@ impl Desk {
         source: &mut SourceDir,
         lock: &Lock,
         checked: &Checked,
-        pack: Option<Pack>,
+        pack: Pack,
         now: Timestamp,
         watch: &dyn Watch,
     ) -> Result<Pulled, Fault> {
