@@ -152,7 +152,7 @@ pub(crate) enum Command {
     List {
         /// A source; none: all
         source: Option<String>,
-        /// With snapshot, checks and path
+        /// With growth, change and space on the disk, checks, reasons and path
         #[arg(long, env = "PULLER_LONG", value_parser = BoolishValueParser::new())]
         long: bool,
     },
@@ -215,6 +215,14 @@ pub(crate) enum Command {
         #[arg(short = 'n', long, env = "PULLER_DRY_RUN", value_parser = BoolishValueParser::new())]
         dry_run: bool,
     },
+    /// Write the database file of a copy to stdout, proven first
+    Cat(crate::commands::cat::Cat),
+    /// Ask a copy something in SQL, for reading only
+    Sql(crate::commands::sql::Sql),
+    /// Open a copy in the `sqlite3` shell, for reading only
+    Open(crate::commands::open::Open),
+    /// Take over copies that older scripts made, each with the time in its name
+    Import(crate::commands::import::Import),
     /// Remove copies that no rule keeps
     #[command(alias = "forget")]
     Rotate {

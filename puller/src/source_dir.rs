@@ -27,6 +27,9 @@ const VERSION: u32 = 1;
 /// What a file system counts a file's room in (POSIX, `st_blocks`).
 const BLOCK_BYTES: u64 = 512;
 
+/// What the key of a source begins with that has imported copies and no address yet; its name follows.
+pub(crate) const IMPORTED: &str = "import:";
+
 /// `source.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct About {
@@ -144,6 +147,13 @@ impl SourceDir {
 
     /// Where it is reached: as it was typed last, or else from its key.
     pub fn address(&self) -> Result<Address, Fault> {
+        if self.has_no_address() {
+            let name = self.shown();
+            let why = format!("`{name}` has imported copies, and it was not yet said where its database is");
+            return Err(
+                Fault::new(Kind::Usage, why).hint(format!("`puller pull ADDRESS --name {name}` says it"))
+            );
+        }
         let typed = self.about.address.as_ref().and_then(|typed| Address::parse(typed).ok().flatten());
         typed.or_else(|| Address::from_key(&self.about.key)).ok_or_else(|| {
             Fault::new(
@@ -151,6 +161,11 @@ impl SourceDir {
                 format!("`{}` names no door that this release knows", printable(&self.about.key, 200)),
             )
         })
+    }
+
+    /// Whether it was made for imported copies, and was not pulled yet.
+    pub fn has_no_address(&self) -> bool {
+        self.about.key.starts_with(IMPORTED)
     }
 
     /// Whether `address` is its own: by its key, or, behind ssh, as it was typed last. What was typed may lead elsewhere by now:
@@ -182,6 +197,15 @@ impl SourceDir {
         self.write_about()
     }
 
+    /// A source that has imported copies only is the one at `address` from now on.
+    pub fn found_at(&mut self, address: &Address, _lock: &Lock) -> Result<(), Fault> {
+        if !self.has_no_address() {
+            return Ok(());
+        }
+        self.about.key = address.key();
+        self.write_about()
+    }
+
     /// Its folder.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -195,6 +219,22 @@ impl SourceDir {
     /// The file of copy `id` that ends in `suffix`: `db`, `pages` or `json`.
     pub fn file(&self, id: &str, suffix: &str) -> PathBuf {
         self.copies_dir().join(format!("{id}.{suffix}"))
+    }
+
+    /// The files of each copy, whatever form they have, by its id.
+    pub fn files(&self) -> Result<BTreeMap<String, Vec<PathBuf>>, Fault> {
+        let dir = self.copies_dir();
+        let io = |error: io::Error| Fault::io(format!("`{}`", dir.display()), &error);
+        let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        for entry in fs::read_dir(&dir).map_err(io)?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // A stem may have dots as well.
+            let mut beginnings = name.match_indices('.').map(|(at, _)| &name[..at]);
+            if let Some(id) = beginnings.find(|id| sequence_of(id).is_some()) {
+                files.entry(id.to_owned()).or_default().push(entry.path());
+            }
+        }
+        Ok(files)
     }
 
     /// The history's file.

@@ -75,6 +75,9 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`puller list`", &puller("list gym").exits(0));
     unseen.is("`puller show`", &puller("show gym").exits(0));
     unseen.is("`puller show --checksums`", &puller("show gym --checksums").exits(0));
+    unseen.is("`puller sql`", &sandbox.puller(&["--json", "sql", "gym", "SELECT 1 AS one"]).exits(0));
+    std::fs::copy(&source, sandbox.db("gym_20251103_031500.db")).unwrap();
+    unseen.is("`puller import`", &puller("import ./gym_20251103_031500.db --name old").exits(0));
     unseen.is("`puller verify`", &puller("verify gym").exits(0));
     unseen.is("`puller restore`", &puller("restore gym --to ./back.db").exits(0));
     unseen.is("`puller config path`", &puller("config path").exits(0));
@@ -176,6 +179,8 @@ fn a_command_without_json_prints_what_it_prints() {
         let more = match words {
             // Speaks a protocol: tests/ssh.rs has it.
             "stdio" => continue,
+            // Of a copy: tests/look.rs has them.
+            "cat" | "open" => continue,
             "completions" => " bash",
             _ => "",
         };

@@ -151,6 +151,7 @@ fn pull(cli: &Cli, source: &mut SourceDir, address: &Address) -> Result<Pulled, 
         pack: Pack::None,
         expect: BTreeMap::new(),
         path: None,
+        imported: None,
     };
     let now = puller::clock::now()?;
     let client = Client::open(address, &Door::new(TIMEOUT))?;

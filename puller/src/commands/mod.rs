@@ -6,14 +6,17 @@ macro_rules! println {
 }
 
 mod accept;
+pub(crate) mod cat;
 mod config;
 mod demo;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 mod history;
+pub(crate) mod import;
 mod info;
 mod list;
 pub(crate) mod notify;
+pub(crate) mod open;
 mod pages;
 pub(crate) mod pin;
 mod progress;
@@ -26,6 +29,7 @@ mod schedule_run;
 mod show;
 pub(crate) mod sources;
 pub(crate) mod spelling;
+pub(crate) mod sql;
 pub(crate) mod status;
 mod tell;
 mod text;
@@ -60,6 +64,10 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         Command::Rotate { source, all: _, keep, dry_run } => {
             rotate::run(cli, source.as_deref(), keep, *dry_run)
         }
+        Command::Cat(asked) => cat::run(cli, asked),
+        Command::Sql(asked) => sql::run(cli, asked),
+        Command::Open(asked) => open::run(cli, asked),
+        Command::Import(asked) => import::run(cli, asked),
         Command::Accept { source, copy } => accept::run(cli, source, copy),
         Command::Pin(asked) => pin::run(cli, asked, true),
         Command::Unpin(asked) => pin::run(cli, asked, false),
