@@ -214,7 +214,7 @@ impl Run<'_> {
                 match &base {
                     Some(copy) if is_snapshot(copy, done.snapshot) => {
                         let copy = copy.clone();
-                        if self.still_whole(&copy)? {
+                        if self.still_whole(&copy, sums)? {
                             return Ok(Arrived::Unchanged(Box::new(copy)));
                         }
                         base = self.whole_base(Some(copy), sums)?;
@@ -282,7 +282,7 @@ impl Run<'_> {
     /// `base`, or, where that has rotted on this disk, the newest copy that has not been found to have.
     fn whole_base(&self, base: Option<StoredCopy>, sums: &mut Sums) -> Result<Option<StoredCopy>, Fault> {
         let Some(copy) = base else { return Ok(None) };
-        if self.still_whole(&copy)? {
+        if self.still_whole(&copy, sums)? {
             return Ok(Some(copy));
         }
         sums.notes.push(format!("copy {} has rotted on this disk", copy.id));
@@ -474,18 +474,15 @@ impl Run<'_> {
         })
     }
 
-    /// Reads `copy` against its hashes; one that rotted is marked so.
-    fn still_whole(&self, copy: &StoredCopy) -> Result<bool, Fault> {
+    /// Reads `copy` against its hashes; one that rotted is set aside.
+    fn still_whole(&self, copy: &StoredCopy, sums: &mut Sums) -> Result<bool, Fault> {
         match crate::verify::read(self.source, copy, false, &|bytes| self.watch.proving(bytes, 0)) {
             Ok(_) => Ok(true),
             Err(why) => {
-                if let Ok(manifest) = &copy.manifest {
-                    let mut manifest = manifest.clone();
-                    manifest.verdict = Verdict::Rotten;
-                    tracing::warn!(copy = %copy.id, why, "a copy has rotted");
-                    self.source.write_manifest(&manifest, self.lock)?;
-                }
-                Ok(false)
+                tracing::warn!(copy = %copy.id, why, "a copy has rotted");
+                let found = crate::rot::found(self.source, copy, &why, self.now, self.lock)?;
+                sums.notes.extend(found.detail);
+                Ok(found.is_mended)
             }
         }
     }
@@ -513,9 +510,8 @@ impl Run<'_> {
         }
         let (verdict, why) = judge::verdict(&manifest, good);
         manifest.verdict = verdict;
-        if copies.iter().all(|copy| copy.manifest.as_ref() != Ok(&manifest)) {
-            self.source.write_manifest(&manifest, self.lock)?;
-        }
+        manifest.proven(self.now, self.source.next_proof()?);
+        self.source.write_manifest(&manifest, self.lock)?;
         Ok(Pulled {
             stored: false,
             checked: level,
@@ -561,6 +557,8 @@ impl Run<'_> {
             bytes: geometry.bytes(),
             md5: md5.map(|md5| to_hex(&md5)),
             taken_at: self.now,
+            proven_at: Some(self.now),
+            proof: self.source.next_proof()?,
             source: offer.source,
             transfer: Transfer {
                 kind: kind.to_owned(),

@@ -19,6 +19,18 @@ use std::path::{Path, PathBuf};
 /// The version of `source.json`.
 const VERSION: u32 = 1;
 
+/// What the file with the content of a copy ends in: plain, packed whole, packed as what differs from the next newer copy.
+const FORMS: [&str; 3] = ["db", "db.gz", "delta.gz"];
+
+/// What the list of page hashes ends in.
+const PAGES: &str = "pages";
+
+/// What a file that has rotted ends in besides, once it was set aside.
+const ROTTEN: &str = "rotten";
+
+/// What the folder that a drill restores into begins with.
+pub const DRILL: &str = ".drill-";
+
 /// `source.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct About {
@@ -189,6 +201,15 @@ impl SourceDir {
         self.copies_dir().join(format!("{id}.{suffix}"))
     }
 
+    /// The file that has the content of copy `id`, in whatever form, also one that was set aside; the plain one where there is
+    /// none.
+    pub fn file_of(&self, id: &str) -> PathBuf {
+        let aside = FORMS.map(|form| format!("{form}.{ROTTEN}"));
+        let forms = FORMS.into_iter().chain(aside.iter().map(String::as_str));
+        let mut files = forms.map(|form| self.file(id, form));
+        files.find(|file| file.symlink_metadata().is_ok()).unwrap_or_else(|| self.file(id, FORMS[0]))
+    }
+
     /// The history's file.
     pub fn history_file(&self) -> PathBuf {
         self.dir.join("history.jsonl")
@@ -290,7 +311,7 @@ impl SourceDir {
     /// Puts in order what a run that died left behind: removes drafts, but for one that is gone on from (`keep_draft`), and
     /// files of a copy that never got its manifest or lost it to a rotation, and enters copies into history that it does not
     /// know.
-    pub fn clear_drafts(&self, keep_draft: bool, _lock: &Lock) -> Result<(), Fault> {
+    pub fn clear_drafts(&self, keep_draft: bool, lock: &Lock) -> Result<(), Fault> {
         let stored = crate::history::stored_copies(self)?;
         let is_left_over = |name: &str| {
             let orphan = name.strip_suffix(".db").or_else(|| name.strip_suffix(".pages")).is_some_and(|id| {
@@ -310,6 +331,7 @@ impl SourceDir {
                 }
             }
         }
+        self.clear_drills(lock)?;
         // Last: on a full disk, what was removed makes room for the lines.
         for manifest in self.copies()?.into_iter().filter_map(|copy| copy.manifest.ok()) {
             if !stored.contains(&manifest.copy) {
@@ -325,6 +347,62 @@ impl SourceDir {
         Ok(crate::history::stored_copies(self)?.into_iter().filter(|id| !here.contains(id)).collect())
     }
 
+    /// The number of the next proof of a copy, counted over all of them.
+    pub fn next_proof(&self) -> Result<u64, Fault> {
+        let proofs = self.copies()?.into_iter().filter_map(|copy| Some(copy.manifest.ok()?.proof));
+        Ok(proofs.max().unwrap_or(0).saturating_add(1))
+    }
+
+    /// Whether any file is left that has the name of copy `id`.
+    pub fn has_files_of(&self, id: &str) -> Result<bool, Fault> {
+        let dir = self.copies_dir();
+        let entries =
+            fs::read_dir(&dir).map_err(|error| Fault::io(format!("`{}`", dir.display()), &error))?;
+        let prefix = format!("{id}.");
+        Ok(entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)))
+    }
+
+    /// The files of copy `id` that were set aside, by what they end in without `.rotten`.
+    pub fn set_aside_of(&self, id: &str) -> Vec<&'static str> {
+        let endings = FORMS.into_iter().chain([PAGES]);
+        let is_aside =
+            |suffix: &&str| self.file(id, &format!("{suffix}.{ROTTEN}")).symlink_metadata().is_ok();
+        endings.filter(is_aside).collect()
+    }
+
+    /// Sets the file of copy `id` that ends in `suffix` aside: it has rotted, and nobody is to take it for what it was. `None`:
+    /// there is no such file, or one was set aside before, which is not replaced.
+    pub fn set_aside(&self, id: &str, suffix: &str, _lock: &Lock) -> Result<Option<PathBuf>, Fault> {
+        let aside = self.file(id, &format!("{suffix}.{ROTTEN}"));
+        Ok(self.give_name(&self.file(id, suffix), &aside)?.then_some(aside))
+    }
+
+    /// Gives a file that was set aside its name back, unless there is another one of that name by now.
+    pub fn take_back(&self, id: &str, suffix: &str, _lock: &Lock) -> Result<bool, Fault> {
+        self.give_name(&self.file(id, &format!("{suffix}.{ROTTEN}")), &self.file(id, suffix))
+    }
+
+    fn give_name(&self, from: &Path, to: &Path) -> Result<bool, Fault> {
+        match durable::rename_new(from, to).and_then(|()| durable::sync_dir(&self.copies_dir())) {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {
+                Ok(false)
+            }
+            Err(error) => Err(Fault::io(format!("`{}`", from.display()), &error)),
+        }
+    }
+
+    /// Removes what drills that died left behind.
+    pub fn clear_drills(&self, _lock: &Lock) -> Result<(), Fault> {
+        let io = |error: io::Error| Fault::io(format!("`{}`", self.dir.display()), &error);
+        for entry in fs::read_dir(&self.dir).map_err(io)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(DRILL) {
+                fs::remove_dir_all(entry.path()).map_err(io)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the manifest of a copy: the commit of a new one, or a change of what is known of an old one.
     pub fn write_manifest(&self, manifest: &Manifest, _lock: &Lock) -> Result<(), Fault> {
         let file = self.file(&manifest.copy, "json");
@@ -334,8 +412,12 @@ impl SourceDir {
 
     /// Points `latest.db` at the newest good copy, if there is one.
     pub fn link_latest(&self, _lock: &Lock) -> Result<(), Fault> {
-        let Some(newest) = self.copies()?.into_iter().rfind(StoredCopy::is_good) else { return Ok(()) };
         let link = self.dir.join("latest.db");
+        let Some(newest) = self.copies()?.into_iter().rfind(StoredCopy::is_good) else {
+            let led_nowhere = fs::read_link(&link).is_ok() && !link.exists();
+            let removed = if led_nowhere { durable::remove(&link) } else { Ok(()) };
+            return removed.map_err(|error| Fault::io(format!("`{}`", link.display()), &error));
+        };
         let target = Path::new("copies").join(format!("{}.db", newest.id));
         if fs::read_link(&link).is_ok_and(|found| found == target) {
             return Ok(());

@@ -3,8 +3,10 @@
 use super::text;
 use crate::cli::Cli;
 use pullback_shared::fault::Fault;
+use pullback_shared::verdict::Verdict;
+use puller::rot;
 use puller::rotation::{self, Facts};
-use puller::source_dir::SourceDir;
+use puller::source_dir::{SourceDir, StoredCopy};
 use serde_json::json;
 
 pub(crate) fn run(cli: &Cli, source: Option<&str>, long: bool) -> Result<u8, Fault> {
@@ -38,7 +40,7 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
         &short
     });
     for (copy, decision) in copies.iter().zip(&decisions) {
-        let path = puller::address::absolute(&source.file(&copy.id, "db"));
+        let path = puller::address::absolute(&source.file_of(&copy.id));
         let manifest = copy.manifest.as_ref().ok();
         let stored = std::fs::metadata(&path)
             .map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata) * 512);
@@ -49,7 +51,7 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
                 "taken_at": manifest.map(|manifest| puller::clock::rfc3339(manifest.taken_at)),
                 "bytes": manifest.map(|manifest| manifest.bytes), "stored_bytes": stored,
                 "verdict": copy.verdict().word(), "checked": manifest.map(|manifest| manifest.checked().word()),
-                "kept_because": decision.kept_because, "damage": copy.manifest.as_ref().err(),
+                "kept_because": decision.kept_because, "damage": damage(source, copy),
             });
             println!("{line}");
             continue;
@@ -71,8 +73,20 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
         println!("{}", source.shown());
         println!("{}\n", table.trim_fmt());
     }
+    if !cli.common.json {
+        for copy in &copies {
+            damage(source, copy)
+                .iter()
+                .for_each(|why| eprintln!("warning: copy {} is rotten: {why}", copy.id));
+        }
+    }
     for missing in source.missing_copies()? {
         eprintln!("warning: copy {missing} of `{}` was stored, and its manifest is gone", source.shown());
     }
     Ok(())
+}
+
+/// What is wrong with a copy that has rotted.
+fn damage(source: &SourceDir, copy: &StoredCopy) -> Option<String> {
+    (copy.verdict() == Verdict::Rotten).then(|| rot::known(source, copy).join("; "))
 }

@@ -11,7 +11,7 @@ use std::io::Read;
 pub(crate) fn run(cli: &Cli, source: &str, copy: &str, checksums: bool) -> Result<u8, Fault> {
     let source = super::open_store(cli)?.named(source)?;
     let copy = source.copy(copy)?;
-    let path = puller::address::absolute(&source.file(&copy.id, "db"));
+    let path = puller::address::absolute(&source.file_of(&copy.id));
     let manifest =
         copy.manifest.clone().map_err(|why| Fault::new(Kind::Rotten, format!("copy {}: {why}", copy.id)))?;
     if checksums {
@@ -33,6 +33,7 @@ pub(crate) fn run(cli: &Cli, source: &str, copy: &str, checksums: bool) -> Resul
     row("of", manifest.source.path.clone());
     row("taken", text::when(manifest.taken_at, now));
     row("verdict", manifest.verdict.word().to_owned());
+    row("proven", manifest.proven_at.map_or_else(|| "never".to_owned(), |at| text::when(at, now)));
     for check in &manifest.checks {
         row("checked", format!("{}, {}: {}", check.level.word(), text::when(check.at, now), check.result));
         check.findings.iter().for_each(|finding| row("", finding.clone()));
