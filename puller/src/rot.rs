@@ -129,15 +129,18 @@ pub fn take_back(source: &SourceDir, copy: &StoredCopy, lock: &Lock) -> Result<(
 pub fn forget(source: &SourceDir, missing: Vec<String>, now: Timestamp) -> Result<Vec<String>, Fault> {
     let mut missed = Vec::new();
     for id in missing {
-        let was_rotten = history::last_verdict(source, &id)?.as_deref() == Some("rotten");
-        if was_rotten && !source.has_files_of(&id)? {
+        let has_files = source.has_files_of(&id)?;
+        if !has_files && history::last_verdict(source, &id)?.as_deref() == Some("rotten") {
             let line = json!({
                 "v": 1, "at": clock::rfc3339(now), "run": "verify", "source": source.shown(), "outcome": "removed", "copy": id,
             });
             history::add(source, &line)?;
             continue;
         }
-        note(source, &id, "verified", "rotten", &["its manifest is gone".to_owned()], now)?;
+        // Of one that vanished whole while it was good, nothing is noted: it is missed each time.
+        if has_files {
+            note(source, &id, "verified", "rotten", &["its manifest is gone".to_owned()], now)?;
+        }
         missed.push(id);
     }
     Ok(missed)
