@@ -76,6 +76,7 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`puller show`", &puller("show gym").exits(0));
     unseen.is("`puller show --checksums`", &puller("show gym --checksums").exits(0));
     unseen.is("`puller verify`", &puller("verify gym").exits(0));
+    unseen.is("`puller drill`", &puller("drill gym").exits(0));
     unseen.is("`puller restore`", &puller("restore gym --to ./back.db").exits(0));
     unseen.is("`puller config path`", &puller("config path").exits(0));
     unseen.is("`puller config check`", &puller("config check").exits(0));
@@ -120,7 +121,7 @@ fn every_command_prints_the_fields_of_the_document() {
     let emptied = puller("pull gym").exits(4).only_json();
     let copy = emptied["copy"].as_str().expect("a copy's id");
     unseen.is("`puller accept`", &puller(&format!("accept gym {copy}")).exits(0));
-    assert_eq!(puller("history gym").exits(0).json().len(), 6);
+    assert_eq!(puller("history gym").exits(0).json().len(), 7);
 
     let mut starts = sandbox.command(pullback_tests::programs::agent());
     starts
