@@ -2,10 +2,12 @@
 //! that is whole; what holds content is set aside as `.rotten`, never removed; and what was put right gets its name back.
 
 use crate::clock;
+use crate::content::{self, Form, RUN_BYTES};
+use crate::durable;
 use crate::history;
+use crate::pack;
 use crate::proof;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
-use flate2::read::GzDecoder;
 use jiff::Timestamp;
 use pullback_shared::fault::Fault;
 use pullback_shared::hashes::HashList;
@@ -40,41 +42,38 @@ pub fn found(
         Err(why) => return of_manifest(source, copy, why, now),
     };
     let id = &copy.id;
+    let (form, path) = content::find(source, id).unwrap_or((Form::Plain, source.file(id, "db")));
     let shape = manifest.geometry().zip(manifest.snapshot_id());
-    let list_is_right = shape.is_none_or(|shape| is_list_of(&source.file(id, "pages"), shape));
-    let before = source.set_aside_of(id);
+    // A delta has no list of its own.
+    let list_is_right =
+        form == Form::Delta || shape.is_none_or(|shape| is_list_of(&source.file(id, "pages"), shape));
     let mut detail = Vec::new();
-    let plain = source.file(id, "db");
+    let mut bad = Vec::new();
     if let (false, Some(shape)) = (list_is_right, shape) {
-        let what = format!("`{id}.pages`: {why}");
-        if remake_list(source, id, shape) {
+        if remake_list(source, id, (form, &path), shape) {
             let done = "the database is whole, and its list of page hashes was made anew from it".to_owned();
-            let detail = vec![what, done];
+            let detail = vec![named(&format!("`{id}.pages`"), why), done];
             note(source, id, "mended", manifest.verdict.word(), &detail, now)?;
+            take_back(source, id, lock)?;
             return Ok(Rot { detail, is_mended: true });
         }
-        if before.is_empty() {
-            detail.push(what);
-        }
-        source.set_aside(id, "pages", lock)?;
+        bad.push("pages");
     }
-    let is_bad = |suffix: &str| match (suffix, shape) {
-        ("delta.gz", _) => !unpacks(&source.file(id, suffix)),
-        ("db.gz", Some(shape)) => !is_packed_content(&source.file(id, suffix), shape),
-        (_, Some(shape)) => !is_content(&plain, shape),
+    let is_bad = match (form, shape) {
+        // One that unpacks is itself as it was written; then what it is packed upon is not.
+        (Form::Delta, _) => !unpacks(&path),
+        (form, Some(shape)) => name_of(form, &path, shape.0, &mut io::sink()).ok() != Some(shape.1),
         (_, None) => false,
     };
-    let forms = ["db", "db.gz", "delta.gz"].into_iter().filter(|form| source.file(id, form).exists());
-    let bad: Vec<&str> = forms.filter(|form| is_bad(form)).collect();
-    if before.is_empty() {
-        detail.extend(bad.iter().map(|suffix| format!("`{id}.{suffix}`: {why}")));
+    if is_bad {
+        bad.push(form.suffix());
     }
-    if detail.is_empty() {
-        let known = manifest.rot().first().cloned().filter(|_| !before.is_empty());
-        detail.push(known.unwrap_or_else(|| format!("`{}`: {why}", file_name(&source.file_of(id)))));
+    match source.set_aside_of(id).contains(&form.suffix()).then(|| manifest.rot().first()).flatten() {
+        Some(known) if path != source.file(id, form.suffix()) => detail.push(known.clone()),
+        _ => detail.push(named(&content::named(&source.file(id, form.suffix())), why)),
     }
     let reason = detail[0].clone();
-    for suffix in bad {
+    for suffix in bad.into_iter().filter(|suffix| source.file(id, suffix).exists()) {
         if source.set_aside(id, suffix, lock)?.is_none() {
             detail.push(format!("`{id}.{suffix}` stays: another one was set aside before"));
         }
@@ -103,22 +102,15 @@ pub fn known(source: &SourceDir, copy: &StoredCopy) -> Vec<String> {
     detail
 }
 
-/// Gives the files of `copy` that were set aside and are what they were again their names back.
-pub fn take_back(source: &SourceDir, copy: &StoredCopy, lock: &Lock) -> Result<(), Fault> {
-    let shape =
-        copy.manifest.as_ref().ok().and_then(|manifest| manifest.geometry().zip(manifest.snapshot_id()));
-    let Some(shape) = shape else { return Ok(()) };
-    for suffix in source.set_aside_of(&copy.id) {
-        let aside = source.file(&copy.id, &format!("{suffix}.rotten"));
-        let is_right = match suffix {
-            _ if source.file(&copy.id, suffix).exists() => false,
-            "pages" => is_list_of(&aside, shape),
-            "db.gz" => is_packed_content(&aside, shape),
-            "delta.gz" => unpacks(&aside),
-            _ => is_content(&aside, shape),
-        };
-        if is_right && source.take_back(&copy.id, suffix, lock)? {
-            tracing::info!(copy = %copy.id, suffix, "what was set aside is what it was again");
+/// Gives the files of copy `id`, which was read and is whole, their names back: where none has it, the one that was set aside is
+/// the one that was read.
+pub fn take_back(source: &SourceDir, id: &str, lock: &Lock) -> Result<(), Fault> {
+    let form = content::find(source, id).map(|(form, _)| form.suffix());
+    for suffix in
+        source.set_aside_of(id).into_iter().filter(|suffix| *suffix == "pages" || Some(*suffix) == form)
+    {
+        if source.take_back(id, suffix, lock)? {
+            tracing::info!(id, suffix, "what was set aside is what it was again");
         }
     }
     Ok(())
@@ -152,7 +144,7 @@ fn of_manifest(source: &SourceDir, copy: &StoredCopy, why: &str, now: Timestamp)
     let path = source.file(&copy.id, "db");
     let stored = history::stored_snapshot(source, &copy.id)?.and_then(|hex| SnapshotId::from_hex(&hex));
     if let Some((snapshot, geometry)) = stored.zip(geometry_of(&path))
-        && is_content(&path, (geometry, snapshot))
+        && name_of(Form::Plain, &path, geometry, &mut io::sink()).ok() == Some(snapshot)
     {
         detail.push(format!("the database beside it is what was stored: `{}`", path.display()));
     }
@@ -179,6 +171,11 @@ fn note(
     history::add(source, &line)
 }
 
+/// What is wrong, with the file that it is about.
+fn named(file: &str, why: &str) -> String {
+    if why.contains(file) { why.to_owned() } else { format!("{file}: {why}") }
+}
+
 /// The shape of the database at `path`, from its header and its length.
 fn geometry_of(path: &Path) -> Option<Geometry> {
     let mut header = [0; HEADER_LEN];
@@ -203,65 +200,47 @@ fn is_list_of(path: &Path, (geometry, snapshot): (Geometry, SnapshotId)) -> bool
     read().unwrap_or(false)
 }
 
-fn is_content(path: &Path, (geometry, snapshot): (Geometry, SnapshotId)) -> bool {
-    let named = File::open(path).and_then(|file| {
-        proof::name_of(BufReader::with_capacity(READ_BYTES, file), geometry, &mut io::sink())
-    });
-    named.is_ok_and(|named| named == snapshot)
+/// The name of the whole copy in the file at `path`, whose page hashes go to `list`.
+fn name_of(form: Form, path: &Path, geometry: Geometry, list: &mut impl Write) -> io::Result<SnapshotId> {
+    let file = File::open(path)?;
+    match form {
+        Form::Plain => proof::name_of(BufReader::with_capacity(RUN_BYTES, file), geometry, list),
+        Form::Gzip | Form::Delta => proof::name_of(pack::unzipped(file), geometry, list),
+    }
 }
 
-fn is_packed_content(path: &Path, (geometry, snapshot): (Geometry, SnapshotId)) -> bool {
-    let named = File::open(path).and_then(|file| proof::name_of(unpacking(file), geometry, &mut io::sink()));
-    named.is_ok_and(|named| named == snapshot)
-}
-
-/// Whether a pack is as it was written, as far as its own check value tells; what it refers to is not looked at.
+/// Whether a pack is as it was written, as far as its own check value tells; what it is packed upon is not looked at.
 fn unpacks(path: &Path) -> bool {
-    File::open(path).and_then(|file| io::copy(&mut unpacking(file), &mut io::sink())).is_ok()
-}
-
-fn unpacking(file: File) -> impl Read {
-    GzDecoder::new(BufReader::with_capacity(READ_BYTES, file))
+    File::open(path).and_then(|file| io::copy(&mut pack::unzipped(file), &mut io::sink())).is_ok()
 }
 
 /// Makes the list of page hashes of copy `id` anew, if its content is still what its name says.
-fn remake_list(source: &SourceDir, id: &str, (geometry, snapshot): (Geometry, SnapshotId)) -> bool {
+fn remake_list(
+    source: &SourceDir,
+    id: &str,
+    (form, path): (Form, &Path),
+    (geometry, snapshot): (Geometry, SnapshotId),
+) -> bool {
     let list = source.file(id, "pages");
     let aside = list.with_file_name(format!(".{id}.pages.new"));
-    let remade = || -> io::Result<bool> {
-        let (plain, packed) = (source.file(id, "db"), source.file(id, "db.gz"));
+    let remade = (|| {
         let mut written = BufWriter::new(File::create(&aside)?);
-        let named = match plain.exists() {
-            true => {
-                let file = BufReader::with_capacity(READ_BYTES, File::open(plain)?);
-                proof::name_of(file, geometry, &mut written)?
-            }
-            false => proof::name_of(unpacking(File::open(packed)?), geometry, &mut written)?,
-        };
+        let is_it = name_of(form, path, geometry, &mut written)? == snapshot;
         written.flush()?;
-        if named != snapshot {
-            return Ok(false);
+        if is_it {
+            written.get_ref().set_permissions(fs::Permissions::from_mode(0o400))?;
+            written.get_ref().sync_all()?;
+            fs::rename(&aside, &list)?;
+            durable::sync_dir(&source.copies_dir())?;
         }
-        written.get_ref().set_permissions(fs::Permissions::from_mode(0o400))?;
-        written.get_ref().sync_all()?;
-        fs::rename(&aside, &list)?;
-        crate::durable::sync_dir(&source.copies_dir())?;
-        Ok(true)
-    };
-    let remade = remade();
-    if let Err(error) = &remade {
+        Ok(is_it)
+    })();
+    let is_remade = remade.unwrap_or_else(|error: io::Error| {
         tracing::debug!(id, %error, "the list of page hashes cannot be made anew");
-    }
-    let is_remade = remade.unwrap_or(false);
-    if !is_remade && let Err(error) = crate::durable::remove(&aside) {
+        false
+    });
+    if !is_remade && let Err(error) = durable::remove(&aside) {
         tracing::debug!(%error, "left for the next run to clear");
     }
     is_remade
 }
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// Bytes read at once.
-const READ_BYTES: usize = 256 * 1024;

@@ -4,6 +4,7 @@
 //! lock clears drafts away. A copy whose manifest rotted is still a copy: it is listed as rotten and never cleared.
 
 use crate::address::Address;
+use crate::content::Form;
 use crate::durable;
 use crate::manifest::Manifest;
 use jiff::Timestamp;
@@ -16,14 +17,11 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+/// What the files of a copy end in, its manifest aside.
+const SUFFIXES: [&str; 4] = ["db", "pages", "db.gz", "delta.gz"];
+
 /// The version of `source.json`.
 const VERSION: u32 = 1;
-
-/// What the file with the content of a copy ends in: plain, packed whole, packed as what differs from the next newer copy.
-const FORMS: [&str; 3] = ["db", "db.gz", "delta.gz"];
-
-/// What the list of page hashes ends in.
-const PAGES: &str = "pages";
 
 /// What a file that has rotted ends in besides, once it was set aside.
 const ROTTEN: &str = "rotten";
@@ -204,10 +202,7 @@ impl SourceDir {
     /// The file that has the content of copy `id`, in whatever form, also one that was set aside; the plain one where there is
     /// none.
     pub fn file_of(&self, id: &str) -> PathBuf {
-        let aside = FORMS.map(|form| format!("{form}.{ROTTEN}"));
-        let forms = FORMS.into_iter().chain(aside.iter().map(String::as_str));
-        let mut files = forms.map(|form| self.file(id, form));
-        files.find(|file| file.symlink_metadata().is_ok()).unwrap_or_else(|| self.file(id, FORMS[0]))
+        crate::content::find(self, id).map_or_else(|| self.file(id, Form::Plain.suffix()), |(_, path)| path)
     }
 
     /// The history's file.
@@ -314,7 +309,8 @@ impl SourceDir {
     pub fn clear_drafts(&self, keep_draft: bool, lock: &Lock) -> Result<(), Fault> {
         let stored = crate::history::stored_copies(self)?;
         let is_left_over = |name: &str| {
-            let orphan = name.strip_suffix(".db").or_else(|| name.strip_suffix(".pages")).is_some_and(|id| {
+            let id = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)?.strip_suffix('.'));
+            let orphan = id.is_some_and(|id| {
                 // A manifest that went missing later is damage, not a draft: history knows the copy.
                 sequence_of(id).is_some() && !self.file(id, "json").exists() && !stored.contains(id)
             });
@@ -332,6 +328,8 @@ impl SourceDir {
             }
         }
         self.clear_drills(lock)?;
+        crate::unpacked::clear(&self.copies_dir())
+            .map_err(|error| Fault::io(format!("`{}`", self.copies_dir().display()), &error))?;
         // Last: on a full disk, what was removed makes room for the lines.
         for manifest in self.copies()?.into_iter().filter_map(|copy| copy.manifest.ok()) {
             if !stored.contains(&manifest.copy) {
@@ -364,10 +362,9 @@ impl SourceDir {
 
     /// The files of copy `id` that were set aside, by what they end in without `.rotten`.
     pub fn set_aside_of(&self, id: &str) -> Vec<&'static str> {
-        let endings = FORMS.into_iter().chain([PAGES]);
         let is_aside =
             |suffix: &&str| self.file(id, &format!("{suffix}.{ROTTEN}")).symlink_metadata().is_ok();
-        endings.filter(is_aside).collect()
+        SUFFIXES.into_iter().filter(is_aside).collect()
     }
 
     /// Sets the file of copy `id` that ends in `suffix` aside: it has rotted, and nobody is to take it for what it was. `None`:
@@ -433,11 +430,21 @@ impl SourceDir {
 
     /// Removes a copy: its manifest first, so that no half copy is ever listed.
     pub fn remove(&self, id: &str, _lock: &Lock) -> Result<(), Fault> {
-        let removed = ["json", "db", "pages"].iter().try_for_each(|suffix| {
-            durable::remove(&self.file(id, suffix))?;
-            if *suffix == "json" { durable::sync_dir(&self.copies_dir()) } else { Ok(()) }
-        });
+        let removed = durable::remove(&self.file(id, "json"))
+            .and_then(|()| durable::sync_dir(&self.copies_dir()))
+            .and_then(|()| SUFFIXES.iter().try_for_each(|suffix| durable::remove(&self.file(id, suffix))));
         removed.map_err(|error| Fault::io(format!("copy `{id}` cannot be removed"), &error))
+    }
+
+    /// Removes the forms of a copy other than `form`, which is in place for good; a delta needs no list of page hashes.
+    pub fn remove_other_forms(&self, id: &str, form: Form, _lock: &Lock) -> Result<(), Fault> {
+        let others = Form::ALL.into_iter().filter(|other| *other != form).map(Form::suffix);
+        let list = (form == Form::Delta).then_some("pages");
+        let removed = others
+            .chain(list)
+            .try_for_each(|suffix| durable::remove(&self.file(id, suffix)))
+            .and_then(|()| durable::sync_dir(&self.copies_dir()));
+        removed.map_err(|error| Fault::io(format!("copy `{id}` is kept twice"), &error))
     }
 }
 
@@ -447,7 +454,7 @@ pub struct Lock {
 }
 
 /// The sequence in an id such as `gym-000123-20261121T090000Z`.
-fn sequence_of(id: &str) -> Option<u64> {
+pub(crate) fn sequence_of(id: &str) -> Option<u64> {
     let mut parts = id.rsplitn(3, '-');
     let (stamp, sequence, stem) = (parts.next()?, parts.next()?, parts.next()?);
     let digits = sequence.len() >= 6 && sequence.bytes().all(|b| b.is_ascii_digit());

@@ -103,10 +103,10 @@ impl Shelf {
         for (found, (result, why)) in self.told(4) {
             let wanted = if found == copy { "rotten" } else { "ok" };
             assert_eq!(result, wanted, "{found}, {of}");
-            assert!(found != copy || why.starts_with(&format!("`{name}`: ")), "{why}, {of}");
+            assert!(found != copy || why.contains(&format!("`{name}`")), "{why}, {of}");
             let page = byte / PAGE_SIZE + 1;
             assert!(
-                found != copy || suffix(name) != "db" || why.contains(&format!(" page {page} ")),
+                found != copy || suffix(name) != "db" || why.contains(&format!("page {page} of ")),
                 "{why}, {of}"
             );
         }
@@ -306,7 +306,7 @@ fn a_rotten_copy_is_set_aside_and_named_until_somebody_removes_it() {
     let (db, aside) = (format!("{copy}.db"), shelf.aside(&format!("{copy}.db")));
     let latest = shelf.folder.with_file_name("latest.db");
     let said = puller("verify gym").exits(4);
-    let why = format!("`{db}`: page 5 ");
+    let why = format!("page 5 of `{db}` ");
     assert!(said.stderr.contains(&why) && said.stderr.contains(&aside.display().to_string()), "{said}");
     // `latest.db` leads to one that is good, and each command that shows the copy says what became of it.
     assert!(latest.canonicalize().is_ok_and(|latest| latest.exists() && latest != aside));
