@@ -11,6 +11,7 @@ use std::path::Path;
 /// A sandbox with `copies` copies of a gym called `gym`.
 fn stocked(copies: usize) -> Sandbox {
     let sandbox = Sandbox::new();
+    configure(&sandbox, "");
     let source = sandbox.db("gym.db");
     databases::gym(&source, 200_000, 4096);
     for _ in 0..copies {
@@ -18,6 +19,13 @@ fn stocked(copies: usize) -> Sandbox {
         databases::visits_in_the_wal(&source, 5);
     }
     sandbox
+}
+
+/// Writes the configuration: `rest`, and each copy is a plain file, so that one can rot without the others.
+fn configure(sandbox: &Sandbox, rest: &str) {
+    let dir = sandbox.file("home/xdg_config_home/pullback");
+    fs::create_dir_all(&dir).expect("a folder can be made");
+    fs::write(dir.join("puller.toml"), format!("pack = \"none\"\n{rest}")).expect("a file can be written");
 }
 
 fn puller(sandbox: &Sandbox, words: &str) -> Ran {
@@ -101,12 +109,9 @@ fn a_drill_of_a_rotten_copy_fails_and_the_next_one_restores_another() {
 #[test]
 fn what_is_expected_of_a_source_is_expected_of_a_restored_one() {
     let sandbox = stocked(1);
-    let dir = sandbox.file("home/xdg_config_home/pullback");
-    fs::create_dir_all(&dir).expect("a folder can be made");
     let source = sandbox.db("gym.db");
     let config = |expect: &str| {
-        let table = format!("[source.gym]\naddress = {:?}\nexpect = {{ {expect} }}\n", source);
-        fs::write(dir.join("puller.toml"), table).expect("a configuration can be written");
+        configure(&sandbox, &format!("[source.gym]\naddress = {source:?}\nexpect = {{ {expect} }}\n"));
     };
     config("members = 1");
     puller(&sandbox, "drill gym").exits(0);

@@ -23,6 +23,13 @@ fn bytes(path: &Path) -> Vec<u8> {
 /// Of the databases on the shelf.
 const PAGE_SIZE: usize = 1024;
 
+/// Has older copies kept as `pack` says.
+fn keep_as(sandbox: &Sandbox, pack: &str) {
+    let config = sandbox.file("home/xdg_config_home/pullback");
+    fs::create_dir_all(&config).expect("a folder can be made");
+    fs::write(config.join("puller.toml"), format!("pack = {pack:?}\n")).expect("a file can be written");
+}
+
 /// The files of some copies as they are to be, to rot one at a time.
 struct Shelf {
     sandbox: Sandbox,
@@ -31,9 +38,17 @@ struct Shelf {
 }
 
 impl Shelf {
-    /// Three copies of one gym, as it was on three days.
+    /// Three copies of one gym, as it was on three days, each a plain file.
     fn stock() -> Self {
+        let shelf = Self::packed("none");
+        assert_eq!(shelf.files.len(), 9, "three files for each of three copies");
+        shelf
+    }
+
+    /// The same, the older ones as `pack` says.
+    fn packed(pack: &str) -> Self {
         let sandbox = Sandbox::new();
+        keep_as(&sandbox, pack);
         let source = sandbox.db("gym.db");
         databases::gym(&source, 60_000, PAGE_SIZE as u32);
         let mut stored = sandbox.pull(&[&source]).succeeds("stored");
@@ -48,7 +63,6 @@ impl Shelf {
         let names = names.map(|entry| entry.expect("a folder can be read").file_name());
         let files = names.map(|name| (name.display().to_string(), bytes(&folder.join(&name))));
         let files: BTreeMap<_, _> = files.collect();
-        assert_eq!(files.len(), 9, "three files for each of three copies");
         Self { sandbox, folder, files }
     }
 
@@ -209,6 +223,8 @@ fn is_exact_and_sound(sandbox: &Sandbox, source: &Path, pulled: &Pulled, of: &st
 #[track_caller]
 fn check_base(change: fn(&Path), through_service: bool) {
     let sandbox = Sandbox::new();
+    // Where it is packed, a copy whose list of page hashes rotted needs none any more.
+    keep_as(&sandbox, "none");
     let source = sandbox.db("gym.db");
     databases::gym(&source, 300_000, 4096);
     let served = Served::start(&sandbox, &[("gym", &source)]);
@@ -336,6 +352,50 @@ fn a_rotten_copy_is_set_aside_and_named_until_somebody_removes_it() {
     puller("verify gym").exits(0);
     let removed = puller("history gym --json").exits(0).json();
     assert!(removed.iter().any(|line| line["outcome"] == "removed" && line["copy"] == *copy), "{removed:?}");
+}
+
+#[test]
+fn a_pack_that_rotted_is_set_aside_and_what_leads_from_a_rotten_copy_is_not() {
+    for (pack, suffix) in [("delta", "delta.gz"), ("gzip", "db.gz")] {
+        let shelf = Shelf::packed(pack);
+        let names: Vec<&String> = shelf.files.keys().filter(|name| name.ends_with(suffix)).collect();
+        let [first, second] = names[..] else { panic!("{:?}", shelf.files.keys()) };
+        let newest = shelf.files.keys().rfind(|name| name.ends_with(".db")).expect("the newest is plain");
+        let rot = |name: &String, at: usize| {
+            let mut rotten = shelf.files[name].clone();
+            rotten[at] ^= 1;
+            shelf.put(name, &rotten);
+        };
+        let results = |exit| shelf.verify(exit).into_values().collect::<Vec<String>>();
+        // A pack in the middle of the row: it is set aside, and the older one waits for it where it leads from it.
+        rot(second, shelf.files[second].len() / 2);
+        let leads_on = pack == "delta";
+        assert_eq!(results(4), [if leads_on { "rotten" } else { "ok" }, "rotten", "ok"], "{pack}");
+        assert!(shelf.aside(second).exists() && !shelf.aside(first).exists(), "{pack}");
+        fs::remove_file(shelf.aside(second)).expect("a file can be removed");
+        fs::write(shelf.aside(second), &shelf.files[second]).expect("a file can be written");
+        shelf.verify(0);
+        assert!(!shelf.aside(second).exists(), "{pack}");
+        // The newest copy, which is plain: what leads from its rotten page waits as well.
+        rot(newest, 4 * PAGE_SIZE + 7);
+        let wanted = if leads_on { ["rotten"; 3] } else { ["ok", "ok", "rotten"] };
+        assert_eq!(results(4), wanted, "{pack}");
+        assert!(
+            shelf.aside(newest).exists() && !shelf.aside(first).exists() && !shelf.aside(second).exists()
+        );
+        shelf.put(newest, &shelf.files[newest]);
+        fs::remove_file(shelf.aside(newest)).expect("a file can be removed");
+        shelf.verify(0);
+        // A list of hashes is made anew from a pack too.
+        if let Some(list) =
+            shelf.files.keys().find(|name| name.ends_with(".pages") && copy_of(name) == copy_of(first))
+        {
+            rot(list, 100);
+            assert_eq!(results(4), ["rotten", "ok", "ok"], "{pack}");
+            assert!(bytes(&shelf.folder.join(list)) == shelf.files[list]);
+            shelf.is_sound();
+        }
+    }
 }
 
 #[test]
