@@ -44,12 +44,7 @@ pub enum Pack {
 impl Pack {
     /// What holds where nothing is stated: plain files where the file system lets them share what is the same in them.
     pub fn usual(source: &SourceDir) -> Result<Self, Fault> {
-        let plain = source
-            .copies()?
-            .into_iter()
-            .rev()
-            .map(|copy| source.file(&copy.id, "db"))
-            .find(|file| file.exists());
+        let plain = source.copies()?.into_iter().rev().map(|copy| source.file(&copy.id, "db")).find(|file| file.exists());
         let Some(plain) = plain else { return Ok(Self::None) };
         let aside = source.copies_dir().join(".clone.new");
         let clones = durable::remove(&aside).and_then(|()| reflink_copy::reflink(plain, &aside)).is_ok();
@@ -196,10 +191,7 @@ pub fn release(source: &SourceDir, id: &str, leaving: &BTreeSet<String>, lock: &
     let planned: BTreeMap<String, Wanted> = plan(&facts, leaving, Pack::None).into_iter().collect();
     for dependent in dependents {
         let wanted = planned.get(&dependent.id).ok_or_else(|| {
-            Fault::new(
-                Kind::Rotten,
-                format!("copy {}, which is rotten, is packed upon copy {id}", dependent.id),
-            )
+            Fault::new(Kind::Rotten, format!("copy {}, which is rotten, is packed upon copy {id}", dependent.id))
         })?;
         change(source, &copies, &dependent.id, wanted, None, lock)?;
     }
@@ -246,8 +238,7 @@ fn change(
                 None => return change(source, copies, id, &Wanted::Gzip, proven, lock),
             };
             aside.keep(&written)?;
-            let again =
-                File::open(&aside.0).and_then(pack::Reader::open).map_err(|error| aside.io(&error))?;
+            let again = File::open(&aside.0).and_then(pack::Reader::open).map_err(|error| aside.io(&error))?;
             upon.lay(source, &aside.0, again).map_err(|why| unpacked(id, why))?;
             match proven == Some(base.id) {
                 true => copy.prove_changed(&upon)?,
@@ -275,16 +266,13 @@ struct Known<'a> {
 fn found<'a>(copies: &'a [StoredCopy], id: &str) -> Result<Known<'a>, Fault> {
     let copy = copies.iter().find(|copy| copy.id == id);
     let known = copy.and_then(|copy| Some(Known { id: &copy.id, manifest: copy.manifest.as_ref().ok()? }));
-    known.ok_or_else(|| {
-        Fault::new(Kind::Rotten, format!("copy {id} is not there, or its manifest cannot be read"))
-    })
+    known.ok_or_else(|| Fault::new(Kind::Rotten, format!("copy {id} is not there, or its manifest cannot be read")))
 }
 
 impl Known<'_> {
     fn open(&self, source: &SourceDir) -> Result<Content, Fault> {
         let geometry = self.manifest.geometry().ok_or_else(|| self.rotten("its sizes make no sense"))?;
-        let content =
-            Content::open(source, self.id, geometry.page_size).map_err(|why| unpacked(self.id, why))?;
+        let content = Content::open(source, self.id, geometry.page_size).map_err(|why| unpacked(self.id, why))?;
         match content.geometry() == geometry {
             true => Ok(content),
             false => Err(self.rotten("it has another size than its manifest says")),
@@ -317,11 +305,7 @@ impl Known<'_> {
             }
         }
         let is_it = Some(hashes.snapshot_id(geometry).map_err(io)?) == self.manifest.snapshot_id();
-        if is_it {
-            Ok(())
-        } else {
-            Err(self.rotten("the page hashes that were read back are not its snapshot's"))
-        }
+        if is_it { Ok(()) } else { Err(self.rotten("the page hashes that were read back are not its snapshot's")) }
     }
 }
 

@@ -28,7 +28,7 @@ const DOCUMENTS: [(&str, &str); 7] = [
 ];
 
 /// Which test here types the blocks under a heading.
-const TYPED: [(&str, &str, &str); 10] = [
+const TYPED: [(&str, &str, &str); 11] = [
     ("README.md", "Two commands", "the_two_commands_work_as_typed"),
     ("README.md", "Ten-minute start", "the_ten_minute_start_works_as_typed"),
     ("README.md", "An agent that serves", "the_agent_that_serves_works_as_typed"),
