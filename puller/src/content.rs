@@ -122,8 +122,9 @@ impl Content {
             if form != Form::Delta {
                 break Self::whole(source, &id, form, &path, page_size, deltas.is_empty())?;
             }
-            let file = File::open(&path).map_err(|error| reading(&path, &error))?;
-            let delta = pack::Reader::open(file).map_err(|error| reading(&path, &error))?;
+            let mut file = File::open(&path).map_err(|error| reading(&path, &error))?;
+            let delta = pack::check_seal(&mut file).and_then(|()| pack::Reader::open(file));
+            let delta = delta.map_err(|error| reading(&path, &error))?;
             let base = delta.head.base.clone();
             let fits = delta.head.copy == id && sequence_of(&base) > sequence_of(&id);
             if !fits || deltas.len() == CHAIN_MAX {
@@ -154,6 +155,7 @@ impl Content {
     ) -> Result<Self, Unreadable> {
         let mut whole = File::open(path).map_err(|error| reading(path, &error))?;
         if form == Form::Gzip {
+            pack::check_seal(&mut whole).map_err(|error| reading(path, &error))?;
             let mut scratch = scratch(source)?;
             inflate(path, whole, &mut scratch)?;
             whole = scratch;
@@ -184,7 +186,7 @@ impl Content {
                 // Of the base's list, which others read, a copy is changed.
                 let mut list = scratch(source)?;
                 let mut from = &self.hashes;
-                let copied = from.seek(SeekFrom::Start(0)).and_then(|_| io::copy(&mut from, &mut list));
+                let copied = from.seek(SeekFrom::Start(0)).and_then(|_| copy(&mut from, &mut list));
                 copied.map_err(|error| scratching(source, &error))?;
                 self.hashes = list;
                 LaidOver { file: scratch(source)?, pages: PageSet::none(before) }
@@ -309,9 +311,9 @@ impl Read for Pages<'_> {
     }
 }
 
-/// Copies through a small buffer: to let the system do it (`copy_file_range`) is no faster anywhere, and took four times as long
+/// Copies through a small buffer, to the end: to let the system do it (`copy_file_range`) is no faster anywhere, and took four times as long
 /// on ext4, for the reason that [`RUN_BYTES`] has.
-fn copy(from: &mut dyn Read, to: &mut File) -> io::Result<()> {
+pub fn copy(from: &mut dyn Read, to: &mut File) -> io::Result<()> {
     let mut buffer = vec![0; RUN_BYTES];
     loop {
         match from.read(&mut buffer) {

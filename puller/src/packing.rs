@@ -42,15 +42,29 @@ pub enum Pack {
 }
 
 impl Pack {
-    /// What holds where nothing is stated: plain files where the file system lets them share what is the same in them.
+    /// What holds where nothing is stated: plain files where the file system lets them share what is the same in them, page by page.
+    ///
+    /// btrfs keeps an extent whole for as long as any page of it is used: 30 clones of a database of which 1 % of the pages change
+    /// between them took 1.8 times its size after 30 days, and 2.9 times after 150.
     pub fn usual(source: &SourceDir) -> Result<Self, Fault> {
         let plain = source.copies()?.into_iter().rev().map(|copy| source.file(&copy.id, "db")).find(|file| file.exists());
         let Some(plain) = plain else { return Ok(Self::None) };
         let aside = source.copies_dir().join(".clone.new");
         let clones = durable::remove(&aside).and_then(|()| reflink_copy::reflink(plain, &aside)).is_ok();
         durable::remove(&aside).map_err(|error| Fault::io(format!("`{}`", aside.display()), &error))?;
-        Ok(if clones { Self::None } else { Self::Delta })
+        Ok(if clones && !is_btrfs(&source.copies_dir()) { Self::None } else { Self::Delta })
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn is_btrfs(dir: &Path) -> bool {
+    // BTRFS_SUPER_MAGIC of linux/magic.h.
+    rustix::fs::statfs(dir).is_ok_and(|stat| stat.f_type as u64 == 0x9123_683e)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn is_btrfs(_dir: &Path) -> bool {
+    false
 }
 
 /// What packing needs to know of a copy.
@@ -226,8 +240,7 @@ fn change(
         Wanted::Gzip => {
             let written = zip(&content, aside.create()?).map_err(|error| aside.io(&error))?;
             aside.keep(&written)?;
-            let again = File::open(&aside.0).map_err(|error| aside.io(&error))?;
-            copy.prove(&mut pack::unzipped(again), &content)?;
+            copy.prove(&mut pack::unzipped(aside.sealed()?), &content)?;
         }
         Wanted::Delta(base) => {
             let base = found(copies, base)?;
@@ -238,7 +251,7 @@ fn change(
                 None => return change(source, copies, id, &Wanted::Gzip, proven, lock),
             };
             aside.keep(&written)?;
-            let again = File::open(&aside.0).and_then(pack::Reader::open).map_err(|error| aside.io(&error))?;
+            let again = pack::Reader::open(aside.sealed()?).map_err(|error| aside.io(&error))?;
             upon.lay(source, &aside.0, again).map_err(|why| unpacked(id, why))?;
             match proven == Some(base.id) {
                 true => copy.prove_changed(&upon)?,
@@ -248,7 +261,7 @@ fn change(
     }
     if form != Form::Delta && !source.file(id, "pages").exists() {
         let mut hashes = list.create()?;
-        let copied = content.hashes().and_then(|mut from| io::copy(&mut from, &mut hashes));
+        let copied = content.hashes().and_then(|mut from| content::copy(&mut from, &mut hashes));
         copied.map_err(|error| list.io(&error))?;
         list.keep(&hashes)?;
         list.place(&source.file(id, "pages"))?;
@@ -387,6 +400,13 @@ impl Aside {
     fn keep(&self, file: &File) -> Result<(), Fault> {
         let kept = file.set_permissions(Permissions::from_mode(0o400)).and_then(|()| file.sync_all());
         kept.map_err(|error| self.io(&error))
+    }
+
+    /// The file, read against its seal.
+    fn sealed(&self) -> Result<File, Fault> {
+        let mut file = File::open(&self.0).map_err(|error| self.io(&error))?;
+        pack::check_seal(&mut file).map_err(|error| self.io(&error))?;
+        Ok(file)
     }
 
     /// Gives it its place, whatever is there, for good.

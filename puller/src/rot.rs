@@ -60,8 +60,9 @@ pub fn found(
         bad.push("pages");
     }
     let is_bad = match (form, shape) {
-        // One that unpacks is itself as it was written; then what it is packed upon is not.
-        (Form::Delta, _) => !unpacks(&path),
+        // One that is as it was sealed is not at fault: what it is packed upon is.
+        (Form::Delta, _) => !is_sealed(&path),
+        (Form::Gzip, _) if !is_sealed(&path) => true,
         (form, Some(shape)) => name_of(form, &path, shape.0, &mut io::sink()).ok() != Some(shape.1),
         (_, None) => false,
     };
@@ -209,9 +210,9 @@ fn name_of(form: Form, path: &Path, geometry: Geometry, list: &mut impl Write) -
     }
 }
 
-/// Whether a pack is as it was written, as far as its own check value tells; what it is packed upon is not looked at.
-fn unpacks(path: &Path) -> bool {
-    File::open(path).and_then(|file| io::copy(&mut pack::unzipped(file), &mut io::sink())).is_ok()
+/// Whether a pack is as it was written; what it is packed upon is not looked at.
+fn is_sealed(path: &Path) -> bool {
+    File::open(path).and_then(|mut file| pack::check_seal(&mut file)).is_ok()
 }
 
 /// Makes the list of page hashes of copy `id` anew, if its content is still what its name says.

@@ -23,9 +23,7 @@ fn stocked(copies: usize) -> Sandbox {
 
 /// Writes the configuration: `rest`, and each copy is a plain file, so that one can rot without the others.
 fn configure(sandbox: &Sandbox, rest: &str) {
-    let dir = sandbox.file("home/xdg_config_home/pullback");
-    fs::create_dir_all(&dir).expect("a folder can be made");
-    fs::write(dir.join("puller.toml"), format!("pack = \"none\"\n{rest}")).expect("a file can be written");
+    sandbox.configure(&format!("pack = 'none'\n{rest}"));
 }
 
 fn puller(sandbox: &Sandbox, words: &str) -> Ran {
