@@ -517,8 +517,15 @@ impl Run<'_> {
         }
         let (verdict, why) = judge::verdict(&manifest, good);
         manifest.verdict = verdict;
+        let is_news = copies.iter().all(|copy| copy.manifest.as_ref() != Ok(&manifest));
         manifest.proven(self.now, self.source.next_proof()?);
-        self.source.write_manifest(&manifest, self.lock)?;
+        match self.source.write_manifest(&manifest, self.lock) {
+            // A full disk is no reason to say that nothing is backed up: only when it was last proven is not written down.
+            Err(fault) if !is_news && fault.kind == Kind::NoSpace => {
+                tracing::warn!(%fault, "the proof of a copy is not written down");
+            }
+            written => written?,
+        }
         Ok(Pulled {
             stored: false,
             checked: level,
