@@ -44,8 +44,8 @@ pub struct Options {
     pub full: bool,
     /// What to keep afterwards; `None`: do not rotate.
     pub policy: Option<Policy>,
-    /// How older copies are kept; `None`: as suits the file system.
-    pub pack: Option<Pack>,
+    /// How older copies are kept.
+    pub pack: Pack,
     /// Tables that must be there, with their fewest rows.
     pub expect: BTreeMap<String, u64>,
     /// The database's path at the agent, where what was typed may lead to another one.
@@ -627,8 +627,7 @@ impl Run<'_> {
 
     /// Older copies get the form that they are to be kept in. `newest` was read back whole in this run.
     fn pack(&self, newest: &str) -> Result<Vec<String>, Fault> {
-        let pack = self.options.pack.map_or_else(|| Pack::usual(self.source), Ok)?;
-        packing::pack(self.source, pack, Some(newest), PACKED_PER_PULL_MAX, self.lock)
+        packing::pack(self.source, self.options.pack, Some(newest), PACKED_PER_PULL_MAX, self.lock)
     }
 }
 

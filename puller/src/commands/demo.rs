@@ -145,7 +145,7 @@ fn pull(cli: &Cli, source: &mut SourceDir, address: &Address) -> Result<Pulled, 
     let lock = source.lock()?;
     let bar = Bar::new(cli, NAME);
     let options =
-        Options { verify: Verify::Full, full: false, policy: None, pack: Some(Pack::None), expect: BTreeMap::new(), path: None };
+        Options { verify: Verify::Full, full: false, policy: None, pack: Pack::None, expect: BTreeMap::new(), path: None };
     let now = puller::clock::now()?;
     let client = Client::open(address, &Door::new(TIMEOUT))?;
     let pulled = Run { source, lock: &lock, options: &options, now, watch: &bar }.pull(client);
