@@ -9,6 +9,7 @@ mod accept;
 pub(crate) mod cat;
 mod config;
 mod demo;
+pub(crate) mod drill;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 mod history;
@@ -57,9 +58,10 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         Command::Doctor(asked) => doctor::run(cli, asked),
         Command::Explain(asked) => explain::run(cli, asked),
         Command::History { source, failed } => history::run(cli, source, *failed),
-        Command::Verify { source, copy, all: _, full } => {
-            verify::run(cli, source.as_deref(), copy.as_deref(), *full)
+        Command::Verify { source, copy, all: _, full, sample } => {
+            verify::run(cli, source.as_deref(), copy.as_deref(), *full, *sample)
         }
+        Command::Drill(asked) => drill::run(cli, asked),
         Command::Restore { source, copy, to, dry_run } => restore::run(cli, source, copy, to, *dry_run),
         Command::Rotate { source, all: _, keep, dry_run } => {
             rotate::run(cli, source.as_deref(), keep, *dry_run)
