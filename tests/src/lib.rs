@@ -10,6 +10,7 @@ pub mod dice;
 pub mod far_shell;
 pub mod folder;
 pub mod ledger;
+pub mod loop_disk;
 pub mod pages;
 pub mod pinged;
 pub mod privilege;
