@@ -18,6 +18,7 @@ pub mod source_dir;
 pub mod manifest;
 pub mod history;
 pub mod freshness;
+pub mod unpacked;
 pub mod rotation;
 pub mod verify;
 pub mod restore;
