@@ -6,7 +6,7 @@ use crate::history;
 use crate::manifest::Manifest;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use jiff::{SignedDuration, Timestamp};
-use pullback_shared::fault::Fault;
+use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::verdict::Verdict;
 
 /// Of damaged and of suspect copies, no more than this many are kept.
@@ -159,7 +159,8 @@ pub fn plan_findings(copies: &[Facts]) -> Vec<Decision> {
 /// Carries `decisions` out: removes the copies that no reason keeps. Returns their ids.
 ///
 /// History says so first: a run that dies in between leaves either a whole copy, which [`SourceDir::clear_drafts`] enters
-/// into history again, or files without a manifest, which it clears away. The other way round they would be missed for ever.
+/// into history again, or files without a manifest, which it clears away. The other way round they would be missed for ever;
+/// which is risked where the disk is too full for a line of history, and only the copy's going makes room for it.
 pub fn carry_out(
     source: &SourceDir,
     decisions: &[Decision],
@@ -172,8 +173,14 @@ pub fn carry_out(
         let line = serde_json::json!({
             "v": 1, "at": crate::clock::rfc3339(now), "run": "rotate", "outcome": "removed", "copy": decision.id,
         });
-        history::add(source, &line)?;
+        let said = history::add(source, &line);
+        if let Err(fault) = &said
+            && fault.kind != Kind::NoSpace
+        {
+            return said.map(|()| removed);
+        }
         source.remove(&decision.id, lock)?;
+        said.or_else(|_| history::add(source, &line))?;
         removed.push(decision.id.clone());
     }
     Ok(removed)

@@ -20,6 +20,7 @@ pub mod room;
 pub mod rows;
 pub mod sandbox;
 pub mod served;
+pub mod saved;
 pub mod small_disk;
 pub mod sshd;
 pub mod strace;

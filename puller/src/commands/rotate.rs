@@ -31,6 +31,10 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) ->
 
 fn one(cli: &Cli, source: &SourceDir, policy: rotation::Policy, dry_run: bool) -> Result<(), Fault> {
     let lock = source.lock()?;
+    if !dry_run {
+        // What a rotation that died left over may be large, and nobody may ever pull again.
+        source.clear_drafts(true, &lock)?;
+    }
     let facts: Vec<Facts> = source.copies()?.iter().map(Facts::of).collect();
     let decisions = rotation::plan(&facts, policy);
     if !dry_run {
