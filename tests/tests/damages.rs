@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 /// Copies in the store.
@@ -184,4 +185,42 @@ fn the_third_125_of_500_damages_are_found_and_what_is_damaged_is_not_restored() 
 #[test]
 fn the_fourth_125_of_500_damages_are_found_and_what_is_damaged_is_not_restored() {
     check(4);
+}
+
+/// What is no copy holds no content: what can be told from the copies is put right, and else the file is named. Copies are
+/// as good as they were.
+#[test]
+fn damage_to_what_is_no_copy_costs_no_copy() {
+    let shelf = Shelf::stock();
+    let latest = shelf.folder.join("latest.db");
+    let newest = fs::read_link(&latest).unwrap();
+    for target in [None, Some("copies/gone.db"), Some("/etc/passwd")] {
+        fs::remove_file(&latest).unwrap();
+        target.map_or(Ok(()), |target| symlink(target, &latest)).unwrap();
+        shelf.is_sound();
+        assert_eq!(fs::read_link(&latest).unwrap(), newest, "after it led to {target:?}");
+    }
+    let history = shelf.folder.join("history.jsonl");
+    for left in ["", "\0\0\0\0", "{\"v\":1,\"outcome\":\"stored\",\"copy\":\"gym-0000"] {
+        fs::write(&history, left).unwrap();
+        shelf.is_sound();
+    }
+    fs::remove_file(&history).unwrap();
+    shelf.is_sound();
+    // The next run knows of all copies again.
+    shelf.sandbox.pull(&["gym.db"]).succeeds("unchanged");
+    let known = fs::read_to_string(&history).unwrap();
+    for copy in shelf.verify(0).into_keys() {
+        assert!(known.contains(&copy), "{copy} is in the history again");
+    }
+    // Which source this is cannot be told from copies.
+    let about = shelf.folder.join("source.json");
+    for left in ["", "{", "\0\0\0\0"] {
+        fs::write(&about, left).unwrap();
+        let named = shelf.sandbox.puller(&["verify", "--all"]);
+        assert_ne!(named.code(), 0, "{named}");
+        assert!(named.stderr.contains("source.json"), "{named}");
+    }
+    shelf.saved.put_back();
+    shelf.is_sound();
 }
