@@ -19,7 +19,6 @@ pub mod chain;
 pub mod kept;
 pub mod view;
 pub mod spool;
-pub mod page_set;
 pub mod transfer;
 pub mod call;
 pub mod settings;

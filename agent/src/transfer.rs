@@ -2,7 +2,6 @@
 
 use crate::call::Outbound;
 use crate::delta::is_patch_worth;
-use crate::page_set::PageSet;
 use crate::spool::Spooled;
 use crate::view::{Found, HASHES_AT_ONCE, View};
 use md5::{Digest, Md5};
@@ -12,6 +11,7 @@ use pullback_shared::frame::{
 };
 use pullback_shared::hashes::HashList;
 use pullback_shared::page::{Geometry, PageHash, PageNo};
+use pullback_shared::page_set::PageSet;
 use pullback_shared::snapshot::SnapshotId;
 use pullback_shared::wire::{Done, Event, Offer, SourceFacts};
 use std::fs::File;

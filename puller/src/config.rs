@@ -3,6 +3,7 @@
 use crate::address::{Address, NAME_RULE, is_name};
 use crate::hooks::Moment;
 use crate::judge::Verify;
+use crate::packing::Pack;
 use crate::rotation::Policy;
 use crate::source_dir::SourceDir;
 use crate::ssh::RemoteAgent;
@@ -31,6 +32,8 @@ pub struct Config {
     pub verify: Option<Verify>,
     /// What is kept after a good pull.
     pub keep: Option<Policy>,
+    /// How older copies are kept.
+    pub pack: Option<Pack>,
     /// A source whose last good run is longer ago is stale.
     pub max_age: Option<Span>,
     /// A source in which nothing has changed for longer is stale: does its application still write?
@@ -63,6 +66,8 @@ pub struct Source {
     pub verify: Option<Verify>,
     /// As at the top.
     pub keep: Option<Policy>,
+    /// As at the top.
+    pub pack: Option<Pack>,
     /// As at the top.
     pub max_age: Option<Span>,
     /// As at the top.

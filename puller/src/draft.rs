@@ -3,9 +3,10 @@
 //! Dropped before that, it stays where so much was received that the next run goes on from it, and is removed otherwise.
 //! What a draft holds is told by its pages alone: the next run hashes them, so that no crash can leave a draft that lies.
 
+use crate::content::{Content, RUN_BYTES};
 use crate::durable;
 use crate::manifest::Manifest;
-use crate::source_dir::{Lock, SourceDir, StoredCopy};
+use crate::source_dir::{Lock, SourceDir};
 use crate::sum::Sum;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame::{Base, Frame, FrameError};
@@ -13,7 +14,7 @@ use pullback_shared::hashes::HashList;
 use pullback_shared::page::{Geometry, PageHash, PageNo};
 use pullback_shared::wire;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -38,10 +39,6 @@ impl Shape {
     }
 }
 
-/// Bytes of neighbouring pages that are written at once. More is no faster anywhere, and slower where Linux takes larger
-/// stretches of memory for its page cache then: 1 MiB at once took two to four times as long as 128 KiB on ext4.
-const RUN_BYTES: usize = 128 * 1024;
-
 /// A database file and its page hashes, unfinished.
 pub struct Draft {
     db_path: PathBuf,
@@ -58,8 +55,8 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Begins a draft of `geometry` in `source`: a clone of `base` where there is one with the same page size, else empty.
-    pub fn create(source: &SourceDir, geometry: Geometry, base: Option<&StoredCopy>) -> Result<Self, Fault> {
+    /// Begins a draft of `geometry` in `source`: what `base` holds where there is one with the same page size, else empty.
+    pub fn create(source: &SourceDir, geometry: Geometry, base: Option<&Content>) -> Result<Self, Fault> {
         let dir = source.copies_dir();
         let (db_path, pages_path) = (dir.join("draft-new.db"), dir.join("draft-new.pages"));
         check_room(&dir, geometry)?;
@@ -68,8 +65,8 @@ impl Draft {
                 durable::remove(path)?;
             }
             if let Some(base) = base {
-                clone(&source.file(&base.id, "db"), &db_path)?;
-                clone(&source.file(&base.id, "pages"), &pages_path)?;
+                base.write_to(&db_path)?;
+                io::copy(&mut base.hashes()?, &mut open(&pages_path)?)?;
             }
             let db = open(&db_path)?;
             db.set_len(geometry.bytes())?;
@@ -311,26 +308,6 @@ impl Drop for Draft {
     }
 }
 
-/// The pages of a stored copy, for patches to refer to.
-pub struct BaseFile {
-    db: File,
-    geometry: Geometry,
-}
-
-impl BaseFile {
-    /// The database file at `path`, of `geometry`.
-    pub fn open(path: &Path, geometry: Geometry) -> Result<Self, Fault> {
-        let db = File::open(path).map_err(|error| Fault::io(format!("`{}`", path.display()), &error))?;
-        Ok(Self { db, geometry })
-    }
-}
-
-impl Base for BaseFile {
-    fn read(&mut self, no: PageNo, page: &mut [u8]) -> io::Result<()> {
-        self.db.read_exact_at(page, self.geometry.offset(no))
-    }
-}
-
 enum Failed {
     Io(io::Error),
     Frame(FrameError),
@@ -339,27 +316,6 @@ enum Failed {
 impl From<FrameError> for Failed {
     fn from(error: FrameError) -> Self {
         Self::Frame(error)
-    }
-}
-
-/// A clone that shares its blocks where the file system can, else a copy; for its owner to write.
-///
-/// The copy goes through a small buffer. To let the system do it (`copy_file_range`) is no faster anywhere, and took four
-/// times as long on ext4, for the same reason as [`RUN_BYTES`] has.
-fn clone(from: &Path, to: &Path) -> io::Result<()> {
-    if reflink_copy::reflink(from, to).is_ok() {
-        return fs::set_permissions(to, fs::Permissions::from_mode(0o600));
-    }
-    let (mut from, mut to) = (File::open(from)?, open(to)?);
-    to.set_len(0)?;
-    let mut buffer = vec![0; RUN_BYTES];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(read) => to.write_all(&buffer[..read])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 

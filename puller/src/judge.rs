@@ -3,6 +3,7 @@
 use crate::manifest::{Check, Contents, Level, Manifest};
 use crate::proof;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
+use crate::unpacked::Unpacked;
 use jiff::{SignedDuration, Timestamp};
 use pullback_shared::fault::Fault;
 use pullback_shared::verdict::Verdict;
@@ -125,7 +126,7 @@ pub fn reprove(source: &SourceDir, before: u64, now: Timestamp, lock: &Lock) -> 
             break;
         }
         let (true, Some(geometry)) = (manifest.verdict.is_good(), manifest.geometry()) else { continue };
-        let look = look(&source.file(&copy.id, "db"), geometry, Level::Full, now)?;
+        let look = look(Unpacked::of(source, copy)?.path(), geometry, Level::Full, now)?;
         let mut manifest = manifest.clone();
         manifest.verdict = look.check.result;
         manifest.record(look.check);

@@ -1,7 +1,7 @@
 //! What a pull would move: asked of the agent, and nothing is changed here.
 
 use crate::client::Client;
-use crate::pull::{READINGS_MAX, is_snapshot, newest_base, open_hashes, shape};
+use crate::pull::{READINGS_MAX, hashes_of, is_snapshot, newest_base, open_base, shape};
 use crate::source_dir::SourceDir;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::page::Geometry;
@@ -35,7 +35,7 @@ pub fn plan(client: &mut Client, source: Option<&SourceDir>, full: bool) -> Resu
     let (base, hashes) = match (source, &newest) {
         (Some(source), Some(copy)) => {
             let (geometry, snapshot) = shape(copy)?;
-            let hashes = open_hashes(source, copy)?;
+            let hashes = hashes_of(copy, &open_base(source, copy)?)?;
             (Some(Base { geometry, snapshot: Some(snapshot) }), Some(hashes))
         }
         _ => (None, None),

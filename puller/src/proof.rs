@@ -50,16 +50,27 @@ pub fn read_back(
             format!("it has {len} bytes instead of {}", geometry.bytes()),
         ));
     }
+    read_back_from(&mut file, geometry, hashes, want_md5, progress)
+}
+
+/// As [`read_back`], of what `pages` yields; what may follow the last page is not read.
+pub fn read_back_from(
+    pages: &mut dyn Read,
+    geometry: Geometry,
+    hashes: File,
+    want_md5: bool,
+    progress: &(dyn Fn(u64) + Sync),
+) -> io::Result<ReadBack> {
     let mut hashes = HashList::new(hashes, geometry.page_count);
     let mut sum = want_md5.then(Sum::start).transpose()?;
     let mut id = SnapshotHasher::new(geometry);
     let mut first_wrong = None;
     let mut number = 0;
-    let mut left = len;
+    let mut left = geometry.bytes();
     let mut chunk = Vec::new();
     while left > 0 {
         chunk.resize(CHUNK.min(usize::try_from(left).unwrap_or(CHUNK)), 0);
-        file.read_exact(&mut chunk)?;
+        pages.read_exact(&mut chunk)?;
         left -= chunk.len() as u64;
         for page in chunk.chunks_exact(geometry.page_size.as_usize()) {
             number += 1;
@@ -70,7 +81,7 @@ pub fn read_back(
             }
             id.push(hash);
         }
-        progress(len - left);
+        progress(geometry.bytes() - left);
         if let Some(sum) = &mut sum {
             chunk = sum.add(chunk);
         }

@@ -1,12 +1,15 @@
 //! One pull at the puller: from an address to a proven copy in the store, or a fault and nothing changed.
 
 use crate::client::Client;
-use crate::draft::{BaseFile, Draft};
+use crate::content::{self, Content, Unreadable};
+use crate::draft::Draft;
 use crate::judge::{self, Look, Verify};
 use crate::manifest::{Level, Manifest, Transfer};
+use crate::packing::{self, PACKED_PER_PULL_MAX, Pack};
 use crate::proof;
-use crate::rotation::{self, Facts, Policy};
+use crate::rotation::{self, Facts, Policy, Removed};
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
+use crate::unpacked::Unpacked;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame;
@@ -41,6 +44,8 @@ pub struct Options {
     pub full: bool,
     /// What to keep afterwards; `None`: do not rotate.
     pub policy: Option<Policy>,
+    /// How older copies are kept; `None`: as suits the file system.
+    pub pack: Option<Pack>,
     /// Tables that must be there, with their fewest rows.
     pub expect: BTreeMap<String, u64>,
     /// The database's path at the agent, where what was typed may lead to another one.
@@ -165,7 +170,10 @@ impl Run<'_> {
                 self.source.link_latest(self.lock)?;
             }
         }
-        pulled.removed = self.rotate(pulled.manifest.verdict)?;
+        let removed = self.rotate(pulled.manifest.verdict)?;
+        pulled.removed = removed.ids;
+        pulled.notes.extend(removed.kept);
+        pulled.notes.extend(self.pack(&pulled.manifest.copy)?);
         Ok(pulled)
     }
 
@@ -298,22 +306,17 @@ impl Run<'_> {
         mut draft: Option<Draft>,
         sums: &mut Sums,
     ) -> Result<(Option<Draft>, Offer, Done), Fault> {
-        let (base_said, hashes) = match (&mut draft, base) {
+        let mut content = base.map(|copy| open_base(self.source, copy)).transpose()?;
+        let (base_said, hashes) = match (&mut draft, base.zip(content.as_ref())) {
             (Some(draft), _) => (Some(draft.as_base()), Some(draft.hashes_file()?)),
-            (None, Some(copy)) => {
+            (None, Some((copy, content))) => {
                 let (geometry, snapshot) = shape(copy)?;
-                let hashes = open_hashes(self.source, copy)?;
-                (Some(Base { geometry, snapshot: Some(snapshot) }), Some(hashes))
+                (Some(Base { geometry, snapshot: Some(snapshot) }), Some(hashes_of(copy, content)?))
             }
             (None, None) => (None, None),
         };
         // Patches refer to a stored copy with a name; to a draft or to nothing, pages come as they are.
-        let mut base_pages: Box<dyn frame::Base> = match (base_said.and_then(|base| base.snapshot), base) {
-            (Some(_), Some(copy)) => {
-                Box::new(BaseFile::open(&self.source.file(&copy.id, "db"), shape(copy)?.0)?)
-            }
-            _ => Box::new(frame::NoBase),
-        };
+        let refers = base_said.is_some_and(|base| base.snapshot.is_some());
         let start = Start { database: client.database().to_owned(), base: base_said, dry_run: false };
         let mut events = client.pull(&start, hashes)?;
         let mut offer: Option<Offer> = None;
@@ -335,7 +338,7 @@ impl Run<'_> {
                 }
                 Event::Offer(offered) => {
                     self.check_path(&offered)?;
-                    draft = self.prepare(draft, base, &offered)?;
+                    draft = self.prepare(draft, base.zip(content.as_ref()), &offered)?;
                     if let Some(why) = &offered.no_mirror_because {
                         let note = format!("the agent worked without its mirror: {why}");
                         if !sums.notes.contains(&note) {
@@ -363,10 +366,14 @@ impl Run<'_> {
                     let draft = match &mut draft {
                         Some(draft) => draft,
                         None => {
-                            draft.insert(Draft::create(self.source, offer.geometry, base.filter(|_| delta))?)
+                            let base = content.as_ref().filter(|_| delta);
+                            draft.insert(Draft::create(self.source, offer.geometry, base)?)
                         }
                     };
-                    draft.apply(&frame, base_pages.as_mut())?;
+                    match content.as_mut().filter(|_| refers) {
+                        Some(base) => draft.apply(&frame, base)?,
+                        None => draft.apply(&frame, &mut frame::NoBase)?,
+                    }
                     let size = u64::from(offer.geometry.page_size.get());
                     let of = if offer.pages > 0 {
                         u64::from(offer.pages)
@@ -410,7 +417,7 @@ impl Run<'_> {
     fn prepare(
         &self,
         draft: Option<Draft>,
-        base: Option<&StoredCopy>,
+        base: Option<(&StoredCopy, &Content)>,
         offer: &Offer,
     ) -> Result<Option<Draft>, Fault> {
         let delta = offer.full_because.is_none();
@@ -422,7 +429,7 @@ impl Run<'_> {
                 draft.resize(offer.geometry)?;
                 Ok(Some(draft))
             }
-            (None, Some(copy)) if delta => {
+            (None, Some((copy, content))) if delta => {
                 let (geometry, snapshot) = shape(copy)?;
                 if geometry.page_size != offer.geometry.page_size {
                     return Err(two_page_sizes());
@@ -432,7 +439,7 @@ impl Run<'_> {
                     offer.snapshot.is_none_or(|offered| offered == snapshot) && geometry == offer.geometry;
                 match same {
                     true => Ok(None),
-                    false => Draft::create(self.source, offer.geometry, Some(copy)).map(Some),
+                    false => Draft::create(self.source, offer.geometry, Some(content)).map(Some),
                 }
             }
             (None, None) if delta => Err(Fault::new(Kind::Protocol, "the agent offered a delta to nothing")),
@@ -476,7 +483,7 @@ impl Run<'_> {
 
     /// Reads `copy` against its hashes; one that rotted is marked so.
     fn still_whole(&self, copy: &StoredCopy) -> Result<bool, Fault> {
-        match crate::verify::read(self.source, copy, false, &|bytes| self.watch.proving(bytes, 0)) {
+        match crate::verify::read(self.source, copy, false, &|bytes| self.watch.proving(bytes, 0))? {
             Ok(_) => Ok(true),
             Err(why) => {
                 if let Ok(manifest) = &copy.manifest {
@@ -493,7 +500,7 @@ impl Run<'_> {
     /// The source is what the newest copy is; the check that is due is run on that.
     fn unchanged(&mut self, copy: StoredCopy, sums: Sums) -> Result<Pulled, Fault> {
         let copies = self.source.copies()?;
-        let mut manifest = copy.manifest.map_err(|why| Fault::new(Kind::Rotten, why))?;
+        let mut manifest = copy.manifest.clone().map_err(|why| Fault::new(Kind::Rotten, why))?;
         let geometry =
             manifest.geometry().ok_or_else(|| Fault::new(Kind::Rotten, "a manifest that makes no sense"))?;
         let level = judge::level(self.options.verify, manifest.bytes, &copies, self.now);
@@ -501,7 +508,7 @@ impl Run<'_> {
         let findings = if level == Level::Hash || known.is_some() {
             Vec::new()
         } else {
-            let look = judge::look(&self.source.file(&manifest.copy, "db"), geometry, level, self.now)?;
+            let look = judge::look(Unpacked::of(self.source, &copy)?.path(), geometry, level, self.now)?;
             let findings = look.check.findings.clone();
             manifest.contents = look.contents;
             manifest.record(look.check);
@@ -509,7 +516,7 @@ impl Run<'_> {
         };
         let good = newest_good_before(&copies, manifest.sequence);
         if level > Level::Hash {
-            manifest.unmet = self.unmet(&self.source.file(&manifest.copy, "db"));
+            manifest.unmet = self.unmet(Unpacked::of(self.source, &copy)?.path());
         }
         let (verdict, why) = judge::verdict(&manifest, good);
         manifest.verdict = verdict;
@@ -601,16 +608,22 @@ impl Run<'_> {
     }
 
     /// After a good copy: the policy. After a finding: only what keeps a sick source from filling the disk.
-    fn rotate(&self, verdict: Verdict) -> Result<Vec<String>, Fault> {
+    fn rotate(&self, verdict: Verdict) -> Result<Removed, Fault> {
         let copies: Vec<Facts> = self.source.copies()?.iter().map(Facts::of).collect();
         let decisions = match (verdict, self.options.policy) {
             (Verdict::Damaged | Verdict::Suspect, _) => rotation::plan_findings(&copies),
             (verdict, Some(policy)) if verdict.is_good() && !policy.is_empty() => {
                 rotation::plan(&copies, policy)
             }
-            _ => return Ok(Vec::new()),
+            _ => return Ok(Removed::default()),
         };
         rotation::carry_out(self.source, &decisions, self.now, self.lock)
+    }
+
+    /// Older copies get the form that they are to be kept in. `newest` was read back whole in this run.
+    fn pack(&self, newest: &str) -> Result<Vec<String>, Fault> {
+        let pack = self.options.pack.map_or_else(|| Pack::usual(self.source), Ok)?;
+        packing::pack(self.source, pack, Some(newest), PACKED_PER_PULL_MAX, self.lock)
     }
 }
 
@@ -620,7 +633,28 @@ fn can_be_base(source: &SourceDir, copy: &StoredCopy) -> bool {
         .manifest
         .as_ref()
         .is_ok_and(|manifest| manifest.verdict.is_exact() && manifest.geometry().is_some());
-    exact && ["db", "pages"].iter().all(|suffix| source.file(&copy.id, suffix).exists())
+    exact && content::find(source, &copy.id).is_some()
+}
+
+/// What `copy` holds, to build upon. A fault of the kind `Unproven` says that it is not what it was.
+pub fn open_base(source: &SourceDir, copy: &StoredCopy) -> Result<Content, Fault> {
+    let geometry = shape(copy)?.0;
+    let content = Content::open(source, &copy.id, geometry.page_size).map_err(|why| match why {
+        Unreadable::Rotten(why) | Unreadable::Gone(why) => Fault::new(Kind::Unproven, why),
+        Unreadable::Fault(fault) => fault,
+    })?;
+    match content.geometry() == geometry {
+        true => Ok(content),
+        false => Err(Fault::new(
+            Kind::Unproven,
+            format!("copy {} has another size than its manifest says", copy.id),
+        )),
+    }
+}
+
+/// The page hashes of `copy`, which is open.
+pub fn hashes_of(copy: &StoredCopy, content: &Content) -> Result<File, Fault> {
+    content.hashes().map_err(|error| Fault::io(format!("the page hashes of {}", copy.id), &error))
 }
 
 /// The geometry of `copy` and its name.
@@ -633,12 +667,6 @@ pub fn shape(copy: &StoredCopy) -> Result<(Geometry, SnapshotId), Fault> {
 /// Whether `copy` is of `snapshot`.
 pub fn is_snapshot(copy: &StoredCopy, snapshot: SnapshotId) -> bool {
     copy.manifest.as_ref().ok().and_then(Manifest::snapshot_id) == Some(snapshot)
-}
-
-/// The page hashes of `copy`, for reading.
-pub fn open_hashes(source: &SourceDir, copy: &StoredCopy) -> Result<File, Fault> {
-    let pages = source.file(&copy.id, "pages");
-    File::open(&pages).map_err(|error| Fault::io(format!("`{}`", pages.display()), &error))
 }
 
 fn two_page_sizes() -> Fault {

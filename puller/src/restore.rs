@@ -2,11 +2,12 @@
 
 use crate::durable;
 use crate::proof;
+use crate::pull::open_base;
 use crate::source_dir::{SourceDir, StoredCopy};
 use crate::verify;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{HEADER_LEN, Journal, set_journal};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ pub fn to_new_file(
             .hint("move it away, or restore under another name"));
         }
     }
-    let found = verify::read(source, copy, true, &|_| {}).map_err(|why| {
+    let found = verify::read(source, copy, true, &|_| {})?.map_err(|why| {
         Fault::new(Kind::Rotten, format!("copy {} is rotten: {why}", copy.id))
             .hint("restore another: `puller list` shows them")
     })?;
@@ -84,10 +85,9 @@ pub fn to_new_file(
     }
     let aside = tempfile::Builder::new().prefix(".pullback-restore-").tempfile_in(dir).map_err(io)?;
     let aside_path = aside.path().to_owned();
-    durable::remove(&aside_path).map_err(io)?;
-    reflink_copy::reflink_or_copy(source.file(&copy.id, "db"), &aside_path).map_err(io)?;
-    fs::set_permissions(&aside_path, fs::Permissions::from_mode(0o600)).map_err(io)?;
-    let hashes = File::open(source.file(&copy.id, "pages")).map_err(io)?;
+    let content = open_base(source, copy)?;
+    content.write_to(&aside_path).map_err(io)?;
+    let hashes = content.hashes().map_err(io)?;
     let written = proof::read_back(&aside_path, geometry, hashes, false, &|_| {}).map_err(io)?;
     if written.snapshot != found.snapshot {
         return Err(Fault::new(

@@ -4,10 +4,12 @@
 
 use crate::history;
 use crate::manifest::Manifest;
+use crate::packing;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use jiff::{SignedDuration, Timestamp};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::verdict::Verdict;
+use std::collections::BTreeSet;
 
 /// Of damaged and of suspect copies, no more than this many are kept.
 const FINDINGS_KEPT_MAX: usize = 3;
@@ -156,34 +158,65 @@ pub fn plan_findings(copies: &[Facts]) -> Vec<Decision> {
     decisions
 }
 
-/// Carries `decisions` out: removes the copies that no reason keeps. Returns their ids.
+/// Carries `decisions` out: removes the copies that no reason keeps, oldest first. Returns their ids, and why others that were
+/// to go are still there.
 ///
-/// History says so first: a run that dies in between leaves either a whole copy, which [`SourceDir::clear_drafts`] enters
-/// into history again, or files without a manifest, which it clears away. The other way round they would be missed for ever;
-/// which is risked where the disk is too full for a line of history, and only the copy's going makes room for it.
+/// What is packed upon a copy that goes gets another form before. History says that it goes before it does: a run that dies in
+/// between leaves either a whole copy, which [`SourceDir::clear_drafts`] enters into history again, or files without a
+/// manifest, which it clears away. The other way round they would be missed for ever; which is risked where the disk is too
+/// full for a line of history, and only the copy's going makes room for it.
 pub fn carry_out(
     source: &SourceDir,
     decisions: &[Decision],
     now: Timestamp,
     lock: &Lock,
-) -> Result<Vec<String>, Fault> {
-    let mut removed = Vec::new();
+) -> Result<Removed, Fault> {
+    let mut removed = Removed::default();
     source.link_latest(lock)?;
-    for decision in decisions.iter().filter(|decision| !decision.stays()) {
-        let line = serde_json::json!({
-            "v": 1, "at": crate::clock::rfc3339(now), "run": "rotate", "outcome": "removed", "copy": decision.id,
-        });
-        let said = history::add(source, &line);
-        if let Err(fault) = &said
-            && fault.kind != Kind::NoSpace
-        {
-            return said.map(|()| removed);
+    let goes = |decision: &&Decision| !decision.stays();
+    let mut leaving: BTreeSet<String> =
+        decisions.iter().filter(goes).map(|decision| decision.id.clone()).collect();
+    // What has no room to be packed anew may have it once others are gone.
+    let mut in_the_way: Vec<(String, Fault)> = Vec::new();
+    for round in 0..2 {
+        let turn: Vec<String> = match round {
+            0 => decisions.iter().filter(goes).map(|decision| decision.id.clone()).collect(),
+            _ => std::mem::take(&mut in_the_way).into_iter().map(|(id, _)| id).collect(),
+        };
+        for id in turn {
+            match packing::release(source, &id, &leaving, lock) {
+                Ok(()) => {}
+                Err(fault) => {
+                    in_the_way.push((id, fault));
+                    continue;
+                }
+            }
+            let line = serde_json::json!({
+                "v": 1, "at": crate::clock::rfc3339(now), "run": "rotate", "outcome": "removed", "copy": id,
+            });
+            let said = history::add(source, &line);
+            if said.as_ref().is_err_and(|fault| fault.kind != Kind::NoSpace) {
+                said?;
+            } else {
+                source.remove(&id, lock)?;
+                said.or_else(|_| history::add(source, &line))?;
+            }
+            leaving.remove(&id);
+            removed.ids.push(id);
         }
-        source.remove(&decision.id, lock)?;
-        said.or_else(|_| history::add(source, &line))?;
-        removed.push(decision.id.clone());
     }
+    let why = |(id, fault): (String, Fault)| format!("copy {id} is kept a while longer: {fault}");
+    removed.kept = in_the_way.into_iter().map(why).collect();
     Ok(removed)
+}
+
+/// What was carried out.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// The copies that are gone.
+    pub ids: Vec<String>,
+    /// Of those that were to go and are still there, why: a sentence each.
+    pub kept: Vec<String>,
 }
 
 #[cfg(test)]

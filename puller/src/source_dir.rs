@@ -4,6 +4,7 @@
 //! lock clears drafts away. A copy whose manifest rotted is still a copy: it is listed as rotten and never cleared.
 
 use crate::address::Address;
+use crate::content::Form;
 use crate::durable;
 use crate::manifest::Manifest;
 use jiff::Timestamp;
@@ -15,6 +16,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+
+/// What the files of a copy end in, its manifest aside.
+const SUFFIXES: [&str; 4] = ["db", "pages", "db.gz", "delta.gz"];
 
 /// The version of `source.json`.
 const VERSION: u32 = 1;
@@ -293,7 +297,8 @@ impl SourceDir {
     pub fn clear_drafts(&self, keep_draft: bool, _lock: &Lock) -> Result<(), Fault> {
         let stored = crate::history::stored_copies(self)?;
         let is_left_over = |name: &str| {
-            let orphan = name.strip_suffix(".db").or_else(|| name.strip_suffix(".pages")).is_some_and(|id| {
+            let id = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)?.strip_suffix('.'));
+            let orphan = id.is_some_and(|id| {
                 // A manifest that went missing later is damage, not a draft: history knows the copy.
                 sequence_of(id).is_some() && !self.file(id, "json").exists() && !stored.contains(id)
             });
@@ -310,6 +315,8 @@ impl SourceDir {
                 }
             }
         }
+        crate::unpacked::clear(&self.copies_dir())
+            .map_err(|error| Fault::io(format!("`{}`", self.copies_dir().display()), &error))?;
         // Last: on a full disk, what was removed makes room for the lines.
         for manifest in self.copies()?.into_iter().filter_map(|copy| copy.manifest.ok()) {
             if !stored.contains(&manifest.copy) {
@@ -351,11 +358,21 @@ impl SourceDir {
 
     /// Removes a copy: its manifest first, so that no half copy is ever listed.
     pub fn remove(&self, id: &str, _lock: &Lock) -> Result<(), Fault> {
-        let removed = ["json", "db", "pages"].iter().try_for_each(|suffix| {
-            durable::remove(&self.file(id, suffix))?;
-            if *suffix == "json" { durable::sync_dir(&self.copies_dir()) } else { Ok(()) }
-        });
+        let removed = durable::remove(&self.file(id, "json"))
+            .and_then(|()| durable::sync_dir(&self.copies_dir()))
+            .and_then(|()| SUFFIXES.iter().try_for_each(|suffix| durable::remove(&self.file(id, suffix))));
         removed.map_err(|error| Fault::io(format!("copy `{id}` cannot be removed"), &error))
+    }
+
+    /// Removes the forms of a copy other than `form`, which is in place for good; a delta needs no list of page hashes.
+    pub fn remove_other_forms(&self, id: &str, form: Form, _lock: &Lock) -> Result<(), Fault> {
+        let others = Form::ALL.into_iter().filter(|other| *other != form).map(Form::suffix);
+        let list = (form == Form::Delta).then_some("pages");
+        let removed = others
+            .chain(list)
+            .try_for_each(|suffix| durable::remove(&self.file(id, suffix)))
+            .and_then(|()| durable::sync_dir(&self.copies_dir()));
+        removed.map_err(|error| Fault::io(format!("copy `{id}` is kept twice"), &error))
     }
 }
 
@@ -365,7 +382,7 @@ pub struct Lock {
 }
 
 /// The sequence in an id such as `gym-000123-20261121T090000Z`.
-fn sequence_of(id: &str) -> Option<u64> {
+pub(crate) fn sequence_of(id: &str) -> Option<u64> {
     let mut parts = id.rsplitn(3, '-');
     let (stamp, sequence, stem) = (parts.next()?, parts.next()?, parts.next()?);
     let digits = sequence.len() >= 6 && sequence.bytes().all(|b| b.is_ascii_digit());

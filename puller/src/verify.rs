@@ -1,10 +1,12 @@
 //! `verify`: whether a stored copy, or any database file, is still what it was.
 
+use crate::content::{self, Content, Form, Unreadable};
 use crate::judge::{self, Verify};
 use crate::manifest::Level;
 use crate::proof;
 use crate::pull::newest_good_before;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
+use crate::unpacked::Unpacked;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{Header, Journal};
@@ -12,7 +14,7 @@ use pullback_shared::page::Geometry;
 use pullback_shared::text::to_hex;
 use pullback_shared::verdict::Verdict;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// What was found.
@@ -24,35 +26,58 @@ pub struct Verified {
     pub detail: Vec<String>,
 }
 
-/// Reads `copy` whole against its page hashes, its snapshot's name and its MD5; the error says what is wrong.
+/// Reads `copy` whole, in whatever form it is kept, against its page hashes, its snapshot's name and its MD5. The inner error says
+/// what is wrong with it, the outer one why it could not be looked at.
 pub fn read(
     source: &SourceDir,
     copy: &StoredCopy,
     want_md5: bool,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<proof::ReadBack, String> {
-    let manifest = copy.manifest.as_ref().map_err(Clone::clone)?;
-    let geometry = manifest.geometry().ok_or("the manifest's sizes make no sense")?;
-    let pages = source.file(&copy.id, "pages");
-    let hashes = File::open(&pages).map_err(|error| format!("the page hashes cannot be read: {error}"))?;
-    let len = hashes.metadata().map_err(|error| format!("the page hashes cannot be read: {error}"))?.len();
-    if len != u64::from(geometry.page_count) * 16 {
-        return Err(format!("the list of page hashes has {len} bytes, for {} pages", geometry.page_count));
+) -> Result<Result<proof::ReadBack, String>, Fault> {
+    match try_read(source, copy, want_md5, progress) {
+        Ok(found) => Ok(Ok(found)),
+        Err(Unreadable::Rotten(why) | Unreadable::Gone(why)) => Ok(Err(why)),
+        Err(Unreadable::Fault(fault)) => Err(fault),
+    }
+}
+
+fn try_read(
+    source: &SourceDir,
+    copy: &StoredCopy,
+    want_md5: bool,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<proof::ReadBack, Unreadable> {
+    let rotten = |why: String| Unreadable::Rotten(why);
+    let manifest = copy.manifest.as_ref().map_err(|why| rotten(why.clone()))?;
+    let geometry =
+        manifest.geometry().ok_or_else(|| rotten("the manifest's sizes make no sense".to_owned()))?;
+    let content = Content::open(source, &copy.id, geometry.page_size)?;
+    let form = content::find(source, &copy.id).map_or(Form::Plain, |(form, _)| form);
+    let file = content::named(&source.file(&copy.id, form.suffix()));
+    if content.geometry() != geometry {
+        let (here, there) = (content.geometry().page_count, geometry.page_count);
+        return Err(rotten(format!("{file} holds {here} pages instead of {there}")));
     }
     let md5 = want_md5 && manifest.md5.is_some();
-    let found = proof::read_back(&source.file(&copy.id, "db"), geometry, hashes, md5, progress)
-        .map_err(|error| format!("the copy cannot be read: {error}"))?;
+    let unread = |error: io::Error| rotten(format!("{file} cannot be read: {error}"));
+    let hashes = content.hashes().map_err(unread)?;
+    let found =
+        proof::read_back_from(&mut content.pages(), geometry, hashes, md5, progress).map_err(unread)?;
     let same = Some(found.snapshot) == manifest.snapshot_id();
+    let upon = if form == Form::Delta { ", or of what it is packed upon," } else { "" };
     match found.first_wrong {
-        Some(no) if same => {
-            Err(format!("the list of page hashes has rotted at page {}; the copy itself is whole", no.get()))
+        // A delta has no list of its own.
+        Some(no) if same && form != Form::Delta => Err(rotten(format!(
+            "the list of page hashes `{}.pages` has rotted at page {}; the copy itself is whole",
+            copy.id,
+            no.get()
+        ))),
+        Some(no) if !same => Err(rotten(format!("page {} of {file}{upon} is not what it was", no.get()))),
+        None if !same => Err(rotten(format!("{file} and its page hashes are those of another snapshot"))),
+        _ if md5 && found.md5.map(|md5| to_hex(&md5)) != manifest.md5 => {
+            Err(rotten("the MD5 in the manifest is not that of the copy".to_owned()))
         }
-        Some(no) => Err(format!("page {} of the copy is not what it was", no.get())),
-        None if !same => Err("the copy and its page hashes are those of another snapshot".to_owned()),
-        None if md5 && found.md5.map(|md5| to_hex(&md5)) != manifest.md5 => {
-            Err("the MD5 in the manifest is not that of the copy".to_owned())
-        }
-        None => Ok(found),
+        _ => Ok(found),
     }
 }
 
@@ -69,7 +94,7 @@ pub fn copy(
         Ok(manifest) => manifest.clone(),
         Err(why) => return Ok(Verified { result: Verdict::Rotten, detail: vec![why.clone()] }),
     };
-    if let Err(why) = read(source, copy, true, progress) {
+    if let Err(why) = read(source, copy, true, progress)? {
         if manifest.verdict != Verdict::Rotten {
             manifest.verdict = Verdict::Rotten;
             source.write_manifest(&manifest, lock)?;
@@ -84,7 +109,8 @@ pub fn copy(
     let wanted = if full { Verify::Full } else { Verify::Auto };
     // The level that found something before, or that was asked for before, is not gone below.
     let level = judge::level(wanted, manifest.bytes, &others, now).max(manifest.checked());
-    let look = judge::look(&source.file(&copy.id, "db"), geometry, level.max(Level::Quick), now)?;
+    let unpacked = Unpacked::of(source, copy)?;
+    let look = judge::look(unpacked.path(), geometry, level.max(Level::Quick), now)?;
     let mut detail = look.check.findings.clone();
     manifest.contents = look.contents;
     manifest.record(look.check);

@@ -3,6 +3,7 @@
 //! Nothing here opens a file or a socket or reads a clock; readers and writers are given to it.
 
 pub mod page;
+pub mod page_set;
 pub mod snapshot;
 pub mod header;
 pub mod hashes;

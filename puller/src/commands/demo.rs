@@ -11,6 +11,7 @@ use puller::address::Address;
 use puller::client::Client;
 use puller::demo_database::{self, newest_commit};
 use puller::judge::Verify;
+use puller::packing::Pack;
 use puller::pull::{Options, Pulled, Run};
 use puller::source_dir::SourceDir;
 use puller::ssh::Door;
@@ -143,8 +144,14 @@ fn start_agent(dir: &Path, database: &Path) -> Result<(Running, Address), Fault>
 fn pull(cli: &Cli, source: &mut SourceDir, address: &Address) -> Result<Pulled, Fault> {
     let lock = source.lock()?;
     let bar = Bar::new(cli, NAME);
-    let options =
-        Options { verify: Verify::Full, full: false, policy: None, expect: BTreeMap::new(), path: None };
+    let options = Options {
+        verify: Verify::Full,
+        full: false,
+        policy: None,
+        pack: Some(Pack::None),
+        expect: BTreeMap::new(),
+        path: None,
+    };
     let now = puller::clock::now()?;
     let client = Client::open(address, &Door::new(TIMEOUT))?;
     let pulled = Run { source, lock: &lock, options: &options, now, watch: &bar }.pull(client);

@@ -77,7 +77,7 @@ fn ask(
     let mut counted_in = (tables && !counted_in_copy).then(|| "a snapshot taken for this".to_owned());
     if let (true, Some(copy), Some(source)) = (counted_in_copy, &newest, source) {
         counted_in = Some(format!("copy {}", copy.id));
-        let rows = proof::count_rows(&source.file(&copy.id, "db"))?;
+        let rows = proof::count_rows(puller::unpacked::Unpacked::of(source, copy)?.path())?;
         database.tables = rows.into_iter().map(|(name, rows)| pb::TableInfo { name, rows }).collect();
     }
     let (moves, problem) = match database.problem.clone().map(Fault::decode) {

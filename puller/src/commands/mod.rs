@@ -173,6 +173,11 @@ fn policy(keep: crate::cli::Keep, config: &Config, name: Option<&str>) -> puller
     }
 }
 
+/// How older copies of a source are kept, where that is written: in its table, else at the top.
+fn pack(config: &Config, settings: Option<&puller::config::Source>) -> Option<puller::packing::Pack> {
+    settings.and_then(|settings| settings.pack).or(config.pack)
+}
+
 fn print_line(said: std::fmt::Arguments<'_>) {
     use std::io::{ErrorKind, Write};
     if let Err(error) = writeln!(std::io::stdout(), "{said}")

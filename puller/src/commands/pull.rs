@@ -254,6 +254,7 @@ impl Pulls<'_> {
             verify: asked.verify.or(written).unwrap_or(Verify::Auto),
             full: asked.full,
             policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config, target.name.as_deref())),
+            pack: super::pack(config, settings),
             expect: settings.map(|settings| settings.expect.clone()).unwrap_or_default(),
             path: None,
         }

@@ -3,6 +3,7 @@
 use super::text;
 use crate::cli::{Cli, Keep};
 use pullback_shared::fault::{Fault, Kind};
+use puller::packing::{self, Pack};
 use puller::rotation::{self, Facts};
 use puller::source_dir::SourceDir;
 use serde_json::json;
@@ -22,23 +23,33 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) ->
             "say what to keep, such as `--keep-last 30` or `--keep-days 7`, or put it into the configuration",
         ));
     }
-    let rotate = |source: &SourceDir| one(cli, source, policy(source), dry_run).map(|()| 0);
+    let rotate = |source: &SourceDir| {
+        let pack = super::pack(&config, config.table_of(source).map(|(_, settings)| settings));
+        one(cli, source, policy(source), pack, dry_run).map(|()| 0)
+    };
     match &named {
         Some(source) => rotate(source),
         None => super::with_each_source(&store, rotate),
     }
 }
 
-fn one(cli: &Cli, source: &SourceDir, policy: rotation::Policy, dry_run: bool) -> Result<(), Fault> {
+fn one(
+    cli: &Cli,
+    source: &SourceDir,
+    policy: rotation::Policy,
+    pack: Option<Pack>,
+    dry_run: bool,
+) -> Result<(), Fault> {
     let lock = source.lock()?;
-    if !dry_run {
-        // What a rotation that died left over may be large, and nobody may ever pull again.
-        source.clear_drafts(true, &lock)?;
-    }
     let facts: Vec<Facts> = source.copies()?.iter().map(Facts::of).collect();
     let decisions = rotation::plan(&facts, policy);
+    let mut kept: Vec<String> = Vec::new();
     if !dry_run {
-        rotation::carry_out(source, &decisions, puller::clock::now()?, &lock)?;
+        source.clear_drafts(true, &lock)?;
+        let removed = rotation::carry_out(source, &decisions, puller::clock::now()?, &lock)?;
+        let pack = pack.map_or_else(|| Pack::usual(source), Ok)?;
+        kept = packing::pack(source, pack, None, usize::MAX, &lock)?;
+        kept.splice(0..0, removed.kept);
     }
     let mut table = text::table(&["COPY", "VERDICT", "", "BECAUSE"]);
     for (fact, decision) in facts.iter().zip(&decisions) {
@@ -61,5 +72,6 @@ fn one(cli: &Cli, source: &SourceDir, policy: rotation::Policy, dry_run: bool) -
     if !cli.common.json && !cli.common.quiet {
         println!("{}\n{}\n", source.shown(), table.trim_fmt());
     }
+    kept.iter().for_each(|why| eprintln!("warning: {why}"));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! A set of pages: one bit for each page of a snapshot.
 
-use pullback_shared::page::PageNo;
+use crate::page::PageNo;
 
 /// Pages of a snapshot.
 pub struct PageSet {
@@ -27,6 +27,22 @@ impl PageSet {
         let (word, bit) = place(no);
         self.len += u32::from(self.words[word] & bit == 0);
         self.words[word] |= bit;
+    }
+
+    /// Whether page `no` is one of them.
+    pub fn contains(&self, no: PageNo) -> bool {
+        no.get() <= self.page_count && self.has(no.get())
+    }
+
+    /// Makes it a set of `page_count` pages; those beyond are no longer in it.
+    pub fn resize(&mut self, page_count: u32) {
+        let beyond = (page_count..self.page_count).filter_map(|index| PageNo::new(index + 1)).map(place);
+        for (word, bit) in beyond {
+            self.len -= u32::from(self.words[word] & bit != 0);
+            self.words[word] &= !bit;
+        }
+        self.words.resize((page_count as usize).div_ceil(64), 0);
+        self.page_count = page_count;
     }
 
     /// How many there are.
@@ -82,5 +98,15 @@ mod tests {
         assert_eq!(runs(&set, 2), [(1, 1), (4, 2), (6, 1), (64, 2), (200, 1)]);
         assert_eq!(set.len(), 7);
         assert_eq!(runs(&PageSet::all(130), 100), [(1, 100), (101, 30)]);
+    }
+
+    #[test]
+    fn pages_that_are_cut_off_do_not_come_back() {
+        let mut set = PageSet::all(130);
+        set.resize(70);
+        set.resize(200);
+        assert_eq!((set.len(), runs(&set, 300)), (70, vec![(1, 70)]));
+        let has = |number| set.contains(PageNo::new(number).unwrap());
+        assert!(has(70) && !has(71) && !has(200) && !has(1000));
     }
 }

@@ -1,0 +1,425 @@
+//! Packing: which form each older copy is to have, and how it gets it.
+//!
+//! A copy changes its form in this order: the new form is written aside and made durable, read back whole and held against the
+//! copy's name, renamed, the folder made durable; only then the old form goes. Between any two steps the copy is there. Where
+//! two forms lie side by side, [`content::find`] says which one counts.
+
+use crate::content::{self, Content, Form, Unreadable};
+use crate::durable;
+use crate::manifest::Manifest;
+use crate::pack::{self, Head, Members, Writer};
+use crate::proof;
+use crate::source_dir::{Lock, SourceDir, StoredCopy};
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::hashes::HashList;
+use pullback_shared::page::{PageHash, PageNo};
+use pullback_shared::verdict::Verdict;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Deltas in a row, at most: then a copy is kept whole, within gzip.
+pub const DELTAS_IN_A_ROW_MAX: usize = 30;
+
+/// Copies that a pull packs, at most: a store that was never packed is not packed in one night.
+pub const PACKED_PER_PULL_MAX: usize = 4;
+
+/// Where more than one page in so many is another, the copy is kept whole: a delta would be as large, and only another thing to lose.
+const PAGES_PER_CHANGE_MIN: u64 = 2;
+
+/// How older copies are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pack {
+    /// As what is other than in the next newer copy.
+    Delta,
+    /// Each for itself, within gzip.
+    Gzip,
+    /// As plain files.
+    None,
+}
+
+impl Pack {
+    /// What holds where nothing is stated: plain files where the file system lets them share what is the same in them.
+    pub fn usual(source: &SourceDir) -> Result<Self, Fault> {
+        let plain = source
+            .copies()?
+            .into_iter()
+            .rev()
+            .map(|copy| source.file(&copy.id, "db"))
+            .find(|file| file.exists());
+        let Some(plain) = plain else { return Ok(Self::None) };
+        let aside = source.copies_dir().join(".clone.new");
+        let clones = durable::remove(&aside).and_then(|()| reflink_copy::reflink(plain, &aside)).is_ok();
+        durable::remove(&aside).map_err(|error| Fault::io(format!("`{}`", aside.display()), &error))?;
+        Ok(if clones { Self::None } else { Self::Delta })
+    }
+}
+
+/// What packing needs to know of a copy.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its id.
+    pub id: String,
+    /// What is thought of it.
+    pub verdict: Verdict,
+    /// Bytes of a page; `None`: its manifest cannot be read.
+    pub page_size: Option<u32>,
+    /// How it is kept; `None`: its file is gone.
+    pub form: Option<Form>,
+    /// The copy that its delta leads from; `None` for other forms, and where that cannot be read.
+    pub base: Option<String>,
+}
+
+impl Facts {
+    /// Of all copies of `source`, oldest first.
+    pub fn of(source: &SourceDir, copies: &[StoredCopy]) -> Vec<Self> {
+        let of = |copy: &StoredCopy| {
+            let found = content::find(source, &copy.id);
+            let delta = found.as_ref().filter(|(form, _)| *form == Form::Delta);
+            Self {
+                id: copy.id.clone(),
+                verdict: copy.verdict(),
+                page_size: copy.manifest.as_ref().ok().map(|manifest| manifest.page_size),
+                form: found.as_ref().map(|(form, _)| *form),
+                base: delta.and_then(|(_, path)| content::head_of(path).ok()).map(|head| head.base),
+            }
+        };
+        copies.iter().map(of).collect()
+    }
+
+    fn is_exact(&self) -> bool {
+        self.verdict.is_exact() && self.page_size.is_some() && self.form.is_some()
+    }
+
+    /// Whether others may be packed upon it: what is sick or emptied soon goes, and little in it is as in others.
+    fn may_be_base(&self) -> bool {
+        self.is_exact() && !matches!(self.verdict, Verdict::Damaged | Verdict::Suspect)
+    }
+}
+
+/// The form that a copy is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// A plain file.
+    Plain,
+    /// Whole, within gzip.
+    Gzip,
+    /// A delta that leads from this copy.
+    Delta(String),
+}
+
+/// Which of `copies`, oldest first, are to have another form, when those in `leaving` go. The newest good copy, and the newest
+/// that a pull builds upon, are plain; what is packed stays as it is for as long as the copy that it leads from stays.
+pub fn plan(copies: &[Facts], leaving: &BTreeSet<String>, pack: Pack) -> Vec<(String, Wanted)> {
+    let stay: Vec<&Facts> = copies.iter().filter(|copy| !leaving.contains(&copy.id)).collect();
+    let newest_good = stay.iter().rposition(|copy| copy.is_exact() && copy.verdict.is_good());
+    let newest_exact = stay.iter().rposition(|copy| copy.is_exact());
+    let mut planned = Vec::new();
+    // How many deltas in a row lead from a copy to older ones.
+    let mut in_a_row: BTreeMap<&str, usize> = BTreeMap::new();
+    for (index, copy) in stay.iter().enumerate() {
+        let (Some(form), true) = (copy.form, copy.is_exact()) else { continue };
+        if Some(index) == newest_good || Some(index) == newest_exact {
+            if form != Form::Plain {
+                planned.push((copy.id.clone(), Wanted::Plain));
+            }
+            continue;
+        }
+        let older = in_a_row.get(copy.id.as_str()).copied().unwrap_or(0);
+        let base_stays = copy.base.as_deref().and_then(|base| stay.iter().find(|other| other.id == base));
+        let wanted = match (form, base_stays) {
+            (Form::Delta, Some(base)) => {
+                let row = in_a_row.entry(&base.id).or_default();
+                *row = (*row).max(older + 1);
+                continue;
+            }
+            (Form::Gzip, _) => continue,
+            (Form::Plain, _) if pack == Pack::None => continue,
+            (Form::Plain, _) if pack == Pack::Gzip => Wanted::Gzip,
+            (Form::Plain | Form::Delta, _) => {
+                let fits = |other: &&&Facts| other.may_be_base() && other.page_size == copy.page_size;
+                match stay[index + 1..].iter().find(fits) {
+                    Some(base) if older < DELTAS_IN_A_ROW_MAX => {
+                        let row = in_a_row.entry(&base.id).or_default();
+                        *row = (*row).max(older + 1);
+                        Wanted::Delta(base.id.clone())
+                    }
+                    None if form == Form::Plain => continue,
+                    _ => Wanted::Gzip,
+                }
+            }
+        };
+        planned.push((copy.id.clone(), wanted));
+    }
+    planned
+}
+
+/// Gives copies of `source` the form they are to have, `count_max` of them. `proven` is the copy that was read back whole a moment
+/// ago. What cannot be packed stays as it is: the sentences say why.
+pub fn pack(
+    source: &SourceDir,
+    pack: Pack,
+    proven: Option<&str>,
+    count_max: usize,
+    lock: &Lock,
+) -> Result<Vec<String>, Fault> {
+    let copies = source.copies()?;
+    let planned = plan(&Facts::of(source, &copies), &BTreeSet::new(), pack);
+    let mut notes = Vec::new();
+    for (id, wanted) in planned.into_iter().take(count_max) {
+        let changed = change(source, &copies, &id, &wanted, proven, lock);
+        match changed {
+            Ok(()) => tracing::info!(copy = id, ?wanted, "packed"),
+            Err(fault) => {
+                notes.push(format!("copy {id} is kept as it was, and not packed: {fault}"));
+                if fault.kind == Kind::NoSpace {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(notes)
+}
+
+/// Before copy `id` goes, and the others in `leaving`: what leads from it gets another form. Those that leave too are left.
+pub fn release(source: &SourceDir, id: &str, leaving: &BTreeSet<String>, lock: &Lock) -> Result<(), Fault> {
+    let copies = source.copies()?;
+    let facts = Facts::of(source, &copies);
+    let leads_from_it = |other: &Facts| other.base.as_deref() == Some(id) && !leaving.contains(&other.id);
+    let dependents: Vec<&Facts> = facts.iter().filter(|other| leads_from_it(other)).collect();
+    if dependents.is_empty() {
+        return Ok(());
+    }
+    let planned: BTreeMap<String, Wanted> = plan(&facts, leaving, Pack::None).into_iter().collect();
+    for dependent in dependents {
+        let wanted = planned.get(&dependent.id).ok_or_else(|| {
+            Fault::new(
+                Kind::Rotten,
+                format!("copy {}, which is rotten, is packed upon copy {id}", dependent.id),
+            )
+        })?;
+        change(source, &copies, &dependent.id, wanted, None, lock)?;
+    }
+    Ok(())
+}
+
+/// Gives copy `id` the form `wanted`.
+fn change(
+    source: &SourceDir,
+    copies: &[StoredCopy],
+    id: &str,
+    wanted: &Wanted,
+    proven: Option<&str>,
+    lock: &Lock,
+) -> Result<(), Fault> {
+    let copy = found(copies, id)?;
+    let form = match wanted {
+        Wanted::Plain => Form::Plain,
+        Wanted::Gzip => Form::Gzip,
+        Wanted::Delta(_) => Form::Delta,
+    };
+    let aside = Aside(source.copies_dir().join(format!(".{id}.{}.new", form.suffix())));
+    let list = Aside(source.copies_dir().join(format!(".{id}.pages.new")));
+    let content = copy.open(source)?;
+    match wanted {
+        Wanted::Plain => {
+            content.write_to(&aside.0).map_err(|error| aside.io(&error))?;
+            let written = File::open(&aside.0).map_err(|error| aside.io(&error))?;
+            aside.keep(&written)?;
+            copy.prove(&mut &written, &content)?;
+        }
+        Wanted::Gzip => {
+            let written = zip(&content, aside.create()?).map_err(|error| aside.io(&error))?;
+            aside.keep(&written)?;
+            let again = File::open(&aside.0).map_err(|error| aside.io(&error))?;
+            copy.prove(&mut pack::unzipped(again), &content)?;
+        }
+        Wanted::Delta(base) => {
+            let base = found(copies, base)?;
+            let mut upon = base.open(source)?;
+            let written = match difference(&copy, &content, &base, &upon, &aside)? {
+                Some(written) => written,
+                // Most of it is other: whole, it is no larger and depends on nothing.
+                None => return change(source, copies, id, &Wanted::Gzip, proven, lock),
+            };
+            aside.keep(&written)?;
+            let again =
+                File::open(&aside.0).and_then(pack::Reader::open).map_err(|error| aside.io(&error))?;
+            upon.lay(source, &aside.0, again).map_err(|why| unpacked(id, why))?;
+            match proven == Some(base.id) {
+                true => copy.prove_changed(&upon)?,
+                false => copy.prove(&mut upon.pages(), &upon)?,
+            }
+        }
+    }
+    if form != Form::Delta && !source.file(id, "pages").exists() {
+        let mut hashes = list.create()?;
+        let copied = content.hashes().and_then(|mut from| io::copy(&mut from, &mut hashes));
+        copied.map_err(|error| list.io(&error))?;
+        list.keep(&hashes)?;
+        list.place(&source.file(id, "pages"))?;
+    }
+    aside.place(&source.file(id, form.suffix()))?;
+    source.remove_other_forms(id, form, lock)
+}
+
+/// A copy that is to be packed, or packed upon: exact, and its manifest was read.
+struct Known<'a> {
+    id: &'a str,
+    manifest: &'a Manifest,
+}
+
+fn found<'a>(copies: &'a [StoredCopy], id: &str) -> Result<Known<'a>, Fault> {
+    let copy = copies.iter().find(|copy| copy.id == id);
+    let known = copy.and_then(|copy| Some(Known { id: &copy.id, manifest: copy.manifest.as_ref().ok()? }));
+    known.ok_or_else(|| {
+        Fault::new(Kind::Rotten, format!("copy {id} is not there, or its manifest cannot be read"))
+    })
+}
+
+impl Known<'_> {
+    fn open(&self, source: &SourceDir) -> Result<Content, Fault> {
+        let geometry = self.manifest.geometry().ok_or_else(|| self.rotten("its sizes make no sense"))?;
+        let content =
+            Content::open(source, self.id, geometry.page_size).map_err(|why| unpacked(self.id, why))?;
+        match content.geometry() == geometry {
+            true => Ok(content),
+            false => Err(self.rotten("it has another size than its manifest says")),
+        }
+    }
+
+    fn rotten(&self, why: &str) -> Fault {
+        Fault::new(Kind::Rotten, format!("copy {} is rotten: {why}", self.id))
+    }
+
+    /// Holds `pages` against the page hashes of `content` and the snapshot's name.
+    fn prove(&self, pages: &mut dyn Read, content: &Content) -> Result<(), Fault> {
+        let io = |error: io::Error| self.rotten(&format!("it cannot be read back: {error}"));
+        let hashes = content.hashes().map_err(io)?;
+        let found = proof::read_back_from(pages, content.geometry(), hashes, false, &|_| {}).map_err(io)?;
+        let is_it = Some(found.snapshot) == self.manifest.snapshot_id() && found.first_wrong.is_none();
+        if is_it { Ok(()) } else { Err(self.rotten("what was read back is not its snapshot")) }
+    }
+
+    /// As [`Self::prove`], where all pages of `content` were read a moment ago but those that deltas changed.
+    fn prove_changed(&self, content: &Content) -> Result<(), Fault> {
+        let io = |error: io::Error| self.rotten(&format!("it cannot be read back: {error}"));
+        let geometry = content.geometry();
+        let mut hashes = HashList::new(content.hashes().map_err(io)?, geometry.page_count);
+        let mut page = vec![0; geometry.page_size.as_usize()];
+        for no in content.changed().into_iter().flat_map(|pages| pages.runs(1)).map(|(no, _)| no) {
+            content.read_page(no, &mut page).map_err(io)?;
+            if hashes.get(no).map_err(io)? != PageHash::of(&page) {
+                return Err(self.rotten(&format!("page {} that was read back is another", no.get())));
+            }
+        }
+        let is_it = Some(hashes.snapshot_id(geometry).map_err(io)?) == self.manifest.snapshot_id();
+        if is_it {
+            Ok(())
+        } else {
+            Err(self.rotten("the page hashes that were read back are not its snapshot's"))
+        }
+    }
+}
+
+/// Writes what is other in `copy` than in `base`; `None`: too much is.
+fn difference(
+    copy: &Known,
+    content: &Content,
+    base: &Known,
+    upon: &Content,
+    aside: &Aside,
+) -> Result<Option<File>, Fault> {
+    let io = |error: io::Error| aside.io(&error);
+    let (geometry, there) = (content.geometry(), upon.geometry());
+    let mut here = HashList::new(content.hashes().map_err(io)?, geometry.page_count);
+    let mut base_hashes = HashList::new(upon.hashes().map_err(io)?, there.page_count);
+    let mut pages = 0u32;
+    for no in (1..=geometry.page_count).filter_map(PageNo::new) {
+        pages += u32::from(here.get(no).map_err(io)? != base_hashes.get(no).map_err(io)?);
+    }
+    if u64::from(pages) * PAGES_PER_CHANGE_MIN > u64::from(geometry.page_count) {
+        return Ok(None);
+    }
+    let names = copy.manifest.snapshot_id().zip(base.manifest.snapshot_id());
+    let (snapshot, base_snapshot) = names.ok_or_else(|| copy.rotten("a snapshot's name makes no sense"))?;
+    let head = Head::new((copy.id, snapshot), (base.id, base_snapshot), geometry, pages);
+    let mut writer = Writer::begin(aside.create()?, &head).map_err(io)?;
+    let size = geometry.page_size.as_usize();
+    let (mut page, mut old) = (vec![0; size], vec![0; size]);
+    for no in (1..=geometry.page_count).filter_map(PageNo::new) {
+        let hash = here.get(no).map_err(io)?;
+        if hash == base_hashes.get(no).map_err(io)? {
+            continue;
+        }
+        content.read_page(no, &mut page).map_err(io)?;
+        if PageHash::of(&page) != hash {
+            return Err(copy.rotten(&format!("page {} is not what it was", no.get())));
+        }
+        let in_base = there.holds(no);
+        if in_base {
+            upon.read_page(no, &mut old).map_err(io)?;
+        }
+        writer = writer.add(no, hash, &page, in_base.then_some(old.as_slice())).map_err(io)?;
+    }
+    writer.finish().map(Some).map_err(io)
+}
+
+/// Writes all of `content` to `file`, within gzip.
+fn zip(content: &Content, file: File) -> io::Result<File> {
+    let mut members = Members::new(file);
+    let (mut pages, mut buffer) = (content.pages(), vec![0; content::RUN_BYTES]);
+    loop {
+        match pages.read(&mut buffer)? {
+            0 => return members.finish(),
+            read => members = members.add(&buffer[..read])?,
+        }
+    }
+}
+
+fn unpacked(id: &str, why: Unreadable) -> Fault {
+    match why {
+        Unreadable::Rotten(why) | Unreadable::Gone(why) => {
+            Fault::new(Kind::Rotten, format!("copy {id} is rotten: {why}"))
+        }
+        Unreadable::Fault(fault) => fault,
+    }
+}
+
+/// A file under a name that the next run clears away; it goes unless it gets its place.
+struct Aside(PathBuf);
+
+impl Aside {
+    fn create(&self) -> Result<File, Fault> {
+        let made = durable::remove(&self.0)
+            .and_then(|()| OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.0));
+        made.map_err(|error| self.io(&error))
+    }
+
+    /// Makes `file`, which it is, durable and read-only.
+    fn keep(&self, file: &File) -> Result<(), Fault> {
+        let kept = file.set_permissions(Permissions::from_mode(0o400)).and_then(|()| file.sync_all());
+        kept.map_err(|error| self.io(&error))
+    }
+
+    /// Gives it its place, whatever is there, for good.
+    fn place(&self, path: &Path) -> Result<(), Fault> {
+        let dir = path.parent().expect("BUG: a file without a directory");
+        fs::rename(&self.0, path).and_then(|()| durable::sync_dir(dir)).map_err(|error| self.io(&error))
+    }
+
+    fn io(&self, error: &io::Error) -> Fault {
+        Fault::io(format!("`{}`", self.0.display()), error)
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if let Err(error) = durable::remove(&self.0) {
+            tracing::debug!(%error, "a file is left for the next run to clear");
+        }
+    }
+}
