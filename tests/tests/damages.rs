@@ -10,10 +10,10 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Copies in the store.
-const COPIES: usize = 9;
+const COPIES: usize = 10;
 
 /// Damages in each of the four tests: 500 together.
 const DAMAGES: usize = 125;
@@ -79,19 +79,26 @@ impl Shelf {
         let source = sandbox.db("gym.db");
         databases::gym(&source, 60_000, 1024);
         let mut dice = Dice::new(9);
-        for _ in 0..COPIES {
+        // What is packed in one way stays so: there are copies of each form.
+        for pack in ["gzip"; 4].into_iter().chain(["delta"; 5]).chain(["none"]) {
+            let config = sandbox.file("puller.toml");
+            fs::write(&config, format!("pack = \"{pack}\"\n")).expect("a configuration can be written");
             let db = Connection::open(&source).expect("a gym can be opened");
             for _ in 0..3 {
                 let sql = "UPDATE members SET note = ?2 WHERE id = ?1";
                 db.execute(sql, (dice.between(1, 12), dice.words(8))).expect("a row can be written");
             }
             drop(db);
-            sandbox.pull(&[&source]).succeeds("stored");
+            sandbox.pull(&[Path::new("--config"), &config, &source]).succeeds("stored");
         }
         // The first look of `verify` writes down that it was there; from then on nothing changes.
         sandbox.puller(&["verify", "--all"]).exits(0);
         let folder = sandbox.store().join("local/gym");
-        Self { sandbox, saved: Saved::of(&folder), folder }
+        let saved = Saved::of(&folder);
+        let files = saved.files("copies/");
+        let of_form = |end: &str| files.iter().filter(|name| name.ends_with(end)).count();
+        assert_eq!([".db.gz", ".delta.gz", ".db", ".json"].map(of_form), [3, 5, 2, COPIES]);
+        Self { sandbox, saved, folder }
     }
 
     #[track_caller]
@@ -133,9 +140,17 @@ impl Shelf {
         assert_eq!(found.len(), COPIES, "{found:?}");
         for (other, line) in &found {
             let what = format!("{line}, with {name} {damage:?}");
-            match other == copy {
-                true => assert_eq!(line["result"], "rotten", "{what}"),
-                false => assert_eq!(line["result"], "ok", "{what}"),
+            if other == copy {
+                assert_eq!(line["result"], "rotten", "{what}");
+            } else if line["result"] == "rotten" {
+                // What is packed upon it cannot be had without it, and says so.
+                let is_packed = self.folder.join(format!("copies/{other}.delta.gz")).exists();
+                let is_content = !name.ends_with(".pages") && !name.ends_with(".json");
+                let detail = line["detail"].to_string();
+                let says_so = detail.contains(copy) || detail.contains("or of what it is packed upon");
+                assert!(is_packed && other.as_str() < copy && is_content && says_so, "{what}");
+            } else {
+                assert_eq!(line["result"], "ok", "{what}");
             }
         }
         let refused = self.restore(copy);
