@@ -6,14 +6,14 @@
 use pullback_tests::databases;
 use pullback_tests::dice::Dice;
 use pullback_tests::programs;
-use pullback_tests::sandbox::{Ran, Sandbox, wait};
+use pullback_tests::sandbox::{Pulled, Ran, Sandbox, wait};
 use pullback_tests::saved::Saved;
 use pullback_tests::strace::{self, Point, Points};
 use rusqlite::Connection;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -36,32 +36,57 @@ struct Scene {
     before: Vec<String>,
     /// What is killed.
     words: Vec<&'static str>,
-    /// How many copies that leaves.
-    kept: usize,
+    /// The copies that it leaves, oldest first.
+    after: Vec<String>,
+    /// The names of all files of copies when it has finished.
+    files: BTreeSet<String>,
     dice: Dice,
 }
 
 impl Scene {
-    fn new(words: &[&'static str], kept: usize) -> Self {
+    /// With copies that were packed as `packed` says; what is killed packs as `pack` says.
+    fn new(packed: &str, words: &[&'static str], pack: &str) -> Self {
         let sandbox = Sandbox::new().with_limit(LIMIT);
         let source = sandbox.db("gym.db");
         databases::gym(&source, 80_000, 1024);
         let mut dice = Dice::new(3);
-        for _ in 0..COPIES {
+        configure(&sandbox, packed);
+        for number in 0..COPIES {
             let db = Connection::open(&source).expect("a gym can be opened");
             for _ in 0..5 {
                 let sql = "UPDATE members SET note = ?2 WHERE id = ?1";
                 db.execute(sql, (dice.between(1, 16), dice.words(8))).expect("a row can be written");
             }
             drop(db);
-            sandbox.pull(&[&source]).succeeds("stored");
+            let mut pull = sandbox.command(programs::puller());
+            // Two a day.
+            pull.env("PULLER_NOW", format!("2026-11-{:02}T{:02}:00:00Z", 1 + number / 2, 9 + number % 2));
+            pull.arg("--store").arg(sandbox.store()).args(["pull", "--json"]).arg(&source);
+            Pulled::from_run(sandbox.run(&mut pull)).succeeds("stored");
         }
+        configure(&sandbox, pack);
         sandbox.puller(&["verify", "--all"]).exits(0);
         let folder = sandbox.store().join("local/gym");
         let saved = Saved::of(&folder);
-        let before = ids(&sandbox.puller(&["list", "--json"]).exits(0));
-        assert_eq!(before.len(), COPIES);
-        Self { sandbox, folder, saved, before, words: words.to_vec(), kept, dice }
+        let mut scene = Self {
+            before: ids(&sandbox.puller(&["list", "--json"]).exits(0)),
+            after: Vec::new(),
+            files: BTreeSet::new(),
+            words: words.to_vec(),
+            sandbox,
+            folder,
+            saved,
+            dice,
+        };
+        assert_eq!(scene.before.len(), COPIES);
+        scene.sandbox.run(&mut scene.command(scene.sandbox.command(programs::puller()))).exits(0);
+        scene.after = scene.listed();
+        scene.files = names(&scene.folder.join("copies"));
+        scene
+    }
+
+    fn listed(&self) -> Vec<String> {
+        ids(&self.sandbox.puller(&["list", "--json"]).exits(0))
     }
 
     fn command(&self, mut program: Command) -> Command {
@@ -86,43 +111,40 @@ impl Scene {
     /// Holds what is there after a kill at `what` against the promise, has the next run finish, and looks again.
     #[track_caller]
     fn look(&self, what: &str, look_first: bool) {
-        let wanted: Vec<&String> = self.before.iter().rev().take(self.kept).collect();
         // Every other time the next run comes first: nothing may depend on somebody's looking.
         if look_first {
-            self.assert_good(what, &wanted);
+            self.assert_good(what);
         }
         let finished = self.sandbox.run(&mut self.command(self.sandbox.command(programs::puller()))).exits(0);
-        self.assert_good(&format!("{what}, and {finished}"), &wanted);
-        let listed = ids(&self.sandbox.puller(&["list", "--json"]).exits(0));
-        assert_eq!(listed.iter().rev().collect::<Vec<_>>(), wanted, "the copies after {what}");
-        self.is_tidy(what, &listed);
+        self.assert_good(&format!("{what}, and {finished}"));
+        assert_eq!(self.listed(), self.after, "the copies after {what}");
+        assert_eq!(names(&self.folder.join("copies")), self.files, "the files after {what}");
+        let expected = [".lock", "copies", "history.jsonl", "latest.db", "source.json"];
+        assert_eq!(names(&self.folder), expected.map(str::to_owned).into(), "after {what}");
     }
 
-    /// All of `wanted` are good, and none that is listed is not.
+    /// All that stay are good, and none that is listed is not.
     #[track_caller]
-    fn assert_good(&self, what: &str, wanted: &[&String]) {
+    fn assert_good(&self, what: &str) {
         let verified = self.sandbox.puller(&["verify", "--all", "--json"]);
         assert_eq!(verified.code(), 0, "after {what}: {verified}");
         let good = ids(&verified);
-        for id in wanted {
+        for id in &self.after {
             assert!(good.contains(id), "after {what}, {id} is not among the good copies {good:?}");
         }
     }
+}
 
-    /// Nothing is there but files of these copies, and what every source has.
-    #[track_caller]
-    fn is_tidy(&self, what: &str, listed: &[String]) {
-        let names = |folder: PathBuf| -> BTreeSet<String> {
-            let entries = fs::read_dir(folder).expect("a folder can be read").flatten();
-            entries.map(|entry| entry.file_name().into_string().expect("names of tests are UTF-8")).collect()
-        };
-        for name in names(self.folder.join("copies")) {
-            let of = name.split('.').next().unwrap_or_default();
-            assert!(listed.iter().any(|id| id == of), "`{name}` is left over after {what}");
-        }
-        let expected = [".lock", "copies", "history.jsonl", "latest.db", "source.json"];
-        assert_eq!(names(self.folder.clone()), expected.map(str::to_owned).into(), "after {what}");
-    }
+/// Has all programs of `sandbox` pack as `pack` says.
+fn configure(sandbox: &Sandbox, pack: &str) {
+    let folder = sandbox.file("home/xdg_config_home/pullback");
+    fs::create_dir_all(&folder).expect("a folder can be made");
+    fs::write(folder.join("puller.toml"), format!("pack = \"{pack}\"\n")).expect("a file can be written");
+}
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).expect("a folder can be read").flatten();
+    entries.map(|entry| entry.file_name().into_string().expect("names of tests are UTF-8")).collect()
 }
 
 fn ids(ran: &Ran) -> Vec<String> {
@@ -130,23 +152,30 @@ fn ids(ran: &Ran) -> Vec<String> {
 }
 
 #[track_caller]
-fn check(words: &[&'static str], kept: usize) {
+fn check(packed: &str, words: &[&'static str], pack: &str, forms: [usize; 3]) {
     if !strace::is_usable() {
         return;
     }
-    let mut scene = Scene::new(words, kept);
+    let mut scene = Scene::new(packed, words, pack);
+    let of_form = |end: &str| scene.files.iter().filter(|name| name.ends_with(end)).count();
+    assert_eq!([".db", ".db.gz", ".delta.gz"].map(of_form), forms, "{:?}", scene.files);
     let (points, mut length) = scene.watch();
     let kills =
         std::env::var("PULLBACK_KILLS").map_or(KILLS, |count| count.parse().expect("a number of kills"));
-    let (mut deaths, mut tried, mut left) = (0, 0, points.iter());
+    let (mut deaths, mut tried, mut left) = (0, 0, points.clone());
     while deaths < kills {
         tried += 1;
         assert!(tried < kills * 10 + 100, "only {deaths} of {tried} runs were killed");
         scene.saved.put_back();
-        let point = left.next();
-        let (died, what) = match point {
+        // Two at chosen points, one at random, and so on.
+        let chosen = if tried % 3 == 0 || left.is_empty() {
+            None
+        } else {
+            Some(left.swap_remove(scene.dice.between(0, left.len() as i64) as usize))
+        };
+        let (died, what) = match chosen {
             Some(point) => {
-                let program = strace::killed_at(point, &scene.sandbox, programs::puller());
+                let program = strace::killed_at(&point, &scene.sandbox, programs::puller());
                 let ran = scene.sandbox.run(&mut scene.command(program));
                 (ran.status.signal().is_some(), format!("a kill at {point}"))
             }
@@ -162,10 +191,21 @@ fn check(words: &[&'static str], kept: usize) {
         scene.look(&what, tried % 2 == 0);
         deaths += u32::from(died);
     }
-    println!("{words:?}: {deaths} deaths in {tried} runs, {} of them at chosen points", points.len());
+    let seen = points.len() - left.len();
+    println!("{words:?}: {deaths} deaths in {tried} runs, {seen} of {} chosen points tried", points.len());
 }
 
 #[test]
 fn a_rotation_killed_anywhere_keeps_what_the_policy_keeps() {
-    check(&["rotate", "gym", "--keep-last", "3"], 3);
+    check("none", &["rotate", "gym", "--keep-last", "3"], "none", [3, 0, 0]);
+}
+
+#[test]
+fn packing_killed_anywhere_costs_no_copy() {
+    check("none", &["rotate", "gym", "--keep-last", "8"], "delta", [1, 0, 7]);
+}
+
+#[test]
+fn packing_whole_copies_killed_anywhere_costs_no_copy() {
+    check("none", &["rotate", "gym", "--keep-last", "4"], "gzip", [1, 3, 0]);
 }

@@ -55,7 +55,10 @@ const KEPT: usize = 3;
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Work {
     Pull,
+    /// Of plain copies.
     Rotation,
+    /// Of plain copies, as deltas.
+    Packing,
 }
 
 /// When the power goes.
@@ -140,6 +143,13 @@ impl<'a> Trial<'a> {
         self.claimed = Some((stored["copy"].as_str().expect("a copy has an id").to_owned(), claimed));
     }
 
+    /// Has all programs pack as `pack` says.
+    fn configure(&self, pack: &str) {
+        let folder = self.sandbox.file("home/xdg_config_home/pullback");
+        fs::create_dir_all(&folder).expect("a folder can be made");
+        fs::write(folder.join("puller.toml"), format!("pack = \"{pack}\"\n")).expect("a file can be written");
+    }
+
     fn listed(&self) -> Result<Vec<String>, String> {
         let listed = self.puller(&["list", "--json"]);
         match listed.code() {
@@ -154,21 +164,24 @@ impl<'a> Trial<'a> {
         let keep = KEPT.to_string();
         match work {
             Work::Pull => command.args(["pull", "--json", "--keep-last", &keep, "gym.db"]),
-            Work::Rotation => command.args(["rotate", "--json", "--keep-last", &keep, "gym"]),
+            Work::Rotation | Work::Packing => command.args(["rotate", "--json", "--keep-last", &keep, "gym"]),
         };
         command
     }
 
     /// Makes sure that there is something to do.
     fn prepare(&mut self, work: Work) -> Result<(), String> {
-        let pulls = match work {
-            Work::Pull => 1,
-            Work::Rotation => 2,
+        let (pulls, packed, pack) = match work {
+            Work::Pull => (1, "delta", "delta"),
+            Work::Rotation => (2, "none", "none"),
+            Work::Packing => (2, "none", "delta"),
         };
+        self.configure(packed);
         (0..pulls).try_for_each(|_| self.pull())?;
         while self.listed()?.len() < KEPT + pulls {
             self.pull()?;
         }
+        self.configure(pack);
         self.change();
         Ok(())
     }
@@ -222,7 +235,7 @@ impl<'a> Trial<'a> {
             _ => {}
         }
         self.look(&kept)?;
-        if ended.is_some() && work == Work::Rotation && self.listed()?.len() > KEPT {
+        if ended.is_some() && work != Work::Pull && self.listed()?.len() > KEPT {
             return Err("copies that were said to be gone are back".to_owned());
         }
         self.pull()?;
@@ -324,6 +337,16 @@ fn a_rotation_whose_power_is_cut_on_xfs_costs_no_copy() {
     check(FileSystem::Xfs, Work::Rotation);
 }
 
+#[test]
+fn packing_whose_power_is_cut_on_ext4_costs_no_copy() {
+    check(FileSystem::Ext4, Work::Packing);
+}
+
+#[test]
+fn packing_whose_power_is_cut_on_xfs_costs_no_copy() {
+    check(FileSystem::Xfs, Work::Packing);
+}
+
 /// A library that takes fsyncs away from the program it is loaded into.
 fn shim(sandbox: &Sandbox) -> Option<PathBuf> {
     let (source, library) = (sandbox.file("shim.c"), sandbox.file("shim.so"));
@@ -338,9 +361,9 @@ fn shim(sandbox: &Sandbox) -> Option<PathBuf> {
     }
 }
 
-/// How many of some pulls that were claimed, and cut off right after that, are found to be lost or broken where their fsyncs
-/// are `skipped`.
-fn found(system: FileSystem, skipped: &str) -> Option<u32> {
+/// How often `work` that was claimed, and cut off right after that, is found to have lost or broken something where fsyncs are
+/// `skipped`.
+fn found(system: FileSystem, work: Work, skipped: &str) -> Option<u32> {
     let sandbox = Sandbox::new();
     let library = shim(&sandbox)?;
     let mut found = 0;
@@ -349,9 +372,9 @@ fn found(system: FileSystem, skipped: &str) -> Option<u32> {
         let mut trial = Trial::begin(&sandbox, system, number.into(), "the calibration of power cuts")?;
         trial.pull().expect("a pull with its power on succeeds");
         trial.variables = vec![("LD_PRELOAD", path(&library)), ("SKIP_FSYNC", skipped.to_owned())];
-        found += u32::from(trial.cut(Work::Pull, &Moment::AfterTheEnd).is_err());
+        found += u32::from(trial.cut(work, &Moment::AfterTheEnd).is_err());
     }
-    println!("{}, without fsync of {skipped}: {found} of {CUTS} found", system.name());
+    println!("{work:?} on {}, without fsync of {skipped}: {found} of {CUTS} found", system.name());
     Some(found)
 }
 
@@ -364,13 +387,9 @@ fn power_cuts_show_that_fsyncs_are_missing() {
     for system in [FileSystem::Ext4, FileSystem::Xfs] {
         // Of directories it says nothing here: both file systems make names durable with the next file that is, and
         // history is written last.
-        for skipped in ["all", "files"] {
-            let Some(found) = found(system, skipped) else { return };
-            assert!(
-                found > 0 || skipped == "directories",
-                "a missing fsync of {skipped} on {}",
-                system.name()
-            );
+        for (work, skipped) in [(Work::Pull, "all"), (Work::Pull, "files"), (Work::Packing, "files")] {
+            let Some(found) = found(system, work, skipped) else { return };
+            assert!(found > 0, "a missing fsync of {skipped} in {work:?} on {}", system.name());
         }
     }
 }
