@@ -73,6 +73,9 @@ struct Arguments {
     /// Days of `space`, a copy a day
     #[arg(long, default_value_t = 30)]
     days: u64,
+    /// How older copies are kept in `space`: delta, gzip or none [default: what puller chooses]
+    #[arg(long)]
+    pack: Option<String>,
     /// Leave the databases in DIR, for the next run to use
     #[arg(long, requires = "dir")]
     keep_databases: bool,
@@ -147,13 +150,11 @@ fn main() {
         What::Ssh => ssh::run,
         What::Fleet => return fleet::run(&workshop, arguments.agents, arguments.jobs, runs),
         What::Space => {
-            let on = |size_mb: &u64| {
-                arguments
-                    .on
-                    .iter()
-                    .for_each(|system| space::run(&workshop, *size_mb, arguments.days, *system));
-            };
-            return arguments.sizes_mb(&[200]).iter().for_each(on);
+            let days = (arguments.days, arguments.pack.as_deref());
+            for size_mb in arguments.sizes_mb(&[200]) {
+                arguments.on.iter().for_each(|system| space::run(&workshop, *size_mb, days, *system));
+            }
+            return;
         }
         What::Cost | What::Deltas | What::Memory | What::Latency | What::All => return,
     };

@@ -70,8 +70,8 @@ impl Days {
     }
 }
 
-/// Measures `days` daily copies of a gym of `size_mb`, of which the newest are kept, on a disk with `system`.
-pub(crate) fn run(workshop: &Workshop, size_mb: u64, days: u64, system: FileSystem) {
+/// Measures `days` daily copies of a gym of `size_mb`, of which the newest are kept as `pack` says, on a disk with `system`.
+pub(crate) fn run(workshop: &Workshop, size_mb: u64, (days, pack): (u64, Option<&str>), system: FileSystem) {
     let gym = workshop
         .database(&format!("counting-gym-{size_mb}"), |path| source::counting_gym(path, size_mb * MB));
     // What copies come to after hundreds of rotations is a matter of pages that change where they are.
@@ -84,20 +84,33 @@ pub(crate) fn run(workshop: &Workshop, size_mb: u64, days: u64, system: FileSyst
             return;
         };
         let title = format!(
-            "{days} daily copies on {}, the newest {KEPT} kept; each day 1 % of the pages of a gym of {size_mb} MB {what} ({goal})",
-            system.name()
+            "{days} daily copies on {} (pack: {}), the newest {KEPT} kept; each day 1 % of the pages of a gym of {size_mb} MB {what} ({goal})",
+            system.name(),
+            pack.unwrap_or("as it comes"),
         );
-        measure(workshop, &disk, &gym, kind, days, title);
+        measure(workshop, &disk, &gym, kind, (days, pack), title);
         drop(disk);
     }
     workshop.done_with(&gym);
 }
 
-fn measure(workshop: &Workshop, disk: &LoopDisk, gym: &Path, kind: Days, days: u64, title: String) {
+fn measure(
+    workshop: &Workshop,
+    disk: &LoopDisk,
+    gym: &Path,
+    kind: Days,
+    (days, pack): (u64, Option<&str>),
+    title: String,
+) {
     let mutable = workshop.file("gym.db");
     fs::copy(gym, &mutable).expect("a database can be copied");
     let root = workshop.file("disk");
     let sandbox = Sandbox::new_in(&root).with_limit(LIMIT);
+    if let Some(pack) = pack {
+        let folder = sandbox.file("home/xdg_config_home/pullback");
+        fs::create_dir_all(&folder).expect("a folder can be made");
+        fs::write(folder.join("puller.toml"), format!("pack = \"{pack}\"\n")).expect("a file can be written");
+    }
     let empty = disk.used();
     let head = [
         "day",
