@@ -122,20 +122,17 @@ impl Content {
             if form != Form::Delta {
                 break Self::whole(source, &id, form, &path, page_size, deltas.is_empty())?;
             }
-            let file = File::open(&path).map_err(|error| reading(&path, &error))?;
-            let delta = pack::Reader::open(file).map_err(|error| reading(&path, &error))?;
+            let mut file = File::open(&path).map_err(|error| reading(&path, &error))?;
+            let delta = pack::check_seal(&mut file).and_then(|()| pack::Reader::open(file));
+            let delta = delta.map_err(|error| reading(&path, &error))?;
             let base = delta.head.base.clone();
             let fits = delta.head.copy == id && sequence_of(&base) > sequence_of(&id);
             if !fits || deltas.len() == CHAIN_MAX {
                 return Err(Unreadable::Rotten(format!("{} is not packed upon a newer copy", named(&path))));
             }
-            if let Some((older, _)) =
-                deltas.last().filter(|(_, older)| older.head.base_snapshot != delta.head.snapshot)
+            if let Some((older, _)) = deltas.last().filter(|(_, older)| older.head.base_snapshot != delta.head.snapshot)
             {
-                return Err(Unreadable::Rotten(format!(
-                    "{} is packed upon another content of {id}",
-                    named(older)
-                )));
+                return Err(Unreadable::Rotten(format!("{} is packed upon another content of {id}", named(older))));
             }
             deltas.push((path, delta));
             id = base;
@@ -158,6 +155,7 @@ impl Content {
     ) -> Result<Self, Unreadable> {
         let mut whole = File::open(path).map_err(|error| reading(path, &error))?;
         if form == Form::Gzip {
+            pack::check_seal(&mut whole).map_err(|error| reading(path, &error))?;
             let mut scratch = scratch(source)?;
             inflate(path, whole, &mut scratch)?;
             whole = scratch;
@@ -166,46 +164,29 @@ impl Content {
         let page_count = u32::try_from(len / u64::from(page_size.get())).unwrap_or(u32::MAX);
         let geometry = Geometry::new(page_size.get(), page_count).filter(|geometry| geometry.bytes() == len);
         let Some(geometry) = geometry else {
-            return Err(Unreadable::Rotten(format!(
-                "{} has {len} bytes: no whole number of pages",
-                named(path)
-            )));
+            return Err(Unreadable::Rotten(format!("{} has {len} bytes: no whole number of pages", named(path))));
         };
         let listed = open_list(source, id, geometry);
         let hashes = match listed {
-            Err(Unreadable::Rotten(_) | Unreadable::Gone(_)) if !is_asked_for => {
-                list_of(source, &whole, geometry)?
-            }
+            Err(Unreadable::Rotten(_) | Unreadable::Gone(_)) if !is_asked_for => list_of(source, &whole, geometry)?,
             listed => listed?,
         };
-        Ok(Self {
-            geometry,
-            whole,
-            plain: (form == Form::Plain).then(|| path.to_owned()),
-            laid_over: None,
-            hashes,
-        })
+        Ok(Self { geometry, whole, plain: (form == Form::Plain).then(|| path.to_owned()), laid_over: None, hashes })
     }
 
     /// Lays `delta`, the file at `path`, over what there is.
-    pub fn lay(
-        &mut self,
-        source: &SourceDir,
-        path: &Path,
-        mut delta: pack::Reader,
-    ) -> Result<(), Unreadable> {
+    pub fn lay(&mut self, source: &SourceDir, path: &Path, mut delta: pack::Reader) -> Result<(), Unreadable> {
         let rotten = |why: String| Unreadable::Rotten(format!("{} {why}", named(path)));
         let before = self.geometry.page_count;
         let geometry = delta.head.geometry().filter(|geometry| geometry.page_size == self.geometry.page_size);
-        let geometry =
-            geometry.ok_or_else(|| rotten("has pages of another size than its base".to_owned()))?;
+        let geometry = geometry.ok_or_else(|| rotten("has pages of another size than its base".to_owned()))?;
         let mut laid = match self.laid_over.take() {
             Some(laid) => laid,
             None => {
                 // Of the base's list, which others read, a copy is changed.
                 let mut list = scratch(source)?;
                 let mut from = &self.hashes;
-                let copied = from.seek(SeekFrom::Start(0)).and_then(|_| io::copy(&mut from, &mut list));
+                let copied = from.seek(SeekFrom::Start(0)).and_then(|_| copy(&mut from, &mut list));
                 copied.map_err(|error| scratching(source, &error))?;
                 self.hashes = list;
                 LaidOver { file: scratch(source)?, pages: PageSet::none(before) }
@@ -219,10 +200,7 @@ impl Content {
             let offset = geometry.offset(change.no);
             if change.is_xor {
                 if change.no.get() > before {
-                    return Err(rotten(format!(
-                        "changes page {}, which its base does not have",
-                        change.no.get()
-                    )));
+                    return Err(rotten(format!("changes page {}, which its base does not have", change.no.get())));
                 }
                 let file = if laid.pages.contains(change.no) { &laid.file } else { &self.whole };
                 file.read_exact_at(&mut there, offset).map_err(|error| reading(path, &error))?;
@@ -301,8 +279,7 @@ impl Content {
         let of_whole = self.whole.metadata()?.len().clamp(at, end) - at;
         self.whole.read_exact_at(&mut buffer[..of_whole as usize], at)?;
         for index in at / size..end.div_ceil(size) {
-            let no =
-                u32::try_from(index + 1).ok().and_then(PageNo::new).expect("BUG: a page beyond the last");
+            let no = u32::try_from(index + 1).ok().and_then(PageNo::new).expect("BUG: a page beyond the last");
             if laid.pages.contains(no) {
                 let (from, to) = ((index * size).max(at), ((index + 1) * size).min(end));
                 laid.file.read_exact_at(&mut buffer[(from - at) as usize..(to - at) as usize], from)?;
@@ -334,9 +311,9 @@ impl Read for Pages<'_> {
     }
 }
 
-/// Copies through a small buffer: to let the system do it (`copy_file_range`) is no faster anywhere, and took four times as long
+/// Copies through a small buffer, to the end: to let the system do it (`copy_file_range`) is no faster anywhere, and took four times as long
 /// on ext4, for the reason that [`RUN_BYTES`] has.
-fn copy(from: &mut dyn Read, to: &mut File) -> io::Result<()> {
+pub fn copy(from: &mut dyn Read, to: &mut File) -> io::Result<()> {
     let mut buffer = vec![0; RUN_BYTES];
     loop {
         match from.read(&mut buffer) {
@@ -368,9 +345,7 @@ fn list_of(source: &SourceDir, whole: &File, geometry: Geometry) -> Result<File,
     let mut list = HashList::new(scratch(source)?, geometry.page_count);
     let mut page = vec![0; geometry.page_size.as_usize()];
     for no in (1..=geometry.page_count).filter_map(PageNo::new) {
-        let hashed = whole
-            .read_exact_at(&mut page, geometry.offset(no))
-            .and_then(|()| list.set(no, PageHash::of(&page)));
+        let hashed = whole.read_exact_at(&mut page, geometry.offset(no)).and_then(|()| list.set(no, PageHash::of(&page)));
         hashed.map_err(|error| scratching(source, &error))?;
     }
     list.into_file().map_err(|error| scratching(source, &error))

@@ -3,7 +3,7 @@
 //! Dropped before that, it stays where so much was received that the next run goes on from it, and is removed otherwise.
 //! What a draft holds is told by its pages alone: the next run hashes them, so that no crash can leave a draft that lies.
 
-use crate::content::{Content, RUN_BYTES};
+use crate::content::{self, Content, RUN_BYTES};
 use crate::durable;
 use crate::manifest::Manifest;
 use crate::source_dir::{Lock, SourceDir};
@@ -66,7 +66,7 @@ impl Draft {
             }
             if let Some(base) = base {
                 base.write_to(&db_path)?;
-                io::copy(&mut base.hashes()?, &mut open(&pages_path)?)?;
+                content::copy(&mut base.hashes()?, &mut open(&pages_path)?)?;
             }
             let db = open(&db_path)?;
             db.set_len(geometry.bytes())?;

@@ -4,14 +4,14 @@
 //! as many bytes as a page has: the page itself, or its XOR with the newer copy's page, which is nearly all zeros where a row
 //! changed, and gzip makes next to nothing of that.
 
-use flate2::Compression;
+use flate2::{Compression, GzBuilder};
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use pullback_shared::page::{Geometry, PageHash, PageNo};
 use pullback_shared::snapshot::SnapshotId;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 /// The version of the head and of what follows it.
 const VERSION: u32 = 1;
@@ -24,6 +24,12 @@ const MEMBER_LEN: usize = 1024 * 1024;
 
 /// Where more than one byte in so many of the XOR is not zero, the page itself packs better.
 const XOR_BYTES_PER_CHANGE: usize = 4;
+
+/// How the seal's field begins: two letters, and the length of a hash, as RFC 1952 (2.3.1.1) has it.
+const SEAL_FIELD: [u8; 4] = [b'P', b'B', 32, 0];
+
+/// Bytes of a seal: gzip's head, the field with its length, an empty block, gzip's sums.
+const SEAL_LEN: u64 = 10 + 2 + 36 + 2 + 8;
 
 const WHOLE: u8 = 0;
 const XOR: u8 = 1;
@@ -50,7 +56,12 @@ pub struct Head {
 
 impl Head {
     /// The head of `copy` against `base`, each with the name of its snapshot.
-    pub fn new(copy: (&str, SnapshotId), base: (&str, SnapshotId), geometry: Geometry, pages: u32) -> Self {
+    pub fn new(
+        copy: (&str, SnapshotId),
+        base: (&str, SnapshotId),
+        geometry: Geometry,
+        pages: u32,
+    ) -> Self {
         Self {
             pullback: "delta".to_owned(),
             v: VERSION,
@@ -70,16 +81,35 @@ impl Head {
     }
 }
 
-/// Bytes that become gzip members of about [`MEMBER_LEN`] each: any program that knows gzip reads them as one.
+/// Bytes that become gzip members of about [`MEMBER_LEN`] each, and a seal: any program that knows gzip reads them as one stream.
 pub struct Members {
-    encoder: GzEncoder<BufWriter<File>>,
+    encoder: GzEncoder<Hashed>,
     in_member: usize,
+}
+
+/// A file, and the hash of what was written to it.
+struct Hashed {
+    file: BufWriter<File>,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl Members {
     /// Into `file`.
     pub fn new(file: File) -> Self {
-        Self { encoder: GzEncoder::new(BufWriter::new(file), Compression::default()), in_member: 0 }
+        let hashed = Hashed { file: BufWriter::new(file), hasher: blake3::Hasher::new() };
+        Self { encoder: GzEncoder::new(hashed, Compression::default()), in_member: 0 }
     }
 
     /// Adds `bytes`; a member never ends within them.
@@ -93,9 +123,36 @@ impl Members {
         Ok(self)
     }
 
-    /// The file, with everything written to it.
+    /// The file, with everything written to it, and sealed.
     pub fn finish(self) -> io::Result<File> {
-        self.encoder.finish()?.into_inner().map_err(io::IntoInnerError::into_error)
+        let mut hashed = self.encoder.finish()?;
+        let seal = seal(&hashed.hasher.finalize())?;
+        hashed.file.write_all(&seal)?;
+        hashed.file.into_inner().map_err(io::IntoInnerError::into_error)
+    }
+}
+
+/// A gzip member with nothing in it, whose head has `hash`, that of all before it: gzip's own sums do not cover every byte.
+fn seal(hash: &blake3::Hash) -> io::Result<Vec<u8>> {
+    let mut extra = SEAL_FIELD.to_vec();
+    extra.extend_from_slice(hash.as_bytes());
+    GzBuilder::new().extra(extra).write(Vec::new(), Compression::default()).finish()
+}
+
+/// Reads `file` whole against its seal, and leaves it at its beginning. An error of the kind `InvalidData` means that it is not what was
+/// written.
+pub fn check_seal(file: &mut File) -> io::Result<()> {
+    let sealed = file.metadata()?.len().checked_sub(SEAL_LEN);
+    let sealed = sealed.ok_or_else(|| bad("it is cut short"))?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader((&mut *file).take(sealed))?;
+    let mut found = Vec::new();
+    file.take(SEAL_LEN).read_to_end(&mut found)?;
+    file.seek(SeekFrom::Start(0))?;
+    match found == seal(&hasher.finalize())? {
+        true => Ok(()),
+        false => Err(bad("its bytes are not those that were sealed")),
     }
 }
 
@@ -119,7 +176,13 @@ impl Writer {
     }
 
     /// Adds page `no`, which is `page`, where the base has `base`.
-    pub fn add(mut self, no: PageNo, hash: PageHash, page: &[u8], base: Option<&[u8]>) -> io::Result<Self> {
+    pub fn add(
+        mut self,
+        no: PageNo,
+        hash: PageHash,
+        page: &[u8],
+        base: Option<&[u8]>,
+    ) -> io::Result<Self> {
         self.change.clear();
         self.change.extend_from_slice(&no.get().to_le_bytes());
         self.change.push(WHOLE);
@@ -166,14 +229,13 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The delta in `file`. Errors of the kinds `InvalidData`, `InvalidInput` and `UnexpectedEof` mean that it is not what was written.
+    /// The delta in `file`, whose seal is not looked at. Errors of the kinds `InvalidData`, `InvalidInput` and `UnexpectedEof` mean that it is not what was written.
     pub fn open(file: File) -> io::Result<Self> {
         let input: Box<dyn Read> = Box::new(unzipped(file));
         let mut input = BufReader::new(input);
         let mut line = Vec::new();
         (&mut input).take(HEAD_LEN_MAX).read_until(b'\n', &mut line)?;
-        let head: Head =
-            serde_json::from_slice(&line).map_err(|_| bad("it does not begin as a delta does"))?;
+        let head: Head = serde_json::from_slice(&line).map_err(|_| bad("it does not begin as a delta does"))?;
         if head.pullback != "delta" || head.v != VERSION {
             return Err(bad(format!("it is of version {}, this release knows {VERSION}", head.v)));
         }
@@ -216,7 +278,6 @@ fn bad(why: impl Into<String>) -> io::Error {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::io::{Seek, SeekFrom};
 
     fn id(byte: u8) -> SnapshotId {
         SnapshotId([byte; 32])
@@ -236,6 +297,16 @@ mod tests {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).unwrap();
         bytes
+    }
+
+    #[test]
+    fn a_seal_has_the_length_that_is_looked_for() {
+        let mut file = Members::new(tempfile::tempfile().unwrap()).add(b"pages").unwrap().finish().unwrap();
+        assert_eq!(seal(&blake3::hash(b"")).unwrap().len() as u64, SEAL_LEN);
+        check_seal(&mut file).unwrap();
+        let mut back = String::new();
+        unzipped(file).read_to_string(&mut back).unwrap();
+        assert_eq!(back, "pages");
     }
 
     fn read(bytes: &[u8]) -> io::Result<Vec<(Change, Vec<u8>)>> {
@@ -305,9 +376,11 @@ mod tests {
             let whole = read(&bytes).unwrap();
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] ^= 1 << bit }
-            // A few bits of gzip's own head say nothing of what is within.
+            // A few bits of gzip's own head say nothing of what is within: the seal finds them as well.
             prop_assert!(read(&bytes).map_or(true, |changes| changes == whole));
-            prop_assert!(!cut || read(&bytes).is_err());
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            prop_assert!(check_seal(&mut file).is_err());
         }
 
         #[test]

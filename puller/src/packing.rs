@@ -30,32 +30,19 @@ pub const PACKED_PER_PULL_MAX: usize = 4;
 const PAGES_PER_CHANGE_MIN: u64 = 2;
 
 /// How older copies are kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pack {
-    /// As what is other than in the next newer copy.
+    /// As what is other than in the next newer copy: the least there is, also where plain files could share what is the same in them.
+    /// There each changed page is kept whole, however little of it changed, and btrfs keeps an extent for as long as one page of it
+    /// is used: 30 clones, of which 1 % of the pages change from one to the next, took 1.8 times the database after 30 days there and
+    /// 2.9 times after 150, and on XFS 1.7 times.
+    #[default]
     Delta,
     /// Each for itself, within gzip.
     Gzip,
-    /// As plain files.
+    /// As plain files, which share what is the same in them where the file system can.
     None,
-}
-
-impl Pack {
-    /// What holds where nothing is stated: plain files where the file system lets them share what is the same in them.
-    pub fn usual(source: &SourceDir) -> Result<Self, Fault> {
-        let plain = source
-            .copies()?
-            .into_iter()
-            .rev()
-            .map(|copy| source.file(&copy.id, "db"))
-            .find(|file| file.exists());
-        let Some(plain) = plain else { return Ok(Self::None) };
-        let aside = source.copies_dir().join(".clone.new");
-        let clones = durable::remove(&aside).and_then(|()| reflink_copy::reflink(plain, &aside)).is_ok();
-        durable::remove(&aside).map_err(|error| Fault::io(format!("`{}`", aside.display()), &error))?;
-        Ok(if clones { Self::None } else { Self::Delta })
-    }
 }
 
 /// What packing needs to know of a copy.
@@ -196,10 +183,7 @@ pub fn release(source: &SourceDir, id: &str, leaving: &BTreeSet<String>, lock: &
     let planned: BTreeMap<String, Wanted> = plan(&facts, leaving, Pack::None).into_iter().collect();
     for dependent in dependents {
         let wanted = planned.get(&dependent.id).ok_or_else(|| {
-            Fault::new(
-                Kind::Rotten,
-                format!("copy {}, which is rotten, is packed upon copy {id}", dependent.id),
-            )
+            Fault::new(Kind::Rotten, format!("copy {}, which is rotten, is packed upon copy {id}", dependent.id))
         })?;
         change(source, &copies, &dependent.id, wanted, None, lock)?;
     }
@@ -234,8 +218,7 @@ fn change(
         Wanted::Gzip => {
             let written = zip(&content, aside.create()?).map_err(|error| aside.io(&error))?;
             aside.keep(&written)?;
-            let again = File::open(&aside.0).map_err(|error| aside.io(&error))?;
-            copy.prove(&mut pack::unzipped(again), &content)?;
+            copy.prove(&mut pack::unzipped(aside.sealed()?), &content)?;
         }
         Wanted::Delta(base) => {
             let base = found(copies, base)?;
@@ -246,8 +229,7 @@ fn change(
                 None => return change(source, copies, id, &Wanted::Gzip, proven, lock),
             };
             aside.keep(&written)?;
-            let again =
-                File::open(&aside.0).and_then(pack::Reader::open).map_err(|error| aside.io(&error))?;
+            let again = pack::Reader::open(aside.sealed()?).map_err(|error| aside.io(&error))?;
             upon.lay(source, &aside.0, again).map_err(|why| unpacked(id, why))?;
             match proven == Some(base.id) {
                 true => copy.prove_changed(&upon)?,
@@ -257,7 +239,7 @@ fn change(
     }
     if form != Form::Delta && !source.file(id, "pages").exists() {
         let mut hashes = list.create()?;
-        let copied = content.hashes().and_then(|mut from| io::copy(&mut from, &mut hashes));
+        let copied = content.hashes().and_then(|mut from| content::copy(&mut from, &mut hashes));
         copied.map_err(|error| list.io(&error))?;
         list.keep(&hashes)?;
         list.place(&source.file(id, "pages"))?;
@@ -275,16 +257,13 @@ struct Known<'a> {
 fn found<'a>(copies: &'a [StoredCopy], id: &str) -> Result<Known<'a>, Fault> {
     let copy = copies.iter().find(|copy| copy.id == id);
     let known = copy.and_then(|copy| Some(Known { id: &copy.id, manifest: copy.manifest.as_ref().ok()? }));
-    known.ok_or_else(|| {
-        Fault::new(Kind::Rotten, format!("copy {id} is not there, or its manifest cannot be read"))
-    })
+    known.ok_or_else(|| Fault::new(Kind::Rotten, format!("copy {id} is not there, or its manifest cannot be read")))
 }
 
 impl Known<'_> {
     fn open(&self, source: &SourceDir) -> Result<Content, Fault> {
         let geometry = self.manifest.geometry().ok_or_else(|| self.rotten("its sizes make no sense"))?;
-        let content =
-            Content::open(source, self.id, geometry.page_size).map_err(|why| unpacked(self.id, why))?;
+        let content = Content::open(source, self.id, geometry.page_size).map_err(|why| unpacked(self.id, why))?;
         match content.geometry() == geometry {
             true => Ok(content),
             false => Err(self.rotten("it has another size than its manifest says")),
@@ -317,11 +296,7 @@ impl Known<'_> {
             }
         }
         let is_it = Some(hashes.snapshot_id(geometry).map_err(io)?) == self.manifest.snapshot_id();
-        if is_it {
-            Ok(())
-        } else {
-            Err(self.rotten("the page hashes that were read back are not its snapshot's"))
-        }
+        if is_it { Ok(()) } else { Err(self.rotten("the page hashes that were read back are not its snapshot's")) }
     }
 }
 
@@ -403,6 +378,13 @@ impl Aside {
     fn keep(&self, file: &File) -> Result<(), Fault> {
         let kept = file.set_permissions(Permissions::from_mode(0o400)).and_then(|()| file.sync_all());
         kept.map_err(|error| self.io(&error))
+    }
+
+    /// The file, read against its seal.
+    fn sealed(&self) -> Result<File, Fault> {
+        let mut file = File::open(&self.0).map_err(|error| self.io(&error))?;
+        pack::check_seal(&mut file).map_err(|error| self.io(&error))?;
+        Ok(file)
     }
 
     /// Gives it its place, whatever is there, for good.

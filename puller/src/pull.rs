@@ -5,8 +5,8 @@ use crate::content::{self, Content, Unreadable};
 use crate::draft::Draft;
 use crate::judge::{self, Look, Verify};
 use crate::manifest::{Level, Manifest, Transfer};
-use crate::packing::{self, PACKED_PER_PULL_MAX, Pack};
 use crate::proof;
+use crate::packing::{self, PACKED_PER_PULL_MAX, Pack};
 use crate::rotation::{self, Facts, Policy, Removed};
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use crate::unpacked::Unpacked;
@@ -44,8 +44,8 @@ pub struct Options {
     pub full: bool,
     /// What to keep afterwards; `None`: do not rotate.
     pub policy: Option<Policy>,
-    /// How older copies are kept; `None`: as suits the file system.
-    pub pack: Option<Pack>,
+    /// How older copies are kept.
+    pub pack: Pack,
     /// Tables that must be there, with their fewest rows.
     pub expect: BTreeMap<String, u64>,
     /// The database's path at the agent, where what was typed may lead to another one.
@@ -622,8 +622,7 @@ impl Run<'_> {
 
     /// Older copies get the form that they are to be kept in. `newest` was read back whole in this run.
     fn pack(&self, newest: &str) -> Result<Vec<String>, Fault> {
-        let pack = self.options.pack.map_or_else(|| Pack::usual(self.source), Ok)?;
-        packing::pack(self.source, pack, Some(newest), PACKED_PER_PULL_MAX, self.lock)
+        packing::pack(self.source, self.options.pack, Some(newest), PACKED_PER_PULL_MAX, self.lock)
     }
 }
 
@@ -645,10 +644,9 @@ pub fn open_base(source: &SourceDir, copy: &StoredCopy) -> Result<Content, Fault
     })?;
     match content.geometry() == geometry {
         true => Ok(content),
-        false => Err(Fault::new(
-            Kind::Unproven,
-            format!("copy {} has another size than its manifest says", copy.id),
-        )),
+        false => {
+            Err(Fault::new(Kind::Unproven, format!("copy {} has another size than its manifest says", copy.id)))
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! lock clears drafts away. A copy whose manifest rotted is still a copy: it is listed as rotten and never cleared.
 
 use crate::address::Address;
-use crate::content::Form;
+use crate::content::{self, Form};
 use crate::durable;
 use crate::manifest::Manifest;
 use jiff::Timestamp;
@@ -293,8 +293,8 @@ impl SourceDir {
 
     /// Puts in order what a run that died left behind: removes drafts, but for one that is gone on from (`keep_draft`), and
     /// files of a copy that never got its manifest or lost it to a rotation, and enters copies into history that it does not
-    /// know.
-    pub fn clear_drafts(&self, keep_draft: bool, _lock: &Lock) -> Result<(), Fault> {
+    /// know. Where a copy has two forms because it was being packed, the one that does not count goes.
+    pub fn clear_drafts(&self, keep_draft: bool, lock: &Lock) -> Result<(), Fault> {
         let stored = crate::history::stored_copies(self)?;
         let is_left_over = |name: &str| {
             let id = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)?.strip_suffix('.'));
@@ -317,8 +317,14 @@ impl SourceDir {
         }
         crate::unpacked::clear(&self.copies_dir())
             .map_err(|error| Fault::io(format!("`{}`", self.copies_dir().display()), &error))?;
+        let copies = self.copies()?;
+        for copy in copies.iter().filter(|copy| copy.verdict().is_exact()) {
+            if let Some((form, _)) = content::find(self, &copy.id) {
+                self.remove_other_forms(&copy.id, form, lock)?;
+            }
+        }
         // Last: on a full disk, what was removed makes room for the lines.
-        for manifest in self.copies()?.into_iter().filter_map(|copy| copy.manifest.ok()) {
+        for manifest in copies.into_iter().filter_map(|copy| copy.manifest.ok()) {
             if !stored.contains(&manifest.copy) {
                 crate::history::add(self, &crate::history::late_line(&manifest))?;
             }
@@ -368,10 +374,13 @@ impl SourceDir {
     pub fn remove_other_forms(&self, id: &str, form: Form, _lock: &Lock) -> Result<(), Fault> {
         let others = Form::ALL.into_iter().filter(|other| *other != form).map(Form::suffix);
         let list = (form == Form::Delta).then_some("pages");
-        let removed = others
-            .chain(list)
-            .try_for_each(|suffix| durable::remove(&self.file(id, suffix)))
-            .and_then(|()| durable::sync_dir(&self.copies_dir()));
+        let others = others.chain(list).map(|suffix| self.file(id, suffix)).filter(|file| file.exists());
+        let others: Vec<PathBuf> = others.collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let removed = others.iter().try_for_each(|file| durable::remove(file));
+        let removed = removed.and_then(|()| durable::sync_dir(&self.copies_dir()));
         removed.map_err(|error| Fault::io(format!("copy `{id}` is kept twice"), &error))
     }
 }

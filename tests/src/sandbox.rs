@@ -95,6 +95,13 @@ impl Sandbox {
         Pulled::from_run(self.puller(&arguments))
     }
 
+    /// Writes `toml` where `puller` looks for its configuration.
+    pub fn configure(&self, toml: &str) {
+        let folder = self.root.join("home/xdg_config_home/pullback");
+        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        std::fs::write(folder.join("puller.toml"), toml).expect("a configuration can be written");
+    }
+
     /// `program` to be run in this sandbox: its folders, its home, and no other variable of the user's than `PATH`.
     pub fn command(&self, program: &Path) -> Command {
         let home = self.root.join("home");

@@ -106,7 +106,13 @@ impl<'a> Scene<'a> {
         assert!(listed.len() <= 2, "after a kill at {what} and a pull, {listed:?} are kept");
         assert_eq!(listed.last(), Some(&newest.copy), "after a kill at {what}");
         let copies = newest.path.parent().expect("a copy lies in a folder");
-        let of_copy = |id: &String| ["db", "pages", "json"].map(|suffix| format!("{id}.{suffix}"));
+        let of_copy = |id: &String| {
+            let suffixes: &[&str] = match *id == newest.copy {
+                true => &["db", "pages", "json"],
+                false => &["delta.gz", "json"],
+            };
+            suffixes.iter().map(|suffix| format!("{id}.{suffix}")).collect::<Vec<_>>()
+        };
         let expected: BTreeSet<String> = listed.iter().flat_map(of_copy).collect();
         assert_eq!(names(copies), expected, "after a kill at {what} and a pull");
         for name in &expected {

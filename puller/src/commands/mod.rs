@@ -173,9 +173,9 @@ fn policy(keep: crate::cli::Keep, config: &Config, name: Option<&str>) -> puller
     }
 }
 
-/// How older copies of a source are kept, where that is written: in its table, else at the top.
-fn pack(config: &Config, settings: Option<&puller::config::Source>) -> Option<puller::packing::Pack> {
-    settings.and_then(|settings| settings.pack).or(config.pack)
+/// How older copies of a source are kept: as its table says, else the top.
+fn pack(config: &Config, settings: Option<&puller::config::Source>) -> puller::packing::Pack {
+    settings.and_then(|settings| settings.pack).or(config.pack).unwrap_or_default()
 }
 
 fn print_line(said: std::fmt::Arguments<'_>) {

@@ -37,7 +37,7 @@ fn one(
     cli: &Cli,
     source: &SourceDir,
     policy: rotation::Policy,
-    pack: Option<Pack>,
+    pack: Pack,
     dry_run: bool,
 ) -> Result<(), Fault> {
     let lock = source.lock()?;
@@ -47,7 +47,6 @@ fn one(
     if !dry_run {
         source.clear_drafts(true, &lock)?;
         let removed = rotation::carry_out(source, &decisions, puller::clock::now()?, &lock)?;
-        let pack = pack.map_or_else(|| Pack::usual(source), Ok)?;
         kept = packing::pack(source, pack, None, usize::MAX, &lock)?;
         kept.splice(0..0, removed.kept);
     }
