@@ -37,7 +37,6 @@ mod table;
 mod two;
 
 use clap::{Parser, ValueEnum};
-use pullback_tests::loop_disk::FileSystem;
 use std::path::PathBuf;
 
 /// Measures what a pull costs.
@@ -67,15 +66,8 @@ struct Arguments {
     /// Of these, so many are pulled from at once
     #[arg(long, default_value_t = 16)]
     jobs: usize,
-    /// File systems of `space`
-    #[arg(long, value_delimiter = ',', default_values = ["ext4", "btrfs", "xfs"])]
-    on: Vec<FileSystem>,
-    /// Days of `space`, a copy a day
-    #[arg(long, default_value_t = 30)]
-    days: u64,
-    /// How older copies are kept in `space`: delta, gzip or none [default: what puller chooses]
-    #[arg(long)]
-    pack: Option<String>,
+    #[command(flatten)]
+    space: space::Asked,
     /// Leave the databases in DIR, for the next run to use
     #[arg(long, requires = "dir")]
     keep_databases: bool,
@@ -150,11 +142,8 @@ fn main() {
         What::Ssh => ssh::run,
         What::Fleet => return fleet::run(&workshop, arguments.agents, arguments.jobs, runs),
         What::Space => {
-            let days = (arguments.days, arguments.pack.as_deref());
-            for size_mb in arguments.sizes_mb(&[200]) {
-                arguments.on.iter().for_each(|system| space::run(&workshop, *size_mb, days, *system));
-            }
-            return;
+            let measure = |size_mb: &u64| space::run(&workshop, *size_mb, &arguments.space);
+            return arguments.sizes_mb(&[200]).iter().for_each(measure);
         }
         What::Cost | What::Deltas | What::Memory | What::Latency | What::All => return,
     };

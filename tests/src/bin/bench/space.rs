@@ -31,8 +31,8 @@ const ROOM: u64 = 2 * KEPT;
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// How the pages change that change in a day: one in a hundred.
-#[derive(Clone, Copy, PartialEq)]
-enum Days {
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+pub(crate) enum Change {
     /// Rows are updated in place.
     Updates,
     /// Rows that do not compress are added: the database grows.
@@ -41,12 +41,15 @@ enum Days {
     BlobsReplaced,
 }
 
-impl Days {
-    const ALL: [(Self, &str, &str); 3] = [
-        (Self::Updates, "updated in place", "goals: ≤ 1.35, where copies are clones ≤ 1.4"),
-        (Self::BlobsAdded, "added, incompressible", "goal: ≤ 1.75"),
-        (Self::BlobsReplaced, "replaced by incompressible ones", "goal: ≤ 1.75"),
-    ];
+impl Change {
+    /// What happens to the pages, and what is aimed at.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Updates => ("updated in place", "goals: ≤ 1.35, on btrfs and XFS ≤ 1.4"),
+            Self::BlobsAdded => ("added, incompressible", "goal: ≤ 1.75"),
+            Self::BlobsReplaced => ("replaced by incompressible ones", "goal: ≤ 1.75"),
+        }
+    }
 
     fn pass(self, gym: &Path, day: u64) {
         if self == Self::Updates {
@@ -70,43 +73,54 @@ impl Days {
     }
 }
 
-/// Measures `days` daily copies of a gym of `size_mb`, of which the newest are kept as `pack` says, on a disk with `system`.
-pub(crate) fn run(workshop: &Workshop, size_mb: u64, (days, pack): (u64, Option<&str>), system: FileSystem) {
+/// What is measured.
+#[derive(clap::Args)]
+pub(crate) struct Asked {
+    /// File systems of `space`
+    #[arg(long, value_delimiter = ',', default_values = ["ext4", "btrfs", "xfs"])]
+    on: Vec<FileSystem>,
+    /// Days of `space`, a copy a day
+    #[arg(long, default_value_t = KEPT)]
+    days: u64,
+    /// How older copies are kept in `space`: delta, gzip or none [default: what puller chooses]
+    #[arg(long)]
+    pack: Option<String>,
+    /// What happens to 1 % of the pages in each day of `space`
+    #[arg(long, value_delimiter = ',', default_values = ["updates", "blobs-added", "blobs-replaced"])]
+    changes: Vec<Change>,
+}
+
+/// Measures daily copies of a gym of `size_mb`, of which the newest are kept, each way that is `asked` for.
+pub(crate) fn run(workshop: &Workshop, size_mb: u64, asked: &Asked) {
     let gym = workshop
         .database(&format!("counting-gym-{size_mb}"), |path| source::counting_gym(path, size_mb * MB));
-    // What copies come to after hundreds of rotations is a matter of pages that change where they are.
-    let kinds = if days > KEPT { 1 } else { Days::ALL.len() };
-    for (kind, what, goal) in Days::ALL.into_iter().take(kinds) {
+    let ways = asked.on.iter().flat_map(|system| asked.changes.iter().map(move |change| (*system, *change)));
+    for (system, change) in ways {
         let root = workshop.file("disk");
         let Some(disk) =
             LoopDisk::mount(system, &root, &workshop.file("disk.img"), ROOM * size_mb * MB, "space")
         else {
             return;
         };
+        let (what, goal) = change.words();
         let title = format!(
-            "{days} daily copies on {} (pack: {}), the newest {KEPT} kept; each day 1 % of the pages of a gym of {size_mb} MB {what} ({goal})",
+            "{} daily copies on {} (pack: {}), the newest {KEPT} kept; each day 1 % of the pages of a gym of {size_mb} MB {what} ({goal})",
+            asked.days,
             system.name(),
-            pack.unwrap_or("as it comes"),
+            asked.pack.as_deref().unwrap_or("as it comes"),
         );
-        measure(workshop, &disk, &gym, kind, (days, pack), title);
+        measure(workshop, &disk, &gym, change, asked, title);
         drop(disk);
     }
     workshop.done_with(&gym);
 }
 
-fn measure(
-    workshop: &Workshop,
-    disk: &LoopDisk,
-    gym: &Path,
-    kind: Days,
-    (days, pack): (u64, Option<&str>),
-    title: String,
-) {
+fn measure(workshop: &Workshop, disk: &LoopDisk, gym: &Path, change: Change, asked: &Asked, title: String) {
     let mutable = workshop.file("gym.db");
     fs::copy(gym, &mutable).expect("a database can be copied");
     let root = workshop.file("disk");
     let sandbox = Sandbox::new_in(&root).with_limit(LIMIT);
-    if let Some(pack) = pack {
+    if let Some(pack) = &asked.pack {
         let folder = sandbox.file("home/xdg_config_home/pullback");
         fs::create_dir_all(&folder).expect("a folder can be made");
         fs::write(folder.join("puller.toml"), format!("pack = \"{pack}\"\n")).expect("a file can be written");
@@ -127,15 +141,15 @@ fn measure(
     let mut table = Table::new(title, &head);
     let mut newest = PathBuf::new();
     let mut seconds = 0.0;
-    for day in 1..=days {
+    for day in 1..=asked.days {
         if day > 1 {
-            kind.pass(&mutable, day);
+            change.pass(&mutable, day);
         }
         let started = Instant::now();
         newest = pull(&sandbox, &mutable, day);
         seconds += started.elapsed().as_secs_f64();
-        if day % KEPT == 0 || day == days || day == 1 {
-            eprintln!("space: day {day} of {days}");
+        if day % KEPT == 0 || day == asked.days || day == 1 {
+            eprintln!("space: day {day} of {}", asked.days);
             let used = (disk.used() - empty) as f64;
             let database = newest.metadata().expect("the newest copy is plain").len() as f64;
             let copies = newest.parent().expect("a copy lies in a folder");
