@@ -5,13 +5,13 @@ use crate::delta::is_patch_worth;
 use crate::spool::Spooled;
 use crate::view::{Found, HASHES_AT_ONCE, View};
 use md5::{Digest, Md5};
-use pullback_shared::page_set::PageSet;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame::{
     Compression, FRAME_BYTES_MAX, Frame, FrameBuilder, FrameError, Kind as FrameKind, xor,
 };
 use pullback_shared::hashes::HashList;
 use pullback_shared::page::{Geometry, PageHash, PageNo};
+use pullback_shared::page_set::PageSet;
 use pullback_shared::snapshot::SnapshotId;
 use pullback_shared::wire::{Done, Event, Offer, SourceFacts};
 use std::fs::File;

@@ -130,9 +130,13 @@ impl Content {
             if !fits || deltas.len() == CHAIN_MAX {
                 return Err(Unreadable::Rotten(format!("{} is not packed upon a newer copy", named(&path))));
             }
-            if let Some((older, _)) = deltas.last().filter(|(_, older)| older.head.base_snapshot != delta.head.snapshot)
+            if let Some((older, _)) =
+                deltas.last().filter(|(_, older)| older.head.base_snapshot != delta.head.snapshot)
             {
-                return Err(Unreadable::Rotten(format!("{} is packed upon another content of {id}", named(older))));
+                return Err(Unreadable::Rotten(format!(
+                    "{} is packed upon another content of {id}",
+                    named(older)
+                )));
             }
             deltas.push((path, delta));
             id = base;
@@ -164,22 +168,39 @@ impl Content {
         let page_count = u32::try_from(len / u64::from(page_size.get())).unwrap_or(u32::MAX);
         let geometry = Geometry::new(page_size.get(), page_count).filter(|geometry| geometry.bytes() == len);
         let Some(geometry) = geometry else {
-            return Err(Unreadable::Rotten(format!("{} has {len} bytes: no whole number of pages", named(path))));
+            return Err(Unreadable::Rotten(format!(
+                "{} has {len} bytes: no whole number of pages",
+                named(path)
+            )));
         };
         let listed = open_list(source, id, geometry);
         let hashes = match listed {
-            Err(Unreadable::Rotten(_) | Unreadable::Gone(_)) if !is_asked_for => list_of(source, &whole, geometry)?,
+            Err(Unreadable::Rotten(_) | Unreadable::Gone(_)) if !is_asked_for => {
+                list_of(source, &whole, geometry)?
+            }
             listed => listed?,
         };
-        Ok(Self { geometry, whole, plain: (form == Form::Plain).then(|| path.to_owned()), laid_over: None, hashes })
+        Ok(Self {
+            geometry,
+            whole,
+            plain: (form == Form::Plain).then(|| path.to_owned()),
+            laid_over: None,
+            hashes,
+        })
     }
 
     /// Lays `delta`, the file at `path`, over what there is.
-    pub fn lay(&mut self, source: &SourceDir, path: &Path, mut delta: pack::Reader) -> Result<(), Unreadable> {
+    pub fn lay(
+        &mut self,
+        source: &SourceDir,
+        path: &Path,
+        mut delta: pack::Reader,
+    ) -> Result<(), Unreadable> {
         let rotten = |why: String| Unreadable::Rotten(format!("{} {why}", named(path)));
         let before = self.geometry.page_count;
         let geometry = delta.head.geometry().filter(|geometry| geometry.page_size == self.geometry.page_size);
-        let geometry = geometry.ok_or_else(|| rotten("has pages of another size than its base".to_owned()))?;
+        let geometry =
+            geometry.ok_or_else(|| rotten("has pages of another size than its base".to_owned()))?;
         let mut laid = match self.laid_over.take() {
             Some(laid) => laid,
             None => {
@@ -200,7 +221,10 @@ impl Content {
             let offset = geometry.offset(change.no);
             if change.is_xor {
                 if change.no.get() > before {
-                    return Err(rotten(format!("changes page {}, which its base does not have", change.no.get())));
+                    return Err(rotten(format!(
+                        "changes page {}, which its base does not have",
+                        change.no.get()
+                    )));
                 }
                 let file = if laid.pages.contains(change.no) { &laid.file } else { &self.whole };
                 file.read_exact_at(&mut there, offset).map_err(|error| reading(path, &error))?;
@@ -279,7 +303,8 @@ impl Content {
         let of_whole = self.whole.metadata()?.len().clamp(at, end) - at;
         self.whole.read_exact_at(&mut buffer[..of_whole as usize], at)?;
         for index in at / size..end.div_ceil(size) {
-            let no = u32::try_from(index + 1).ok().and_then(PageNo::new).expect("BUG: a page beyond the last");
+            let no =
+                u32::try_from(index + 1).ok().and_then(PageNo::new).expect("BUG: a page beyond the last");
             if laid.pages.contains(no) {
                 let (from, to) = ((index * size).max(at), ((index + 1) * size).min(end));
                 laid.file.read_exact_at(&mut buffer[(from - at) as usize..(to - at) as usize], from)?;
@@ -345,7 +370,9 @@ fn list_of(source: &SourceDir, whole: &File, geometry: Geometry) -> Result<File,
     let mut list = HashList::new(scratch(source)?, geometry.page_count);
     let mut page = vec![0; geometry.page_size.as_usize()];
     for no in (1..=geometry.page_count).filter_map(PageNo::new) {
-        let hashed = whole.read_exact_at(&mut page, geometry.offset(no)).and_then(|()| list.set(no, PageHash::of(&page)));
+        let hashed = whole
+            .read_exact_at(&mut page, geometry.offset(no))
+            .and_then(|()| list.set(no, PageHash::of(&page)));
         hashed.map_err(|error| scratching(source, &error))?;
     }
     list.into_file().map_err(|error| scratching(source, &error))

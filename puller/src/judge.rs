@@ -3,8 +3,8 @@
 use crate::manifest::{Check, Contents, Level, Manifest};
 use crate::proof;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
-use jiff::{SignedDuration, Timestamp};
 use crate::unpacked::Unpacked;
+use jiff::{SignedDuration, Timestamp};
 use pullback_shared::fault::Fault;
 use pullback_shared::verdict::Verdict;
 use std::path::Path;

@@ -4,9 +4,9 @@
 //! as many bytes as a page has: the page itself, or its XOR with the newer copy's page, which is nearly all zeros where a row
 //! changed, and gzip makes next to nothing of that.
 
-use flate2::{Compression, GzBuilder};
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use flate2::{Compression, GzBuilder};
 use pullback_shared::page::{Geometry, PageHash, PageNo};
 use pullback_shared::snapshot::SnapshotId;
 use serde::{Deserialize, Serialize};
@@ -56,12 +56,7 @@ pub struct Head {
 
 impl Head {
     /// The head of `copy` against `base`, each with the name of its snapshot.
-    pub fn new(
-        copy: (&str, SnapshotId),
-        base: (&str, SnapshotId),
-        geometry: Geometry,
-        pages: u32,
-    ) -> Self {
+    pub fn new(copy: (&str, SnapshotId), base: (&str, SnapshotId), geometry: Geometry, pages: u32) -> Self {
         Self {
             pullback: "delta".to_owned(),
             v: VERSION,
@@ -176,13 +171,7 @@ impl Writer {
     }
 
     /// Adds page `no`, which is `page`, where the base has `base`.
-    pub fn add(
-        mut self,
-        no: PageNo,
-        hash: PageHash,
-        page: &[u8],
-        base: Option<&[u8]>,
-    ) -> io::Result<Self> {
+    pub fn add(mut self, no: PageNo, hash: PageHash, page: &[u8], base: Option<&[u8]>) -> io::Result<Self> {
         self.change.clear();
         self.change.extend_from_slice(&no.get().to_le_bytes());
         self.change.push(WHOLE);
@@ -235,7 +224,8 @@ impl Reader {
         let mut input = BufReader::new(input);
         let mut line = Vec::new();
         (&mut input).take(HEAD_LEN_MAX).read_until(b'\n', &mut line)?;
-        let head: Head = serde_json::from_slice(&line).map_err(|_| bad("it does not begin as a delta does"))?;
+        let head: Head =
+            serde_json::from_slice(&line).map_err(|_| bad("it does not begin as a delta does"))?;
         if head.pullback != "delta" || head.v != VERSION {
             return Err(bad(format!("it is of version {}, this release knows {VERSION}", head.v)));
         }

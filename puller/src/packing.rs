@@ -183,7 +183,10 @@ pub fn release(source: &SourceDir, id: &str, leaving: &BTreeSet<String>, lock: &
     let planned: BTreeMap<String, Wanted> = plan(&facts, leaving, Pack::None).into_iter().collect();
     for dependent in dependents {
         let wanted = planned.get(&dependent.id).ok_or_else(|| {
-            Fault::new(Kind::Rotten, format!("copy {}, which is rotten, is packed upon copy {id}", dependent.id))
+            Fault::new(
+                Kind::Rotten,
+                format!("copy {}, which is rotten, is packed upon copy {id}", dependent.id),
+            )
         })?;
         change(source, &copies, &dependent.id, wanted, None, lock)?;
     }
@@ -257,13 +260,16 @@ struct Known<'a> {
 fn found<'a>(copies: &'a [StoredCopy], id: &str) -> Result<Known<'a>, Fault> {
     let copy = copies.iter().find(|copy| copy.id == id);
     let known = copy.and_then(|copy| Some(Known { id: &copy.id, manifest: copy.manifest.as_ref().ok()? }));
-    known.ok_or_else(|| Fault::new(Kind::Rotten, format!("copy {id} is not there, or its manifest cannot be read")))
+    known.ok_or_else(|| {
+        Fault::new(Kind::Rotten, format!("copy {id} is not there, or its manifest cannot be read"))
+    })
 }
 
 impl Known<'_> {
     fn open(&self, source: &SourceDir) -> Result<Content, Fault> {
         let geometry = self.manifest.geometry().ok_or_else(|| self.rotten("its sizes make no sense"))?;
-        let content = Content::open(source, self.id, geometry.page_size).map_err(|why| unpacked(self.id, why))?;
+        let content =
+            Content::open(source, self.id, geometry.page_size).map_err(|why| unpacked(self.id, why))?;
         match content.geometry() == geometry {
             true => Ok(content),
             false => Err(self.rotten("it has another size than its manifest says")),
@@ -296,7 +302,11 @@ impl Known<'_> {
             }
         }
         let is_it = Some(hashes.snapshot_id(geometry).map_err(io)?) == self.manifest.snapshot_id();
-        if is_it { Ok(()) } else { Err(self.rotten("the page hashes that were read back are not its snapshot's")) }
+        if is_it {
+            Ok(())
+        } else {
+            Err(self.rotten("the page hashes that were read back are not its snapshot's"))
+        }
     }
 }
 
@@ -403,5 +413,280 @@ impl Drop for Aside {
         if let Err(error) = durable::remove(&self.0) {
             tracing::debug!(%error, "a file is left for the next run to clear");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotation::{self, Decision};
+    use proptest::prelude::*;
+    use pullback_shared::page::Geometry;
+    use pullback_shared::snapshot::SnapshotHasher;
+
+    /// `P` plain, `G` gzip, `D` delta upon the next copy, `B` delta upon the one after that; in lower case: not good (`p` damaged,
+    /// `d` suspect), `r` rotten, `u` unchecked and plain.
+    fn copies(forms: &str) -> Vec<Facts> {
+        let of = |(index, letter): (usize, char)| Facts {
+            id: format!("gym-{:06}-20261121T090000Z", index + 1),
+            verdict: match letter {
+                'p' => Verdict::Damaged,
+                'd' => Verdict::Suspect,
+                'r' => Verdict::Rotten,
+                'u' => Verdict::Unchecked,
+                _ => Verdict::Ok,
+            },
+            page_size: Some(4096),
+            form: Some(match letter {
+                'G' => Form::Gzip,
+                'D' | 'B' | 'd' => Form::Delta,
+                _ => Form::Plain,
+            }),
+            base: match letter {
+                'D' | 'd' => Some(format!("gym-{:06}-20261121T090000Z", index + 2)),
+                'B' => Some(format!("gym-{:06}-20261121T090000Z", index + 3)),
+                _ => None,
+            },
+        };
+        forms.chars().enumerate().map(of).collect()
+    }
+
+    /// What is planned: of each copy its number and `P`, `G`, or the number of its base.
+    #[track_caller]
+    fn check(forms: &str, leaving: &[usize], pack: Pack, expected: &str) {
+        let copies = copies(forms);
+        let leaving = leaving.iter().map(|number| copies[*number - 1].id.clone()).collect();
+        let number = |id: &str| id[4..10].trim_start_matches('0').to_owned();
+        let said: Vec<String> = plan(&copies, &leaving, pack)
+            .into_iter()
+            .map(|(id, wanted)| match wanted {
+                Wanted::Plain => format!("{}P", number(&id)),
+                Wanted::Gzip => format!("{}G", number(&id)),
+                Wanted::Delta(base) => format!("{}>{}", number(&id), number(&base)),
+            })
+            .collect();
+        assert_eq!(said.join(" "), expected);
+    }
+
+    #[test]
+    fn older_copies_are_packed_upon_the_next_newer_one() {
+        check("PPP", &[], Pack::Delta, "1>2 2>3");
+        check("DPP", &[], Pack::Delta, "2>3");
+        check("PPP", &[], Pack::Gzip, "1G 2G");
+        check("PPP", &[], Pack::None, "");
+        check("DDP", &[], Pack::Gzip, "");
+        check("P", &[], Pack::Delta, "");
+    }
+
+    #[test]
+    fn the_newest_good_copy_and_the_newest_exact_one_are_plain() {
+        check("DPp", &[], Pack::Delta, "");
+        check("DDr", &[], Pack::Delta, "2P");
+        check("DDpp", &[], Pack::Delta, "2P");
+        check("DGP", &[3], Pack::Delta, "2P");
+        check("PPu", &[], Pack::Delta, "1>2");
+        check("Puu", &[], Pack::Delta, "2>3");
+    }
+
+    #[test]
+    fn nothing_is_packed_upon_what_is_sick_emptied_or_rotten() {
+        check("PpPP", &[], Pack::Delta, "1>3 2>3 3>4");
+        check("PrP", &[], Pack::Delta, "1>3");
+        let mut other_size = copies("PPP");
+        other_size[2].page_size = Some(1024);
+        let planned = plan(&other_size, &BTreeSet::new(), Pack::Delta);
+        assert_eq!(planned, [(other_size[0].id.clone(), Wanted::Delta(other_size[1].id.clone()))]);
+    }
+
+    #[test]
+    fn what_leads_from_a_copy_that_leaves_leads_from_the_next_one_that_stays() {
+        check("DDDP", &[2], Pack::None, "1>3");
+        check("DDDP", &[2, 3], Pack::Delta, "1>4");
+        check("DDDP", &[1], Pack::Delta, "");
+        check("DBDDP", &[3], Pack::Delta, "");
+        check("DBDDP", &[4], Pack::Delta, "2>3 3>5");
+    }
+
+    #[test]
+    fn a_row_of_deltas_ends_in_a_whole_copy() {
+        let row = "D".repeat(DELTAS_IN_A_ROW_MAX);
+        check(&format!("{row}PP"), &[], Pack::Delta, &format!("{}G", DELTAS_IN_A_ROW_MAX + 1));
+        check(&format!("{}PP", &row[1..]), &[], Pack::Delta, "30>31");
+        let all = "P".repeat(3 * DELTAS_IN_A_ROW_MAX);
+        let copies = copies(&all);
+        let planned = plan(&copies, &BTreeSet::new(), Pack::Delta);
+        let whole = planned.iter().filter(|(_, wanted)| *wanted == Wanted::Gzip).count();
+        assert_eq!((planned.len(), whole), (3 * DELTAS_IN_A_ROW_MAX - 1, 2));
+    }
+
+    /// A source's folder in which copies are made of bytes, and what each must hold.
+    struct Shelf {
+        _dir: tempfile::TempDir,
+        source: SourceDir,
+        lock: Lock,
+        held: BTreeMap<String, Vec<u8>>,
+    }
+
+    const PAGE: usize = 512;
+
+    impl Shelf {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let source =
+                SourceDir::create(dir.path().into(), "local:/a/gym.db".into(), None, "gym".into()).unwrap();
+            fs::create_dir(source.copies_dir()).unwrap();
+            let lock = source.lock().unwrap();
+            Self { _dir: dir, source, lock, held: BTreeMap::new() }
+        }
+
+        fn add(&mut self, bytes: Vec<u8>, verdict: Verdict) {
+            let mut manifest = crate::manifest::tests::manifest(self.source.next_copy(at()).unwrap().1);
+            let geometry = Geometry::new(PAGE as u32, (bytes.len() / PAGE) as u32).unwrap();
+            let (mut list, mut id) = (Vec::new(), SnapshotHasher::new(geometry));
+            for hash in bytes.chunks(PAGE).map(PageHash::of) {
+                list.extend_from_slice(&hash.0);
+                id.push(hash);
+            }
+            (manifest.page_size, manifest.page_count) = (PAGE as u32, geometry.page_count);
+            (manifest.bytes, manifest.snapshot) = (geometry.bytes(), id.finish().to_string());
+            manifest.verdict = verdict;
+            fs::write(self.source.file(&manifest.copy, "db"), &bytes).unwrap();
+            fs::write(self.source.file(&manifest.copy, "pages"), &list).unwrap();
+            self.source.write_manifest(&manifest, &self.lock).unwrap();
+            self.held.insert(manifest.copy, bytes);
+        }
+
+        fn pack(&self, pack: Pack) {
+            let notes = super::pack(&self.source, pack, None, usize::MAX, &self.lock).unwrap();
+            assert_eq!(notes, Vec::<String>::new());
+        }
+
+        /// Removes the copies whose places are in `going`, but for the newest.
+        fn remove(&mut self, going: u32) {
+            let copies = self.source.copies().unwrap();
+            let places = copies.iter().enumerate();
+            let stays = |place: usize| place + 1 == copies.len() || going & (1 << (place % 32)) == 0;
+            let decisions: Vec<Decision> = places
+                .map(|(place, copy)| Decision {
+                    id: copy.id.clone(),
+                    kept_because: if stays(place) { vec!["it is wanted".to_owned()] } else { Vec::new() },
+                })
+                .collect();
+            let removed = rotation::carry_out(&self.source, &decisions, at(), &self.lock).unwrap();
+            assert_eq!(removed.kept, Vec::<String>::new());
+            assert_eq!(removed.ids.len(), decisions.iter().filter(|decision| !decision.stays()).count());
+            removed.ids.iter().for_each(|id| drop(self.held.remove(id)));
+        }
+
+        /// Every copy is there, proven, and what it was; nothing else is.
+        fn is_right(&self) {
+            let copies = self.source.copies().unwrap();
+            assert_eq!(copies.len(), self.held.len());
+            for copy in &copies {
+                let read = crate::verify::read(&self.source, copy, false, &|_| {}).unwrap();
+                assert!(read.is_ok(), "{}: {read:?}", copy.id);
+                let unpacked = crate::unpacked::Unpacked::of(&self.source, copy).unwrap();
+                assert!(fs::read(unpacked.path()).unwrap() == self.held[&copy.id], "{}", copy.id);
+            }
+            let files = fs::read_dir(self.source.copies_dir()).unwrap().count();
+            let of_each = |copy: &StoredCopy| match content::find(&self.source, &copy.id).unwrap().0 {
+                Form::Delta => 2,
+                Form::Plain | Form::Gzip => 3,
+            };
+            assert_eq!(files, copies.iter().map(of_each).sum::<usize>());
+        }
+    }
+
+    fn at() -> jiff::Timestamp {
+        "2026-11-21T09:00:00Z".parse().unwrap()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Some bytes of some pages change, and the length; the copy that is pulled then is good, or is not.
+        Pull(Vec<(u16, u16, u8)>, Option<u8>, Verdict),
+        Pack(Pack),
+        Remove(u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let verdict = prop_oneof![
+            8 => Just(Verdict::Ok),
+            1 => Just(Verdict::Damaged),
+            1 => Just(Verdict::Unchecked),
+            1 => Just(Verdict::Suspect),
+        ];
+        let changes = prop::collection::vec(any::<(u16, u16, u8)>(), 0..40);
+        prop_oneof![
+            6 => (changes, prop::option::weighted(0.3, 0u8..30), verdict)
+                .prop_map(|(changes, pages, verdict)| Step::Pull(changes, pages, verdict)),
+            3 => prop_oneof![4 => Just(Pack::Delta), 1 => Just(Pack::Gzip), 1 => Just(Pack::None)].prop_map(Step::Pack),
+            2 => any::<u32>().prop_map(Step::Remove),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+        #[test]
+        fn whatever_is_packed_and_removed_each_copy_stays_what_it_was(
+            steps in prop::collection::vec(step(), 1..30),
+        ) {
+            let mut shelf = Shelf::new();
+            let mut bytes: Vec<u8> = (0..20 * PAGE).map(|at| (at / 7) as u8).collect();
+            for step in steps {
+                match step {
+                    Step::Pull(changes, pages, verdict) => {
+                        bytes.resize(pages.map_or(bytes.len(), |pages| usize::from(pages) * PAGE), 0x5a);
+                        let len = bytes.len();
+                        for (page, at, byte) in changes.into_iter().filter(|_| len > 0) {
+                            bytes[(usize::from(page) * PAGE + usize::from(at) % PAGE) % len] = byte;
+                        }
+                        shelf.add(bytes.clone(), verdict);
+                    }
+                    Step::Pack(pack) => shelf.pack(pack),
+                    Step::Remove(going) => shelf.remove(going),
+                }
+                shelf.is_right();
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_longer_than_may_be_has_a_whole_copy_in_it() {
+        let mut shelf = Shelf::new();
+        let mut bytes = vec![1; 10 * PAGE];
+        for round in 0..DELTAS_IN_A_ROW_MAX + 5 {
+            bytes[round % 10 * PAGE + 3] += 1;
+            shelf.add(bytes.clone(), Verdict::Ok);
+            shelf.pack(Pack::Delta);
+        }
+        shelf.is_right();
+        let copies = shelf.source.copies().unwrap();
+        let form = |copy: &StoredCopy| content::find(&shelf.source, &copy.id).map(|(form, _)| form);
+        assert_eq!(copies.iter().filter(|copy| form(copy) == Some(Form::Gzip)).count(), 1);
+    }
+
+    #[test]
+    fn a_rotten_page_of_a_plain_copy_never_gets_into_a_pack() {
+        let mut shelf = Shelf::new();
+        shelf.add((0..8 * PAGE).map(|at| at as u8).collect(), Verdict::Ok);
+        let mut next: Vec<u8> = (0..8 * PAGE).map(|at| at as u8).collect();
+        next[3 * PAGE] = 77;
+        shelf.add(next, Verdict::Ok);
+        let old = shelf.source.copies().unwrap().remove(0);
+        let file = shelf.source.file(&old.id, "db");
+        let sound = fs::read(&file).unwrap();
+        let mut rotten = sound.clone();
+        rotten[3 * PAGE + 5] ^= 1;
+        fs::write(&file, &rotten).unwrap();
+        let notes = super::pack(&shelf.source, Pack::Delta, None, 9, &shelf.lock).unwrap();
+        assert!(notes.len() == 1 && notes[0].contains("page 4"), "{notes:?}");
+        assert!(file.exists(), "what is rotten stays as it is");
+        // A page that is the same in the newer copy is taken from there.
+        rotten = sound;
+        rotten[6 * PAGE] ^= 1;
+        fs::write(&file, &rotten).unwrap();
+        shelf.pack(Pack::Delta);
+        shelf.is_right();
     }
 }

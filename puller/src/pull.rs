@@ -5,8 +5,8 @@ use crate::content::{self, Content, Unreadable};
 use crate::draft::Draft;
 use crate::judge::{self, Look, Verify};
 use crate::manifest::{Level, Manifest, Transfer};
-use crate::proof;
 use crate::packing::{self, PACKED_PER_PULL_MAX, Pack};
+use crate::proof;
 use crate::rotation::{self, Facts, Policy, Removed};
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use crate::unpacked::Unpacked;
@@ -644,9 +644,10 @@ pub fn open_base(source: &SourceDir, copy: &StoredCopy) -> Result<Content, Fault
     })?;
     match content.geometry() == geometry {
         true => Ok(content),
-        false => {
-            Err(Fault::new(Kind::Unproven, format!("copy {} has another size than its manifest says", copy.id)))
-        }
+        false => Err(Fault::new(
+            Kind::Unproven,
+            format!("copy {} has another size than its manifest says", copy.id),
+        )),
     }
 }
 

@@ -1,12 +1,12 @@
 //! The store: the directory of copies of all sources. Whoever reads it sees proven copies only.
 //!
 //! ```text
-//! STORE/pullback-store.json, README.txt
+//! STORE/pullback-store.json, README.txt, unpack.py
 //! STORE/HOST/STEM/source.json      which source this is
 //! STORE/HOST/STEM/.lock            a kernel lock: one run at a time
 //! STORE/HOST/STEM/latest.db        link to the newest good copy
 //! STORE/HOST/STEM/history.jsonl    one line a run
-//! STORE/HOST/STEM/copies/ID.db     the copy; .pages its page hashes; .json its manifest
+//! STORE/HOST/STEM/copies/ID.db     the copy; .pages its page hashes; .json its manifest; older ones .db.gz or .delta.gz
 //! STORE/HOST/STEM/copies/draft-…   what is being received
 //! ```
 
@@ -34,6 +34,9 @@ const CREATING_WAIT: Duration = Duration::from_secs(10);
 const CREATING_RETRY: Duration = Duration::from_millis(5);
 
 const README: &str = include_str!("store_readme.txt");
+
+/// Takes packed copies out of the store without us.
+const UNPACK: &str = include_str!("../../doc/unpack.py");
 
 /// A store that is there.
 #[derive(Clone, Debug)]
@@ -137,6 +140,7 @@ impl Store {
         let marker = Marker { v: VERSION, store: format!("{id:016x}") };
         let marker = serde_json::to_vec(&marker).expect("BUG: a marker that is no JSON");
         durable::replace(&root.join("README.txt"), README.as_bytes(), 0o600).map_err(io)?;
+        durable::replace(&root.join("unpack.py"), UNPACK.as_bytes(), 0o600).map_err(io)?;
         durable::replace(&root.join(MARKER), &marker, 0o600).map_err(io)?;
         known.add(root);
         Ok(Self { root: root.to_owned() })

@@ -61,7 +61,8 @@ fn try_read(
     let md5 = want_md5 && manifest.md5.is_some();
     let unread = |error: io::Error| rotten(format!("{file} cannot be read: {error}"));
     let hashes = content.hashes().map_err(unread)?;
-    let found = proof::read_back_from(&mut content.pages(), geometry, hashes, md5, progress).map_err(unread)?;
+    let found =
+        proof::read_back_from(&mut content.pages(), geometry, hashes, md5, progress).map_err(unread)?;
     let same = Some(found.snapshot) == manifest.snapshot_id();
     let upon = if form == Form::Delta { ", or of what it is packed upon," } else { "" };
     match found.first_wrong {

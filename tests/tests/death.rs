@@ -129,7 +129,7 @@ impl<'a> Scene<'a> {
         let host = folder.parent().expect("a source's folder lies in its host's");
         assert_eq!(names(host), ["gym".to_owned()].into(), "after a kill at {what} and a pull");
         let host = host.file_name().and_then(OsStr::to_str).expect("a host has a name");
-        let expected = ["README.txt", host, "pullback-store.json"].map(str::to_owned);
+        let expected = ["README.txt", host, "pullback-store.json", "unpack.py"].map(str::to_owned);
         assert_eq!(names(&self.sandbox.store()), expected.into(), "after a kill at {what} and a pull");
     }
 }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -146,7 +147,7 @@ fn the_store_s_readme_is_true_as_typed() {
     sandbox.pull(&[&source]).succeeds("stored");
     let readme = fs::read_to_string(sandbox.store().join("README.txt")).unwrap();
     let commands: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("    ")).collect();
-    assert_eq!(commands.len(), 3, "{readme}");
+    assert_eq!(commands.len(), 4, "{readme}");
     let target = sandbox.file("back");
     fs::create_dir(&target).unwrap();
     let typed = |command: &str| {
@@ -170,4 +171,111 @@ fn the_store_s_readme_is_true_as_typed() {
     let db = Connection::open_with_flags(uri, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)
         .unwrap();
     assert_eq!(db.query_row(words[3], [], |row| row.get::<_, String>(0)).unwrap(), "ok");
+}
+
+/// Each form in which a copy is kept, with growing and shrinking in between, read as the document says and by `unpack.py`.
+#[test]
+fn a_packed_copy_comes_out_without_our_programs() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 300_000, 4096);
+    let change = |sql: &str| Connection::open(&source).and_then(|db| db.execute_batch(sql)).unwrap();
+    let (mut copies, mut held) = (Vec::new(), Vec::new());
+    for (pack, sql) in [
+        ("gzip", "CREATE TABLE first(a)"),
+        ("delta", "UPDATE members SET name = name || 'x' WHERE id < 20"),
+        ("delta", "CREATE TABLE more(a); INSERT INTO more SELECT zeroblob(3000) FROM members LIMIT 40"),
+        ("delta", "DROP TABLE more; VACUUM"),
+        ("delta", "UPDATE members SET name = name || 'y' WHERE id < 20"),
+        ("delta", "INSERT INTO first VALUES (1)"),
+    ] {
+        sandbox.configure(&format!("pack = '{pack}'"));
+        change(sql);
+        let pulled = sandbox.pull(&[&source]).succeeds("stored");
+        held.push(fs::read(&pulled.path).unwrap());
+        copies.push(pulled);
+    }
+    let forms: Vec<&str> = copies
+        .iter()
+        .map(|copy| {
+            ["db", "db.gz", "delta.gz"]
+                .into_iter()
+                .find(|end| copy.path.with_extension(end).exists())
+                .unwrap()
+        })
+        .collect();
+    assert_eq!((forms[0], forms[5]), ("db.gz", "db"), "{forms:?}");
+    assert!(forms[1..5].contains(&"delta.gz"), "{forms:?}");
+    for (number, form) in forms.iter().enumerate() {
+        let file = copies[number].path.with_extension(form);
+        match *form {
+            "db.gz" => assert!(unsealed(&file) == held[number], "{}", copies[number].copy),
+            "delta.gz" => check_delta(&file, &copies, &held, number),
+            _ => check(&copies[number]),
+        }
+    }
+    let python = |file: &Path, target: &Path| {
+        Command::new("python3").arg(sandbox.store().join("unpack.py")).arg(file).arg(target).output()
+    };
+    for (number, (copy, held)) in copies.iter().zip(&held).enumerate() {
+        let target = sandbox.file(&format!("out-{number}.db"));
+        let file = copy.path.with_extension(forms[number]);
+        let Ok(ran) = python(&file, &target) else {
+            eprintln!("SKIPPED: there is no python3 on this machine");
+            return;
+        };
+        assert!(ran.status.success(), "{ran:?}");
+        assert!(fs::read(&target).unwrap() == *held, "{}", copy.copy);
+        assert!(!python(&file, &target).unwrap().status.success(), "nothing is overwritten");
+    }
+    let packed = copies[4].path.with_extension("delta.gz");
+    let mut cut = fs::read(&packed).unwrap();
+    cut.truncate(cut.len() / 2);
+    fs::remove_file(&packed).unwrap();
+    fs::write(&packed, cut).unwrap();
+    assert!(!python(&packed, &sandbox.file("cut.db")).unwrap().status.success(), "half a delta is none");
+    let script = include_str!("../../doc/unpack.py");
+    assert_eq!(fs::read_to_string(sandbox.store().join("unpack.py")).unwrap(), script);
+}
+
+/// What is within the gzip members of `file`, whose seal must be as the document says.
+fn unsealed(file: &Path) -> Vec<u8> {
+    let bytes = fs::read(file).unwrap();
+    let (sealed, seal) = bytes.split_at(bytes.len() - 58);
+    assert_eq!(&seal[..4], [0x1f, 0x8b, 8, 4], "a gzip member with an extra field");
+    assert_eq!(&seal[10..16], [36, 0, b'P', b'B', 32, 0]);
+    assert_eq!(&seal[16..48], blake3::hash(sealed).as_bytes());
+    let mut content = Vec::new();
+    flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut content).unwrap();
+    content
+}
+
+/// Builds copy `number` from its delta and the newer copy, as the document says.
+#[track_caller]
+fn check_delta(file: &Path, copies: &[Pulled], held: &[Vec<u8>], number: usize) {
+    let content = unsealed(file);
+    let end = content.iter().position(|byte| *byte == b'\n').expect("a head is a line");
+    let head: Value = serde_json::from_slice(&content[..end]).expect("a head is JSON");
+    assert_eq!((&head["pullback"], &head["v"]), (&"delta".into(), &1.into()));
+    assert_eq!(head["copy"], copies[number].copy);
+    assert_eq!(head["snapshot"], copies[number].snapshot);
+    let base = copies.iter().position(|copy| head["base"] == copy.copy).expect("a base is a copy");
+    assert!(base > number);
+    assert_eq!(head["base_snapshot"], copies[base].snapshot);
+    let (size, count) =
+        (head["page_size"].as_u64().unwrap() as usize, head["page_count"].as_u64().unwrap() as usize);
+    let mut built = held[base].clone();
+    built.resize(size * count, 0);
+    let changes = content[end + 1..].chunks_exact(21 + size);
+    assert!(changes.remainder().is_empty() && Some(changes.len() as u64) == head["pages"].as_u64());
+    for change in changes {
+        let page = u32::from_le_bytes(change[..4].try_into().unwrap()) as usize;
+        let place = &mut built[(page - 1) * size..page * size];
+        match change[4] {
+            0 => place.copy_from_slice(&change[21..]),
+            _ => place.iter_mut().zip(&change[21..]).for_each(|(byte, xor)| *byte ^= xor),
+        }
+        assert_eq!(&blake3::hash(place).as_bytes()[..16], &change[5..21], "page {page}");
+    }
+    assert!(built == held[number], "{}", copies[number].copy);
 }

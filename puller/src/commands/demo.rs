@@ -144,8 +144,14 @@ fn start_agent(dir: &Path, database: &Path) -> Result<(Running, Address), Fault>
 fn pull(cli: &Cli, source: &mut SourceDir, address: &Address) -> Result<Pulled, Fault> {
     let lock = source.lock()?;
     let bar = Bar::new(cli, NAME);
-    let options =
-        Options { verify: Verify::Full, full: false, policy: None, pack: Pack::None, expect: BTreeMap::new(), path: None };
+    let options = Options {
+        verify: Verify::Full,
+        full: false,
+        policy: None,
+        pack: Pack::None,
+        expect: BTreeMap::new(),
+        path: None,
+    };
     let now = puller::clock::now()?;
     let client = Client::open(address, &Door::new(TIMEOUT))?;
     let pulled = Run { source, lock: &lock, options: &options, now, watch: &bar }.pull(client);
