@@ -10,7 +10,7 @@ use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use crate::timeline::{self, Dated, JUMP_MIN, Line, Period};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use pullback_shared::fault::Fault;
+use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::verdict::Verdict;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -450,7 +450,8 @@ pub fn plan_findings(copies: &[Facts]) -> Vec<Decision> {
 ///
 /// What is packed upon a copy that goes gets another form before. History says that it goes before it does: a run that dies in
 /// between leaves either a whole copy, which [`SourceDir::clear_drafts`] enters into history again, or files without a
-/// manifest, which it clears away. The other way round they would be missed for ever.
+/// manifest, which it clears away. The other way round they would be missed for ever; which is risked where the disk is too
+/// full for a line of history, and only the copy's going makes room for it.
 pub fn carry_out(
     source: &SourceDir,
     decisions: &[Decision],
@@ -480,8 +481,13 @@ pub fn carry_out(
             let line = serde_json::json!({
                 "v": 1, "at": crate::clock::rfc3339(now), "run": "rotate", "outcome": "removed", "copy": id,
             });
-            history::add(source, &line)?;
-            source.remove(&id, lock)?;
+            let said = history::add(source, &line);
+            if said.as_ref().is_err_and(|fault| fault.kind != Kind::NoSpace) {
+                said?;
+            } else {
+                source.remove(&id, lock)?;
+                said.or_else(|_| history::add(source, &line))?;
+            }
             leaving.remove(&id);
             removed.ids.push(id);
         }

@@ -60,6 +60,14 @@ impl SmallDisk {
         }
     }
 
+    /// Gives so many bytes of that room back.
+    #[track_caller]
+    pub fn leave(&self, bytes: u64) {
+        let filler = fs::OpenOptions::new().write(true).open(self.filler()).expect("a file can be opened");
+        let length = filler.metadata().expect("a file has a length").len();
+        filler.set_len(length - bytes).expect("a file can be cut");
+    }
+
     /// Gives that room back.
     #[track_caller]
     pub fn empty(&self) {

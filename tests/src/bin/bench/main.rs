@@ -1,11 +1,11 @@
 //! The bench: what a pull costs, beside the tools people use now, measured on real processes in one run.
 //!
 //! ```text
-//! cargo run --release -p pullback-tests --bin bench -- [cost|deltas|memory|latency|links|stall|cut|two|fleet|ssh|all] [--size-mb N,…] [--runs N] [--dir DIR]
+//! cargo run --release -p pullback-tests --bin bench -- [cost|deltas|memory|latency|links|stall|cut|two|fleet|ssh|space|all] [--size-mb N,…] [--runs N] [--dir DIR]
 //! ```
 //!
 //! `links`, `stall`, `cut` and `two` make slow or broken lines and are not part of `all`; `links` needs root. Nor are `fleet`,
-//! which starts some hundred agents, and `ssh`, which needs an sshd.
+//! which starts some hundred agents, `ssh`, which needs an sshd, and `space`, which takes minutes and needs root.
 //!
 //! It builds both programs in its own profile, makes its own seeded database, and starts the agent as a process that
 //! serves on loopback. What is compared is run in turn, round after round, and ratios are taken within a round: on a busy
@@ -30,6 +30,7 @@ mod peers;
 mod place;
 mod replicas;
 mod source;
+mod space;
 mod ssh;
 mod stall;
 mod table;
@@ -65,6 +66,8 @@ struct Arguments {
     /// Of these, so many are pulled from at once
     #[arg(long, default_value_t = 16)]
     jobs: usize,
+    #[command(flatten)]
+    space: space::Asked,
     /// Leave the databases in DIR, for the next run to use
     #[arg(long, requires = "dir")]
     keep_databases: bool,
@@ -92,6 +95,8 @@ enum What {
     Fleet,
     /// A first copy and an incremental one through ssh, beside `cat`, `rsync` and `sqlite3_rsync` through the same sshd
     Ssh,
+    /// What 30 daily copies take on a disk, and how long it takes to get the oldest of them back
+    Space,
     /// `cost`, `deltas`, `memory` and `latency`
     All,
 }
@@ -136,6 +141,10 @@ fn main() {
         What::Two => two::run,
         What::Ssh => ssh::run,
         What::Fleet => return fleet::run(&workshop, arguments.agents, arguments.jobs, runs),
+        What::Space => {
+            let measure = |size_mb: &u64| space::run(&workshop, *size_mb, &arguments.space);
+            return arguments.sizes_mb(&[200]).iter().for_each(measure);
+        }
         What::Cost | What::Deltas | What::Memory | What::Latency | What::All => return,
     };
     arguments.sizes_mb(&[1000]).iter().for_each(|size_mb| measure(&workshop, *size_mb, runs));
