@@ -379,8 +379,9 @@ fn taken(address: &Address, by: &SourceDir) -> Fault {
 /// Whether `path` is what a run that died while it made a store leaves in its folder, or lies in an empty one anyway.
 fn is_begun_store(path: &Path) -> bool {
     match path.file_name().and_then(|name| name.to_str()) {
-        Some("lost+found" | ".README.txt.new") => true,
+        Some("lost+found" | ".README.txt.new" | ".unpack.py.new") => true,
         Some("README.txt") => fs::read(path).is_ok_and(|text| text == README.as_bytes()),
+        Some("unpack.py") => fs::read(path).is_ok_and(|text| text == UNPACK.as_bytes()),
         Some(name) => name.strip_prefix('.').and_then(|name| name.strip_suffix(".new")) == Some(MARKER),
         None => false,
     }
@@ -483,6 +484,7 @@ mod tests {
         let root = dir.path().join("store");
         fs::create_dir(&root).unwrap();
         fs::write(root.join("README.txt"), README).unwrap();
+        fs::write(root.join("unpack.py"), UNPACK).unwrap();
         fs::write(root.join(".pullback-store.json.new"), "{").unwrap();
         assert_eq!(new_store(dir.path()).root(), root);
         assert_eq!(fs::read_dir(&root).unwrap().count(), 2);

@@ -222,11 +222,13 @@ fn the_ten_minute_start_works_as_typed() {
     let source = sandbox.file("home/gym/app.db");
     let _application = live_gym(&source, 300_000);
     let start = commands("README.md", "Ten-minute start");
-    assert_eq!(start.len(), 6);
+    assert_eq!(start.len(), 12);
     start.iter().for_each(|command| drop(desk.type_in(command).exits(0)));
     contents::assert_equal(&source, &sandbox.db("gym-restored.db"));
     let crontab = || fs::read_to_string(sandbox.file("home/crontab")).unwrap();
-    assert!(crontab().contains("'--keep-days' '7'"), "{}", crontab());
+    for words in ["'--keep-daily' '7'", "verify", "drill"] {
+        assert!(crontab().contains(words), "{}", crontab());
+    }
     let quiet = desk.type_in("puller pull --all -q").exits(0);
     assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
 
