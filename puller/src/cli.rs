@@ -3,6 +3,7 @@
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use puller::judge::Verify;
+use puller::policy::{Policy, Zone};
 use puller::ssh::{RemoteAgent, SudoUser};
 use std::io::IsTerminal;
 use std::num::NonZeroU16;
@@ -66,14 +67,14 @@ pub(crate) enum Color {
     Never,
 }
 
-#[derive(Args, Clone, Copy)]
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "What is kept")]
 pub(crate) struct Keep {
-    /// Keep the newest N good copies
-    #[arg(long, env = "PULLER_KEEP_LAST", value_name = "N")]
-    pub(crate) keep_last: Option<u32>,
-    /// Keep good copies up to N days older than the newest good one
-    #[arg(long, env = "PULLER_KEEP_DAYS", value_name = "N")]
-    pub(crate) keep_days: Option<u32>,
+    #[command(flatten)]
+    pub(crate) policy: Policy,
+    /// The time zone whose hours, days and weeks the rules mean, such as Asia/Seoul [default: this machine's]
+    #[arg(long, env = "PULLER_TIMEZONE", value_name = "ZONE")]
+    pub(crate) timezone: Option<Zone>,
 }
 
 /// How agents are reached; nearly all of it matters to ssh only.
@@ -151,7 +152,7 @@ pub(crate) enum Command {
     List {
         /// A source; none: all
         source: Option<String>,
-        /// With snapshot, checks and path
+        /// With growth, change and space on the disk, checks, reasons and path
         #[arg(long, env = "PULLER_LONG", value_parser = BoolishValueParser::new())]
         long: bool,
     },
@@ -214,6 +215,14 @@ pub(crate) enum Command {
         #[arg(short = 'n', long, env = "PULLER_DRY_RUN", value_parser = BoolishValueParser::new())]
         dry_run: bool,
     },
+    /// Write the database file of a copy to stdout, proven first
+    Cat(crate::commands::cat::Cat),
+    /// Ask a copy something in SQL, for reading only
+    Sql(crate::commands::sql::Sql),
+    /// Open a copy in the `sqlite3` shell, for reading only
+    Open(crate::commands::open::Open),
+    /// Take over copies that older scripts made, each with the time in its name
+    Import(crate::commands::import::Import),
     /// Remove copies that no rule keeps
     #[command(alias = "forget")]
     Rotate {
@@ -236,6 +245,10 @@ pub(crate) enum Command {
         /// The copy, as `list` shows it
         copy: String,
     },
+    /// Keep a copy whatever the rules say
+    Pin(crate::commands::pin::Pin),
+    /// Leave a pinned copy to the rules again
+    Unpin(crate::commands::pin::Pin),
     /// Pull or verify by the clock: give the job to systemd, launchd or cron
     Schedule(crate::commands::schedule::Schedule),
     /// Ask about the configuration

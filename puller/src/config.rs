@@ -4,7 +4,7 @@ use crate::address::{Address, NAME_RULE, is_name};
 use crate::hooks::Moment;
 use crate::judge::Verify;
 use crate::packing::Pack;
-use crate::rotation::Policy;
+use crate::policy::{Policy, Zone};
 use crate::source_dir::SourceDir;
 use crate::ssh::RemoteAgent;
 use pullback_shared::fault::{Fault, Kind};
@@ -34,6 +34,8 @@ pub struct Config {
     pub keep: Option<Policy>,
     /// How older copies are kept.
     pub pack: Option<Pack>,
+    /// The time zone whose days and weeks the rules mean.
+    pub timezone: Option<Zone>,
     /// A source whose last good run is longer ago is stale.
     pub max_age: Option<Span>,
     /// A source in which nothing has changed for longer is stale: does its application still write?
@@ -68,6 +70,8 @@ pub struct Source {
     pub keep: Option<Policy>,
     /// As at the top.
     pub pack: Option<Pack>,
+    /// As at the top.
+    pub timezone: Option<Zone>,
     /// As at the top.
     pub max_age: Option<Span>,
     /// As at the top.

@@ -47,6 +47,9 @@ pub struct Manifest {
     /// A suspect copy that a person called good.
     #[serde(default)]
     pub accepted: bool,
+    /// A copy of which a person said that it stays.
+    #[serde(default)]
+    pub pinned: bool,
     /// What `expect` in the configuration asked for when the copy was pulled, and was not there.
     #[serde(default)]
     pub unmet: Option<String>,
@@ -208,6 +211,7 @@ pub(crate) mod tests {
             checks: Vec::new(),
             verdict: Verdict::Ok,
             accepted: false,
+            pinned: false,
             unmet: None,
         }
     }

@@ -570,6 +570,7 @@ mod tests {
                 .map(|(place, copy)| Decision {
                     id: copy.id.clone(),
                     kept_because: if stays(place) { vec!["it is wanted".to_owned()] } else { Vec::new() },
+                    goes_because: String::new(),
                 })
                 .collect();
             let removed = rotation::carry_out(&self.source, &decisions, at(), &self.lock).unwrap();

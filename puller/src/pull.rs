@@ -6,8 +6,9 @@ use crate::draft::Draft;
 use crate::judge::{self, Look, Verify};
 use crate::manifest::{Level, Manifest, Transfer};
 use crate::packing::{self, PACKED_PER_PULL_MAX, Pack};
+use crate::policy::Rules;
 use crate::proof;
-use crate::rotation::{self, Facts, Policy, Removed};
+use crate::rotation::{self, Facts, Removed};
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use crate::unpacked::Unpacked;
 use jiff::Timestamp;
@@ -17,7 +18,7 @@ use pullback_shared::page::Geometry;
 use pullback_shared::snapshot::SnapshotId;
 use pullback_shared::text::{printable, to_hex};
 use pullback_shared::verdict::Verdict;
-use pullback_shared::wire::{Base, Done, Event, Offer, Start};
+use pullback_shared::wire::{Base, Done, Event, Offer, SourceFacts, Start};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -43,13 +44,26 @@ pub struct Options {
     /// Build upon nothing.
     pub full: bool,
     /// What to keep afterwards; `None`: do not rotate.
-    pub policy: Option<Policy>,
+    pub rules: Option<Rules>,
     /// How older copies are kept.
     pub pack: Pack,
     /// Tables that must be there, with their fewest rows.
     pub expect: BTreeMap<String, u64>,
     /// The database's path at the agent, where what was typed may lead to another one.
     pub path: Option<String>,
+    /// What an older copy, made by hand, says of itself; `None`: the source is read as it is now.
+    pub imported: Option<Imported>,
+}
+
+/// An older copy of the source, made by hand, that is pulled in its place.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// When it was made.
+    pub taken_at: Timestamp,
+    /// Its file.
+    pub path: String,
+    /// The permission bits of that.
+    pub mode: u32,
 }
 
 /// What a run tells while it goes on.
@@ -554,7 +568,13 @@ impl Run<'_> {
         let geometry = draft.geometry();
         let level = look.check.level;
         let findings = look.check.findings.clone();
-        let (copy, sequence) = self.source.next_copy(self.now)?;
+        let imported = self.options.imported.clone();
+        let taken_at = imported.as_ref().map_or(self.now, |imported| imported.taken_at);
+        let source = match imported {
+            Some(Imported { path, mode, .. }) => SourceFacts { path, mode, ..offer.source },
+            None => offer.source,
+        };
+        let (copy, sequence) = self.source.next_copy(taken_at)?;
         let kind = if sums.full_because.is_some() { "full" } else { "delta" };
         let good = newest_good_before(&copies, sequence);
         let unmet = if level > Level::Hash { self.unmet(draft.path()) } else { None };
@@ -567,8 +587,8 @@ impl Run<'_> {
             page_count: geometry.page_count,
             bytes: geometry.bytes(),
             md5: md5.map(|md5| to_hex(&md5)),
-            taken_at: self.now,
-            source: offer.source,
+            taken_at,
+            source,
             transfer: Transfer {
                 kind: kind.to_owned(),
                 base: base.filter(|_| kind == "delta").map(|id| id.to_string()),
@@ -582,6 +602,7 @@ impl Run<'_> {
             checks: vec![look.check],
             verdict: Verdict::Unchecked,
             accepted: false,
+            pinned: false,
             unmet,
         };
         let (verdict, why) = judge::verdict(&manifest, good);
@@ -609,11 +630,11 @@ impl Run<'_> {
 
     /// After a good copy: the policy. After a finding: only what keeps a sick source from filling the disk.
     fn rotate(&self, verdict: Verdict) -> Result<Removed, Fault> {
-        let copies: Vec<Facts> = self.source.copies()?.iter().map(Facts::of).collect();
-        let decisions = match (verdict, self.options.policy) {
+        let copies = Facts::of(self.source)?;
+        let decisions = match (verdict, &self.options.rules) {
             (Verdict::Damaged | Verdict::Suspect, _) => rotation::plan_findings(&copies),
-            (verdict, Some(policy)) if verdict.is_good() && !policy.is_empty() => {
-                rotation::plan(&copies, policy)
+            (verdict, Some(rules)) if verdict.is_good() && !rules.policy.is_empty() => {
+                rotation::plan(&copies, rules, self.now)
             }
             _ => return Ok(Removed::default()),
         };

@@ -5,53 +5,59 @@
 use crate::history;
 use crate::manifest::Manifest;
 use crate::packing;
+use crate::policy::{Count, Length, Policy, Rules, Size};
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
+use crate::timeline::{self, Dated, JUMP_MIN, Line, Period};
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::verdict::Verdict;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// Of damaged and of suspect copies, no more than this many are kept.
 const FINDINGS_KEPT_MAX: usize = 3;
 
-/// What to keep. Rules are OR-ed: a copy stays if any of them keeps it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Policy {
-    /// The newest so many good copies.
-    #[serde(rename = "last")]
-    pub keep_last: Option<u32>,
-    /// Good copies up to so many days older than the newest good one.
-    #[serde(rename = "days")]
-    pub keep_days: Option<u32>,
-}
+/// Where a clock jumped, what is one day may look like two, and weeks may begin on other days: a rule that counts may count
+/// two more for each jump.
+const COUNTED_MORE: usize = 2;
 
-impl Policy {
-    /// Whether nothing is stated: then nothing is ever removed.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
+/// What the oldest copy is kept as, where it is not the newest of its day.
+const OLDEST: &str = "oldest";
 
 /// What rotation needs to know of a copy.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// Its id.
     pub id: String,
+    /// Its number.
+    pub sequence: u64,
     /// When it was taken, by the clock of that time.
     pub taken_at: Option<Timestamp>,
     /// What is thought of it.
     pub verdict: Verdict,
     /// Whether it passed SQLite's full check.
     pub passed_full: bool,
+    /// Whether a person said that it stays.
+    pub pinned: bool,
+    /// What its files take on the disk; what copies share counts for each.
+    pub stored_bytes: u64,
 }
 
 impl Facts {
-    /// Of `copy`.
-    pub fn of(copy: &StoredCopy) -> Self {
-        let taken_at = copy.manifest.as_ref().ok().map(|manifest| manifest.taken_at);
-        let passed_full = copy.manifest.as_ref().is_ok_and(Manifest::passed_full);
-        Self { id: copy.id.clone(), taken_at, verdict: copy.verdict(), passed_full }
+    /// Of every copy of `source`, oldest first.
+    pub fn of(source: &SourceDir) -> Result<Vec<Self>, Fault> {
+        let stored = source.stored_bytes()?;
+        let of = |copy: StoredCopy| Self {
+            sequence: copy.sequence,
+            taken_at: copy.manifest.as_ref().ok().map(|manifest| manifest.taken_at),
+            verdict: copy.verdict(),
+            passed_full: copy.manifest.as_ref().is_ok_and(Manifest::passed_full),
+            pinned: copy.manifest.as_ref().is_ok_and(|manifest| manifest.pinned),
+            stored_bytes: stored.get(&copy.id).copied().unwrap_or_default(),
+            id: copy.id,
+        };
+        Ok(source.copies()?.into_iter().map(of).collect())
     }
 }
 
@@ -62,6 +68,8 @@ pub struct Decision {
     pub id: String,
     /// Why it stays; empty: no reason keeps it, and it goes.
     pub kept_because: Vec<String>,
+    /// Why it goes; empty where it stays.
+    pub goes_because: String,
 }
 
 impl Decision {
@@ -71,27 +79,41 @@ impl Decision {
     }
 }
 
+/// Nothing decided yet for any of `copies`.
+fn undecided(copies: &[Facts]) -> Vec<Decision> {
+    let of = |copy: &Facts| Decision {
+        id: copy.id.clone(),
+        kept_because: Vec::new(),
+        goes_because: "no rule keeps it".to_owned(),
+    };
+    copies.iter().map(of).collect()
+}
+
+/// Nothing goes of which it was said why it stays.
+fn decided(mut decisions: Vec<Decision>) -> Vec<Decision> {
+    decisions
+        .iter_mut()
+        .filter(|decision| decision.stays())
+        .for_each(|decision| decision.goes_because.clear());
+    decisions
+}
+
 /// Decides for `copies`, which are in the order of their sequence, oldest first.
-pub fn plan(copies: &[Facts], policy: Policy) -> Vec<Decision> {
-    let newest_good = copies.iter().rposition(|copy| copy.verdict.is_good());
-    let mut decisions: Vec<Decision> =
-        copies.iter().map(|copy| Decision { id: copy.id.clone(), kept_because: Vec::new() }).collect();
+pub fn plan(copies: &[Facts], rules: &Rules, now: Timestamp) -> Vec<Decision> {
+    let mut decisions = undecided(copies);
     let mut keep = |index: usize, why: &str| decisions[index].kept_because.push(why.to_owned());
-    let Some(newest_good) = newest_good else {
+    let good: Vec<usize> = (0..copies.len()).filter(|index| copies[*index].verdict.is_good()).collect();
+    let Some(newest_good) = good.last().copied() else {
         (0..copies.len()).for_each(|index| keep(index, "there is no good copy yet"));
-        return decisions;
+        return decided(decisions);
     };
     keep(newest_good, "newest good copy");
-    if policy.is_empty() {
+    if rules.policy.is_empty() {
         (0..copies.len()).for_each(|index| keep(index, "no policy"));
-        return decisions;
+        return decided(decisions);
     }
-    let good: Vec<usize> = (0..copies.len()).filter(|index| copies[*index].verdict.is_good()).collect();
-    for index in good.iter().rev().take(policy.keep_last.unwrap_or(0) as usize) {
-        keep(*index, "keep-last");
-    }
-    if let Some(days) = policy.keep_days {
-        within_days(copies, &good, days).into_iter().for_each(|(index, why)| keep(index, why));
+    for (index, why) in kept_by_rules(copies, &good, rules, now) {
+        keep(index, &why);
     }
     let oldest_kept = good.iter().copied().find(|index| decisions[*index].stays()).unwrap_or(newest_good);
     for (index, copy) in copies.iter().enumerate() {
@@ -103,33 +125,291 @@ pub fn plan(copies: &[Facts], policy: Policy) -> Vec<Decision> {
         decisions[index].kept_because.push(why.to_owned());
     }
     // What only a full check sees may be in every copy since the last one that passed it.
-    let passed = good.iter().rfind(|index| copies[**index].passed_full);
-    if let Some(index) = passed.filter(|index| **index != newest_good) {
-        decisions[*index].kept_because.push("newest good copy that passed a full check".to_owned());
+    let passed = good.iter().copied().rfind(|index| copies[*index].passed_full);
+    if let Some(index) = passed.filter(|index| *index != newest_good) {
+        decisions[index].kept_because.push("newest good copy that passed a full check".to_owned());
     }
     keep_findings(copies, &mut decisions);
-    decisions
+    keep_pinned(copies, &mut decisions);
+    if let Some(size) = rules.policy.max_total_size {
+        let may_go =
+            |index: &usize| *index != newest_good && Some(*index) != passed && !copies[*index].pinned;
+        let may_go: Vec<usize> = good.iter().copied().filter(may_go).collect();
+        fit(copies, &may_go, size, &mut decisions);
+    }
+    decided(decisions)
 }
 
-/// The good copies that `keep-days` keeps. Ages count from the newest good copy, so backups that stopped do not age away.
-/// A clock that jumped must not remove anything either: a copy from a later time than the newest stays, and where the newest
-/// good copy is alone in its window, the gap before it may be the clock's, so all stay until it has company.
-fn within_days(copies: &[Facts], good: &[usize], days: u32) -> Vec<(usize, &'static str)> {
-    let newest = good.last().and_then(|index| copies[*index].taken_at);
-    let window = SignedDuration::from_hours(i64::from(days) * 24);
-    let age = |index: usize| Some(newest?.duration_since(copies[index].taken_at?));
-    let inside: Vec<usize> =
-        good.iter().copied().filter(|index| age(*index).is_none_or(|age| age <= window)).collect();
-    let recent =
-        inside.iter().filter(|index| age(**index).is_some_and(|age| age >= SignedDuration::ZERO)).count();
-    let alone = recent <= 1 && good.len() > 1 && days > 0;
-    if alone {
-        return good
-            .iter()
-            .map(|index| (*index, "keep-days (the newest good copy is alone in its days)"))
-            .collect();
+/// One rule of a policy.
+enum Rule {
+    Last(Count),
+    Each(Period, Count),
+    Within(Length),
+    EachWithin(Period, Length),
+    Days(u32),
+}
+
+/// The rules of `policy` that are not off, with what they are called. The size is none of them.
+fn rules_of(policy: &Policy) -> Vec<(String, Rule)> {
+    let counted = [
+        ("keep-hourly", Period::Hour, policy.keep_hourly),
+        ("keep-daily", Period::Day, policy.keep_daily),
+        ("keep-weekly", Period::Week, policy.keep_weekly),
+        ("keep-monthly", Period::Month, policy.keep_monthly),
+        ("keep-yearly", Period::Year, policy.keep_yearly),
+    ];
+    let within = [
+        ("keep-within-hourly", Period::Hour, policy.keep_within_hourly),
+        ("keep-within-daily", Period::Day, policy.keep_within_daily),
+        ("keep-within-weekly", Period::Week, policy.keep_within_weekly),
+        ("keep-within-monthly", Period::Month, policy.keep_within_monthly),
+        ("keep-within-yearly", Period::Year, policy.keep_within_yearly),
+    ];
+    let on = |count: &Count| *count != Count::Of(0);
+    let lasts = |length: &Length| *length != Length::default();
+    let mut rules = Vec::new();
+    rules.extend(policy.keep_last.filter(on).map(|count| ("keep-last".to_owned(), Rule::Last(count))));
+    for (name, period, count) in counted {
+        rules.extend(count.filter(on).map(|count| (name.to_owned(), Rule::Each(period, count))));
     }
-    inside.into_iter().map(|index| (index, "keep-days")).collect()
+    rules.extend(
+        policy
+            .keep_within
+            .filter(lasts)
+            .map(|length| (format!("keep-within {length}"), Rule::Within(length))),
+    );
+    for (name, period, length) in within {
+        let rule = |length: Length| (format!("{name} {length}"), Rule::EachWithin(period, length));
+        rules.extend(length.filter(lasts).map(rule));
+    }
+    rules.extend(policy.keep_days.map(|days| ("keep-days".to_owned(), Rule::Days(days))));
+    rules
+}
+
+/// A good copy that is not on the line, though there is a newer one that is.
+#[derive(Clone, Copy)]
+struct Misdated {
+    /// The place of that newer one.
+    newer: usize,
+    /// What its own clock said, if that may be.
+    at: Option<Timestamp>,
+    /// Whether that is later than now.
+    is_future: bool,
+}
+
+/// What a rule says of the copies on the line.
+#[derive(Default)]
+struct Reach {
+    /// Those that it keeps, by their places on the line, and what of, such as a day.
+    kept: Vec<(usize, String)>,
+    /// How far back it reaches: the oldest place on the line whose day, or whatever it counts, it reaches.
+    oldest: Option<usize>,
+}
+
+impl Rule {
+    fn reach(&self, line: &Line, zone: &TimeZone) -> Reach {
+        match *self {
+            Self::Last(count) => {
+                let first = match count {
+                    Count::Of(number) => line.marks.len().saturating_sub(number as usize),
+                    Count::Unlimited => 0,
+                };
+                Reach {
+                    kept: (first..line.marks.len()).map(|at| (at, String::new())).collect(),
+                    oldest: Some(first),
+                }
+            }
+            Self::Each(period, count) => each(line, period, count, zone),
+            Self::Within(_) | Self::Days(_) => {
+                let places = self.places_within(line, zone);
+                Reach { oldest: Some(places.start), kept: places.map(|at| (at, String::new())).collect() }
+            }
+            Self::EachWithin(period, _) => each_within(line, self.places_within(line, zone), period, zone),
+        }
+    }
+
+    /// Where the window of the rule begins, if it has one. Ages count from the newest copy on the line.
+    fn window(&self, line: &Line, zone: &TimeZone) -> Option<Timestamp> {
+        let anchor = line.marks.last()?.at;
+        match *self {
+            Self::Within(length) | Self::EachWithin(_, length) => {
+                Some(timeline::before(anchor, length, zone))
+            }
+            Self::Days(days) => {
+                let window = SignedDuration::from_hours(i64::from(days) * 24);
+                Some(anchor.checked_sub(window).unwrap_or(Timestamp::MIN))
+            }
+            Self::Last(_) | Self::Each(..) => None,
+        }
+    }
+
+    /// Whether `at` is in a window that begins at `start`. Of what is exactly as old, restic says no, and the days say yes.
+    fn is_in(&self, start: Timestamp, at: Timestamp) -> bool {
+        at > start || at == start && matches!(self, Self::Days(_))
+    }
+
+    /// The places on the line that are within the window.
+    fn places_within(&self, line: &Line, zone: &TimeZone) -> Range<usize> {
+        let all = line.marks.len();
+        let (Some(start), Some(anchor)) = (self.window(line, zone), line.marks.last()) else {
+            return all..all;
+        };
+        let times = line.without_jumps(&line.jumps(anchor.at.duration_since(start).min(JUMP_MIN)));
+        times.partition_point(|at| !self.is_in(start, *at))..all
+    }
+
+    /// Whether the rule could keep a copy that is not on the line.
+    fn could_keep(&self, line: &Line, reach: &Reach, copy: Misdated, zone: &TimeZone) -> bool {
+        let Misdated { newer, at, is_future } = copy;
+        let reaches = reach.oldest.is_some_and(|oldest| newer >= oldest);
+        // Where both neighbours are of one day, so is what lies between them, and it is not the newest of that day. But what comes
+        // from the future may be right, and they and the clock that is asked now wrong.
+        let is_between = |period: Period| {
+            let number = |at: usize| period.number(line.marks[at].at, zone);
+            is_future || newer.checked_sub(1).is_none_or(|older| number(older) < number(newer))
+        };
+        let counted_at = |period: Period| {
+            let number = |at: Timestamp| period.number(at, zone);
+            let oldest = reach.oldest.and_then(|oldest| line.marks.get(oldest));
+            at.zip(oldest).is_some_and(|(at, oldest)| number(at) >= number(oldest.at))
+        };
+        let is_within = || at.zip(self.window(line, zone)).is_some_and(|(at, start)| self.is_in(start, at));
+        match *self {
+            Self::Last(Count::Unlimited) => true,
+            Self::Last(Count::Of(number)) => line.marks.len() - newer < number as usize,
+            Self::Each(period, _) => reaches && is_between(period) || counted_at(period),
+            Self::Within(_) | Self::Days(_) => reaches || is_within(),
+            Self::EachWithin(period, _) => reaches && is_between(period) || is_within(),
+        }
+    }
+}
+
+/// Tells for one copy on the line after the other, newest first, whether it is the newest of its period.
+struct Newest<'a> {
+    line: &'a Line,
+    period: Period,
+    zone: &'a TimeZone,
+    last: Option<i64>,
+}
+
+impl<'a> Newest<'a> {
+    fn of(line: &'a Line, period: Period, zone: &'a TimeZone) -> Self {
+        Self { line, period, zone, last: None }
+    }
+
+    fn is(&mut self, at: usize) -> bool {
+        let number = self.period.number(self.line.marks[at].at, self.zone);
+        // Not `!=`: where clocks are set back just after midnight, a day comes twice.
+        let is_newest = self.last.is_none_or(|last| number < last);
+        self.last = if is_newest { Some(number) } else { self.last };
+        is_newest
+    }
+
+    /// What the copy at the place `at` is kept of.
+    fn shown(&self, at: usize) -> String {
+        self.period.shown(self.line.marks[at].at, self.zone)
+    }
+}
+
+/// The newest copy of each of the newest `count` periods that have one. While not all are counted, the oldest copy stays too.
+fn each(line: &Line, period: Period, count: Count, zone: &TimeZone) -> Reach {
+    let mut most = match count {
+        Count::Of(number) => number as usize,
+        Count::Unlimited => usize::MAX,
+    };
+    let jumps = line.jumps(JUMP_MIN);
+    let (mut counted, mut newest, mut reach) = (0, Newest::of(line, period, zone), Reach::default());
+    for at in (0..line.marks.len()).rev() {
+        let is_newest = newest.is(at);
+        counted += usize::from(is_newest);
+        if is_newest && counted <= most {
+            reach.kept.push((at, newest.shown(at)));
+        } else if at == 0 && counted < most {
+            reach.kept.push((at, OLDEST.to_owned()));
+        }
+        if counted <= most {
+            reach.oldest = Some(at);
+        }
+        if jumps[at] {
+            // A rule that has enough on this side looks no further.
+            if counted > most {
+                break;
+            }
+            most = most.saturating_add(COUNTED_MORE);
+        }
+    }
+    reach
+}
+
+/// The newest copy of each period, of those at `places`; and the oldest copy, if it is one of them.
+fn each_within(line: &Line, places: Range<usize>, period: Period, zone: &TimeZone) -> Reach {
+    let mut reach = Reach { oldest: Some(places.start), ..Reach::default() };
+    let mut newest = Newest::of(line, period, zone);
+    for at in places.rev() {
+        if newest.is(at) {
+            reach.kept.push((at, newest.shown(at)));
+        } else if at == 0 {
+            reach.kept.push((at, OLDEST.to_owned()));
+        }
+    }
+    reach
+}
+
+/// The good copies that the rules keep, with the reasons.
+fn kept_by_rules(copies: &[Facts], good: &[usize], rules: &Rules, now: Timestamp) -> Vec<(usize, String)> {
+    if rules.policy.is_only_a_size() {
+        return good.iter().map(|index| (*index, "max-total-size".to_owned())).collect();
+    }
+    let dated = |index: &usize| {
+        let Facts { sequence, taken_at, .. } = copies[*index];
+        Dated { index: *index, sequence, at: taken_at }
+    };
+    let dated: Vec<Dated> = good.iter().map(dated).collect();
+    let line = Line::of(&dated, now);
+    let mut kept = Vec::new();
+    let stated = rules_of(&rules.policy);
+    let reaches: Vec<Reach> = stated.iter().map(|(_, rule)| rule.reach(&line, &rules.zone)).collect();
+    for ((name, _), reach) in stated.iter().zip(&reaches) {
+        for (at, what) in &reach.kept {
+            kept.push((line.marks[*at].index, format!("{name} {what}").trim_end().to_owned()));
+        }
+    }
+    for copy in &dated {
+        let newer = line.marks.partition_point(|mark| mark.index < copy.index);
+        match line.marks.get(newer) {
+            Some(mark) if mark.index == copy.index => continue,
+            None => kept.push((copy.index, "misdated, and no newer copy has a time that fits".to_owned())),
+            Some(_) => {
+                let at = copy.at.filter(|at| timeline::may_be(*at, now));
+                let is_future = at.is_none() && copy.at.is_some_and(|at| at > now);
+                let misdated = Misdated { newer, at, is_future };
+                let holds = stated
+                    .iter()
+                    .zip(&reaches)
+                    .find(|((_, rule), reach)| rule.could_keep(&line, reach, misdated, &rules.zone));
+                if let Some(((name, _), _)) = holds {
+                    kept.push((copy.index, format!("misdated, and {name} may keep it")));
+                }
+            }
+        }
+    }
+    kept
+}
+
+/// Takes away the oldest of `may_go` until what stays fits into `size`.
+fn fit(copies: &[Facts], may_go: &[usize], size: Size, decisions: &mut [Decision]) {
+    let staying = copies.iter().zip(decisions.iter()).filter(|(_, decision)| decision.stays());
+    let mut total: u64 = staying.map(|(copy, _)| copy.stored_bytes).sum();
+    for index in may_go {
+        if total <= size.0 {
+            break;
+        }
+        if decisions[*index].stays() {
+            total -= copies[*index].stored_bytes;
+            decisions[*index].kept_because.clear();
+            decisions[*index].goes_because = format!("max-total-size {size}");
+        }
+    }
 }
 
 /// Of damaged and suspect copies, the first and the newest of each run stay, and at most three of each kind.
@@ -145,17 +425,24 @@ fn keep_findings(copies: &[Facts], decisions: &mut [Decision]) {
     }
 }
 
+/// What a person pinned stays, whatever it is.
+fn keep_pinned(copies: &[Facts], decisions: &mut [Decision]) {
+    for (_, decision) in copies.iter().zip(decisions).filter(|(copy, _)| copy.pinned) {
+        decision.kept_because.push("pinned".to_owned());
+    }
+}
+
 /// Which damaged and suspect copies go so that a sick source cannot fill the disk; good ones are not looked at.
 pub fn plan_findings(copies: &[Facts]) -> Vec<Decision> {
-    let mut decisions: Vec<Decision> =
-        copies.iter().map(|copy| Decision { id: copy.id.clone(), kept_because: Vec::new() }).collect();
+    let mut decisions = undecided(copies);
     keep_findings(copies, &mut decisions);
+    keep_pinned(copies, &mut decisions);
     for (copy, decision) in copies.iter().zip(&mut decisions) {
         if !matches!(copy.verdict, Verdict::Damaged | Verdict::Suspect) {
             decision.kept_because.push("neither damaged nor suspect".to_owned());
         }
     }
-    decisions
+    decided(decisions)
 }
 
 /// Carries `decisions` out: removes the copies that no reason keeps, oldest first. Returns their ids, and why others that were
@@ -230,6 +517,9 @@ mod tests {
     fn copies(verdicts: &str) -> Vec<Facts> {
         let of = |(day, letter): (usize, char)| Facts {
             id: format!("{day}"),
+            sequence: day as u64 + 1,
+            pinned: false,
+            stored_bytes: 1,
             taken_at: Some(Timestamp::from_second(1_700_000_000 + day as i64 * DAY).unwrap()),
             verdict: match letter {
                 'o' | 'q' => Verdict::Ok,
@@ -244,8 +534,15 @@ mod tests {
     }
 
     fn kept(copies: &[Facts], keep_last: Option<u32>, keep_days: Option<u32>) -> String {
-        let decisions = plan(copies, Policy { keep_last, keep_days });
-        decisions.iter().map(|decision| if decision.stays() { '+' } else { '-' }).collect()
+        decisions(copies, keep_last, keep_days)
+            .iter()
+            .map(|decision| if decision.stays() { '+' } else { '-' })
+            .collect()
+    }
+
+    fn decisions(copies: &[Facts], keep_last: Option<u32>, keep_days: Option<u32>) -> Vec<Decision> {
+        let policy = Policy { keep_last: keep_last.map(Count::Of), keep_days, ..Policy::default() };
+        plan(copies, &Rules { policy, zone: TimeZone::UTC }, Timestamp::from_second(1_900_000_000).unwrap())
     }
 
     #[track_caller]
@@ -314,7 +611,7 @@ mod tests {
             for (copy, time) in copies.iter_mut().zip(times) {
                 copy.taken_at = Some(Timestamp::from_second(time).unwrap());
             }
-            let decisions = plan(&copies, Policy { keep_last, keep_days });
+            let decisions = decisions(&copies, keep_last, keep_days);
             let good = copies.iter().filter(|copy| copy.verdict.is_good()).count();
             let stay = copies.iter().zip(&decisions).filter(|(copy, d)| copy.verdict.is_good() && d.stays()).count();
             prop_assert!(stay >= good.min(keep_last.unwrap_or(1).max(1) as usize));

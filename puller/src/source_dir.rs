@@ -12,9 +12,10 @@ use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use pullback_shared::verdict::Verdict;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// What the files of a copy end in, its manifest aside.
@@ -22,6 +23,12 @@ const SUFFIXES: [&str; 4] = ["db", "pages", "db.gz", "delta.gz"];
 
 /// The version of `source.json`.
 const VERSION: u32 = 1;
+
+/// What a file system counts a file's room in (POSIX, `st_blocks`).
+const BLOCK_BYTES: u64 = 512;
+
+/// What the key of a source begins with that has imported copies and no address yet; its name follows.
+pub(crate) const IMPORTED: &str = "import:";
 
 /// `source.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -140,6 +147,13 @@ impl SourceDir {
 
     /// Where it is reached: as it was typed last, or else from its key.
     pub fn address(&self) -> Result<Address, Fault> {
+        if self.has_no_address() {
+            let name = self.shown();
+            let why = format!("`{name}` has imported copies, and it was not yet said where its database is");
+            return Err(
+                Fault::new(Kind::Usage, why).hint(format!("`puller pull ADDRESS --name {name}` says it"))
+            );
+        }
         let typed = self.about.address.as_ref().and_then(|typed| Address::parse(typed).ok().flatten());
         typed.or_else(|| Address::from_key(&self.about.key)).ok_or_else(|| {
             Fault::new(
@@ -147,6 +161,11 @@ impl SourceDir {
                 format!("`{}` names no door that this release knows", printable(&self.about.key, 200)),
             )
         })
+    }
+
+    /// Whether it was made for imported copies, and was not pulled yet.
+    pub fn has_no_address(&self) -> bool {
+        self.about.key.starts_with(IMPORTED)
     }
 
     /// Whether `address` is its own: by its key, or, behind ssh, as it was typed last. What was typed may lead elsewhere by now:
@@ -178,6 +197,15 @@ impl SourceDir {
         self.write_about()
     }
 
+    /// A source that has imported copies only is the one at `address` from now on.
+    pub fn found_at(&mut self, address: &Address, _lock: &Lock) -> Result<(), Fault> {
+        if !self.has_no_address() {
+            return Ok(());
+        }
+        self.about.key = address.key();
+        self.write_about()
+    }
+
     /// Its folder.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -191,6 +219,22 @@ impl SourceDir {
     /// The file of copy `id` that ends in `suffix`: `db`, `pages` or `json`.
     pub fn file(&self, id: &str, suffix: &str) -> PathBuf {
         self.copies_dir().join(format!("{id}.{suffix}"))
+    }
+
+    /// The files of each copy, whatever form they have, by its id.
+    pub fn files(&self) -> Result<BTreeMap<String, Vec<PathBuf>>, Fault> {
+        let dir = self.copies_dir();
+        let io = |error: io::Error| Fault::io(format!("`{}`", dir.display()), &error);
+        let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        for entry in fs::read_dir(&dir).map_err(io)?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // A stem may have dots as well.
+            let mut beginnings = name.match_indices('.').map(|(at, _)| &name[..at]);
+            if let Some(id) = beginnings.find(|id| sequence_of(id).is_some()) {
+                files.entry(id.to_owned()).or_default().push(entry.path());
+            }
+        }
+        Ok(files)
     }
 
     /// The history's file.
@@ -338,6 +382,26 @@ impl SourceDir {
         Ok(crate::history::stored_copies(self)?.into_iter().filter(|id| !here.contains(id)).collect())
     }
 
+    /// What the files of each copy take on the disk, by the ids; what a file shares with another counts for both.
+    pub fn stored_bytes(&self) -> Result<BTreeMap<String, u64>, Fault> {
+        let dir = self.copies_dir();
+        let mut stored = BTreeMap::new();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(stored),
+            Err(error) => return Err(Fault::io(format!("`{}`", dir.display()), &error)),
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // The stem may have dots, the time has none.
+            let id = name.rsplit_once('-').and_then(|(head, time)| Some((head, time.split_once('.')?.0)));
+            if let (Some((head, time)), Ok(metadata)) = (id, entry.metadata()) {
+                *stored.entry(format!("{head}-{time}")).or_default() += metadata.blocks() * BLOCK_BYTES;
+            }
+        }
+        Ok(stored)
+    }
+
     /// Writes the manifest of a copy: the commit of a new one, or a change of what is known of an old one.
     pub fn write_manifest(&self, manifest: &Manifest, _lock: &Lock) -> Result<(), Fault> {
         let file = self.file(&manifest.copy, "json");
@@ -411,6 +475,24 @@ mod tests {
         {
             assert_eq!(sequence_of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_a_copy_takes_is_the_sum_of_its_files_whatever_their_endings() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = SourceDir::create(dir.path().into(), "local:/a".into(), None, "a.b-c".into()).unwrap();
+        assert!(source.stored_bytes().unwrap().is_empty());
+        fs::create_dir(source.copies_dir()).unwrap();
+        let id = "a.b-c-000001-20261121T090000Z";
+        for suffix in ["db.gz", "pages", "json"] {
+            fs::write(source.file(id, suffix), [7; 5000]).unwrap();
+            File::open(source.file(id, suffix)).unwrap().sync_all().unwrap();
+        }
+        fs::write(source.copies_dir().join("draft"), [7; 5000]).unwrap();
+        let stored = source.stored_bytes().unwrap();
+        assert_eq!(stored.keys().collect::<Vec<_>>(), [id]);
+        let blocks = |suffix| fs::metadata(source.file(id, suffix)).unwrap().blocks();
+        assert_eq!(stored[id], ["db.gz", "pages", "json"].map(blocks).iter().sum::<u64>() * 512);
     }
 
     #[test]

@@ -8,11 +8,12 @@
 //! STORE/HOST/STEM/history.jsonl    one line a run
 //! STORE/HOST/STEM/copies/ID.db     the copy; .pages its page hashes; .json its manifest; older ones .db.gz or .delta.gz
 //! STORE/HOST/STEM/copies/draft-…   what is being received
+//! STORE/.import/                   a private copy of the file that is being imported
 //! ```
 
 use crate::address::{Address, NAME_RULE, is_name};
 use crate::durable;
-use crate::source_dir::{About, SourceDir, label};
+use crate::source_dir::{About, IMPORTED, SourceDir, label};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use serde::{Deserialize, Serialize};
@@ -284,13 +285,31 @@ impl Store {
 
     /// A folder for a source that the store does not have yet.
     pub fn create(&self, address: &Address, name: Option<&str>) -> Result<SourceDir, Fault> {
-        let _alone = self.lock_for_creating()?;
         let (host, stem) = address.folder();
         let stem = name.map_or(stem, crate::address::folder_name);
+        self.create_in(&host, stem, address.key(), name)
+    }
+
+    /// A folder for copies that are imported: the source is called `name`, and where its database is shows its first pull.
+    pub fn create_imported(&self, name: &str) -> Result<SourceDir, Fault> {
+        if !is_name(name) {
+            return Err(Fault::new(Kind::Usage, format!("`{}`: {NAME_RULE}", printable(name, 200))));
+        }
+        self.create_in("imported", name.to_owned(), format!("{IMPORTED}{name}"), Some(name))
+    }
+
+    fn create_in(
+        &self,
+        host: &str,
+        stem: String,
+        key: String,
+        name: Option<&str>,
+    ) -> Result<SourceDir, Fault> {
+        let _alone = self.lock_for_creating()?;
         let host_dir = self.root.join(host);
         // Another run may have made it since this one looked: in this place, since a new source goes nowhere else.
         let is_it = |source: &SourceDir| {
-            source.about.key == address.key() && (name.is_none() || source.about.name.as_deref() == name)
+            source.about.key == key && (name.is_none() || source.about.name.as_deref() == name)
         };
         let mut made = Sources::default();
         if host_dir.is_dir() {
@@ -310,7 +329,7 @@ impl Store {
         };
         let what = format!("`{}` cannot be made", dir.display());
         durable::make_dir(&dir.join("copies")).map_err(|error| Fault::io(&what, &error))?;
-        let source = SourceDir::create(dir, address.key(), name.map(str::to_owned), stem)?;
+        let source = SourceDir::create(dir, key, name.map(str::to_owned), stem)?;
         durable::sync_dir(&host_dir)
             .and_then(|()| durable::sync_dir(&self.root))
             .map_err(|error| Fault::io(&what, &error))?;

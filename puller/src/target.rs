@@ -93,7 +93,7 @@ impl Target {
             Self::stored(&source.shown(), source, config).map_err(|fault| (source.shown(), fault))
         };
         let damaged = sources.damaged.into_iter().map(|damaged| Err((damaged.label, damaged.fault)));
-        Ok(sources.known.iter().map(read).chain(damaged).collect())
+        Ok(sources.known.iter().filter(|source| !source.has_no_address()).map(read).chain(damaged).collect())
     }
 
     /// Its folder in `store`, if it has one there. Only its agent knows whether a place that ssh reaches is one that the store
@@ -101,8 +101,9 @@ impl Target {
     pub fn meet(&self, store: Option<&Store>, door: &Door) -> Result<Met, Fault> {
         let folder = |target: &Self| store.map_or(Ok(None), |store| target.folder(store));
         let known = folder(self);
+        let is_new = !matches!(&known, Ok(Some(source)) if !source.has_no_address());
         match (&self.address, known) {
-            (Address::Ssh { .. }, Ok(None) | Err(_)) => {
+            (Address::Ssh { .. }, _) if is_new => {
                 let mut client = Client::open(&self.address, door)?;
                 let (address, problem) = client.resolve(&self.address)?;
                 let target = Self { address, ..self.clone() };
@@ -133,6 +134,7 @@ impl Target {
         if let (Some(source), Some(name)) = (&by_name, &self.name)
             && !is_there(source)
             && !is_tunnel(source)
+            && !source.has_no_address()
         {
             return Err(Fault::new(
                 Kind::Usage,
@@ -143,8 +145,21 @@ impl Target {
                 self.address
             )));
         }
-        if by_name.is_some() {
-            return Ok(by_name);
+        if let Some(source) = by_name {
+            if source.has_no_address()
+                && let Some(other) = sources.iter().find(|other| is_there(other))
+            {
+                let (name, other) = (source.shown(), other.shown());
+                return Err(Fault::new(
+                    Kind::Usage,
+                    format!(
+                        "`{}` is the source `{other}` already, and `{name}` has imported copies",
+                        self.address
+                    ),
+                )
+                .hint(format!("pull it without `--name {name}`; both have copies, and stay apart")));
+            }
+            return Ok(Some(source));
         }
         let by_key = sources.into_iter().find(is_there);
         match (by_key.as_ref().and_then(|source| source.about.name.as_deref()), &self.name) {

@@ -83,7 +83,10 @@ fn a_value_that_is_none_is_refused() {
         check(&[&format!("--timeout={timeout}"), "gym.db"], None, 2, "--timeout <DUR>");
     }
     check(&["--verify", "sometimes", "gym.db"], None, 2, "--verify <HOW>");
-    check(&["--keep-last=-1", "gym.db"], None, 2, "--keep-last <N>");
+    check(&["--keep-last=-2", "gym.db"], None, 2, "--keep-last <N>");
+    check(&["--keep-within", "1w", "gym.db"], None, 2, "--keep-within <DUR>");
+    check(&["--max-total-size", "all", "gym.db"], None, 2, "--max-total-size <SIZE>");
+    check(&["--timezone", "Mars", "gym.db"], None, 2, "--timezone <ZONE>");
     check(&["--keep-days", "forever", "gym.db"], None, 2, "--keep-days <N>");
     check(&["--retries", "4294967296", "gym.db"], None, 2, "--retries <N>");
 }
@@ -153,7 +156,7 @@ fn a_wrong_configuration_of_the_puller_is_named_with_its_line_and_key() {
     let check = |text, place, key| check_config(Reads::Puller, text, place, key);
     check("jobs = 3\n\njbos = 4\n", "line 3 ", "jbos");
     check("keep = { last = \"three\" }\n", "line 1 ", "keep");
-    check("# few\nkeep = { last = -1 }\n", "line 2 ", "keep");
+    check("# few\nkeep = { last = -2 }\n", "line 2 ", "keep");
     check("keep = { lats = 1 }\n", "line 1 ", "lats");
     check("verify = \"sometimes\"\n", "line 1 ", "verify");
     check("store = 7\n", "line 1 ", "store");

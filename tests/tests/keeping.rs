@@ -195,3 +195,124 @@ fn a_name_and_ambiguity_are_handled() {
     sandbox.puller(&["list", "till"]).exits(0);
     sandbox.puller(&["pull", "till"]).exits(0);
 }
+
+/// Pulls a changed gym once for each of `days` of November 2026, at noon UTC by the clock of the workstation.
+fn stored_on(days: &[&str]) -> Sandbox {
+    let (sandbox, source) = stored(0);
+    for (number, day) in days.iter().enumerate() {
+        change(&source, number);
+        let mut pull = sandbox.command(pullback_tests::programs::puller());
+        pull.args(["pull", "--store"]).arg(sandbox.store()).arg(&source).env("PULLER_NOW", day);
+        sandbox.run(&mut pull).exits(0);
+    }
+    sandbox
+}
+
+/// What `words` say of each copy: whether it stays, and why it does or does not.
+fn decided(sandbox: &Sandbox, words: &[&str]) -> Vec<(bool, String)> {
+    let mut command = sandbox.command(pullback_tests::programs::puller());
+    command.args(["rotate", "gym", "--dry-run", "--json", "--store"]).arg(sandbox.store()).args(words);
+    let lines = sandbox.run(command.env("PULLER_NOW", "2026-11-21T13:00:00Z")).exits(0).json();
+    let of = |line: &serde_json::Value| {
+        let kept: Vec<&str> =
+            line["kept_because"].as_array().expect("reasons").iter().filter_map(|why| why.as_str()).collect();
+        let why = line["goes_because"].as_str().map_or_else(|| kept.join(", "), str::to_owned);
+        (line["kept"].as_bool().expect("a decision"), why)
+    };
+    lines.iter().map(of).collect()
+}
+
+#[test]
+fn a_day_is_one_of_the_zone_that_is_stated() {
+    let sandbox = stored_on(&["2026-11-19T14:00:00Z", "2026-11-19T16:00:00Z", "2026-11-21T12:00:00Z"]);
+    let utc = decided(&sandbox, &["--keep-daily", "2", "--timezone", "UTC"]);
+    assert_eq!(utc[0], (false, "no rule keeps it".to_owned()));
+    assert_eq!(utc[1], (true, "keep-daily 2026-11-19".to_owned()));
+    assert_eq!(utc[2], (true, "newest good copy, keep-daily 2026-11-21".to_owned()));
+    let seoul = decided(&sandbox, &["--keep-daily", "3", "--keep-weekly", "1", "--timezone", "Asia/Seoul"]);
+    assert_eq!(seoul[0], (true, "keep-daily 2026-11-19".to_owned()));
+    assert_eq!(seoul[1], (true, "keep-daily 2026-11-20".to_owned()));
+    assert_eq!(seoul[2].1, "newest good copy, keep-daily 2026-11-21, keep-weekly 2026-W47");
+    let config = sandbox.file("seoul.toml");
+    fs::write(&config, "timezone = \"Asia/Seoul\"\nkeep = { daily = 3 }\n").unwrap();
+    let config = ["--config", config.to_str().unwrap()];
+    assert_eq!(decided(&sandbox, &config)[0].1, "keep-daily 2026-11-19");
+    let listed = sandbox.puller(&[&["list", "gym", "--json"], &config[..]].concat()).exits(0).json();
+    assert_eq!(listed[0]["kept_because"], serde_json::json!(["keep-daily 2026-11-19"]));
+}
+
+#[test]
+fn a_rule_that_is_typed_holds_in_place_of_the_configured_one_of_its_name() {
+    let sandbox = stored_on(&["2026-11-19T12:00:00Z", "2026-11-20T12:00:00Z", "2026-11-21T12:00:00Z"]);
+    let config = sandbox.file("keep.toml");
+    fs::write(&config, "timezone = \"UTC\"\nkeep = { daily = 2, last = 3 }\n").unwrap();
+    let kept = |words: &[&str]| {
+        let words = [&["--config", config.to_str().unwrap()], words].concat();
+        decided(&sandbox, &words).iter().map(|(stays, _)| *stays).collect::<Vec<bool>>()
+    };
+    assert_eq!(kept(&[]), [true, true, true]);
+    assert_eq!(kept(&["--keep-last", "1"]), [false, true, true]);
+    assert_eq!(kept(&["--keep-last", "1", "--keep-daily", "0"]), [false, false, true]);
+    fs::write(
+        &config,
+        format!(
+            "keep = {{ last = 3 }}\n[source.gym]\naddress = {:?}\nkeep = {{ last = 2 }}\n",
+            sandbox.db("gym.db")
+        ),
+    )
+    .unwrap();
+    assert_eq!(kept(&[]), [false, true, true], "the table of the source");
+}
+
+#[test]
+fn a_pinned_copy_stays_until_it_is_unpinned() {
+    let sandbox = stored_on(&["2026-11-19T12:00:00Z", "2026-11-20T12:00:00Z", "2026-11-21T12:00:00Z"]);
+    let first = ids(&sandbox).remove(0);
+    let said = sandbox.puller(&["pin", "gym", &first]).exits(0);
+    assert!(said.stdout.contains(&format!("copy {first} is pinned")), "{said}");
+    let quiet = sandbox.puller(&["pin", "gym", &first, "-q"]).exits(0);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+    let decisions = decided(&sandbox, &["--keep-last", "1"]);
+    assert_eq!(decisions[0], (true, "pinned".to_owned()));
+    assert!(!decisions[1].0 && decisions[2].0);
+    assert_eq!(sandbox.puller(&["show", "gym", &first, "--json"]).exits(0).only_json()["pinned"], true);
+    sandbox.puller(&["rotate", "gym", "--keep-last", "1"]).exits(0);
+    assert_eq!(ids(&sandbox).len(), 2);
+    sandbox.puller(&["unpin", "gym", &first]).exits(0);
+    sandbox.puller(&["rotate", "gym", "--keep-last", "1"]).exits(0);
+    assert_eq!(ids(&sandbox).len(), 1);
+    sandbox.puller(&["pin", "gym", &first]).exits(10);
+    let runs = sandbox.puller(&["history", "gym", "--json"]).exits(0).json();
+    let of_pins = runs.iter().filter(|run| run["run"] == "pin" || run["run"] == "unpin").count();
+    assert_eq!(of_pins, 2, "to pin what is pinned is no run");
+}
+
+#[test]
+fn a_size_takes_the_oldest_and_says_so() {
+    let sandbox = stored_on(&["2026-11-19T12:00:00Z", "2026-11-20T12:00:00Z", "2026-11-21T12:00:00Z"]);
+    let all = decided(&sandbox, &["--max-total-size", "1T"]);
+    assert!(all.iter().all(|(stays, why)| *stays && why.contains("max-total-size")), "{all:?}");
+    // Two of about 200 kB each fit, with their hashes and manifests.
+    let two = decided(&sandbox, &["--max-total-size", "600K"]);
+    assert_eq!(two.iter().map(|(stays, _)| *stays).collect::<Vec<bool>>(), [false, true, true], "{two:?}");
+    assert_eq!(two[0].1, "max-total-size 600K");
+    let least = decided(&sandbox, &["--keep-last", "3", "--max-total-size", "1"]);
+    assert_eq!(least.iter().map(|(stays, _)| *stays).collect::<Vec<bool>>(), [false, false, true]);
+}
+
+#[test]
+fn a_workstation_at_1970_or_a_year_ahead_removes_nothing() {
+    let days =
+        ["2026-11-19T12:00:00Z", "2026-11-20T12:00:00Z", "1970-01-01T00:03:00Z", "2027-11-21T12:00:00Z"];
+    let (sandbox, source) = stored(0);
+    for (number, day) in days.iter().enumerate() {
+        change(&source, number);
+        let mut pull = sandbox.command(pullback_tests::programs::puller());
+        pull.args(["pull", "--keep-within", "7d", "--store"]).arg(sandbox.store()).arg(&source);
+        sandbox.run(pull.env("PULLER_NOW", day)).exits(0);
+        assert_eq!(ids(&sandbox).len(), number + 1, "after {day}");
+    }
+    let right = decided(&sandbox, &["--keep-within", "7d", "--timezone", "UTC"]);
+    assert!(right[2].1.contains("misdated") && right[3].1.contains("misdated"), "{right:?}");
+    assert_eq!(right[1].1, "keep-within 7d");
+}

@@ -28,7 +28,7 @@ const DOCUMENTS: [(&str, &str); 7] = [
 ];
 
 /// Which test here types the blocks under a heading.
-const TYPED: [(&str, &str, &str); 10] = [
+const TYPED: [(&str, &str, &str); 12] = [
     ("README.md", "Two commands", "the_two_commands_work_as_typed"),
     ("README.md", "Ten-minute start", "the_ten_minute_start_works_as_typed"),
     ("README.md", "An agent that serves", "the_agent_that_serves_works_as_typed"),
@@ -38,6 +38,8 @@ const TYPED: [(&str, &str, &str); 10] = [
     ("CONTRIBUTING.md", "Benches", "what_is_only_named_is_there"),
     ("doc/operations.md", "The restore drill", "the_drill_and_the_way_back_work_as_typed"),
     ("doc/operations.md", "Getting a database back", "the_drill_and_the_way_back_work_as_typed"),
+    ("doc/operations.md", "Looking into a copy", "looking_into_a_copy_works_as_typed"),
+    ("doc/operations.md", "From the old scripts' copies", "the_old_scripts_copies_are_taken_over_as_typed"),
     ("doc/operations.md", "By the clock", "the_clock_works_as_typed"),
 ];
 
@@ -158,6 +160,35 @@ fn the_drill_and_the_way_back_work_as_typed() {
         .and_then(|db| db.pragma_query_value(None, "journal_mode", |row| row.get(0)))
         .expect("the restored database can be opened");
     assert_eq!(mode, "wal");
+}
+
+#[test]
+fn looking_into_a_copy_works_as_typed() {
+    let sandbox = Sandbox::new();
+    let desk = Desk::with(&sandbox, "", None);
+    let _application = live_gym(&sandbox.db("app.db"), 300_000);
+    desk.type_in("puller pull ./app.db --name gym").exits(0);
+    let commands = commands("doc/operations.md", "Looking into a copy");
+    let said: Vec<Ran> = commands[..2].iter().map(|command| desk.type_in(command).exits(0)).collect();
+    assert!(said[0].stdout.trim().parse::<u32>().is_ok_and(|rows| rows > 0), "{}", said[0]);
+    assert_eq!(fs::read(sandbox.db("look.db")).unwrap(), fs::read(copy(&desk)).unwrap());
+    commands[2..].iter().for_each(|command| drop(desk.type_in(command).exits(0)));
+}
+
+#[test]
+fn the_old_scripts_copies_are_taken_over_as_typed() {
+    let sandbox = Sandbox::new();
+    let desk = Desk::with(&sandbox, "", None);
+    let source = sandbox.db("app.db");
+    databases::gym(&source, 300_000, 4096);
+    fs::create_dir(sandbox.db("backups")).unwrap();
+    fs::copy(&source, sandbox.db("backups/gym_20251103_031500.db")).unwrap();
+    drop(databases::visits_in_the_wal(&source, 50));
+    desk.type_in("gzip -c app.db > backups/gym-2025-11-04T03-15-00.db.gz").exits(0);
+    let commands = commands("doc/operations.md", "From the old scripts' copies");
+    let said: Vec<Ran> = commands.iter().map(|command| desk.type_in(command).exits(0)).collect();
+    assert!(said[1].stdout.contains("gym-000002-20251104T"), "{}", said[1]);
+    assert!(said[2].stdout.contains("unchanged since gym-000002"), "{}", said[2]);
 }
 
 /// The newest copy of `gym`.

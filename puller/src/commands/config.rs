@@ -101,9 +101,11 @@ fn variables() -> Vec<(String, String)> {
     let of_option = |option: &clap::Arg| {
         let variable = option.get_env()?.to_str()?.to_owned();
         let long = option.get_long()?;
-        let is_key = ["store", "verify", "max-age", "jobs", "retries", "timeout", "ssh"].contains(&long);
-        match long.strip_prefix("keep-") {
-            Some(rule) => Some((format!("keep.{rule}"), variable)),
+        let is_key =
+            ["store", "verify", "max-age", "jobs", "retries", "timeout", "ssh", "timezone"].contains(&long);
+        let rule = long.strip_prefix("keep-").or((long == "max-total-size").then_some(long));
+        match rule {
+            Some(rule) => Some((format!("keep.{}", rule.replace('-', "_")), variable)),
             None => is_key.then(|| (long.replace('-', "_"), variable)),
         }
     };

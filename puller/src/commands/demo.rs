@@ -147,10 +147,11 @@ fn pull(cli: &Cli, source: &mut SourceDir, address: &Address) -> Result<Pulled, 
     let options = Options {
         verify: Verify::Full,
         full: false,
-        policy: None,
+        rules: None,
         pack: Pack::None,
         expect: BTreeMap::new(),
         path: None,
+        imported: None,
     };
     let now = puller::clock::now()?;
     let client = Client::open(address, &Door::new(TIMEOUT))?;

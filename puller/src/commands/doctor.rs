@@ -300,6 +300,9 @@ fn of_source(source: &SourceDir, config: &Config, asked: &Doctor, now: Timestamp
             let is_optional = table.is_some_and(|(_, table)| table.optional);
             of_agent(&name, &address, reply, newest, is_optional, findings);
         }
+        Err(fault) if source.has_no_address() => {
+            findings.add(State::Warn, Some(&name), fault.message, fault.hint);
+        }
         Err(fault) => findings.fault(Some(&name), &fault),
     }
 }

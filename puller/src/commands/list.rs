@@ -6,6 +6,11 @@ use pullback_shared::fault::Fault;
 use puller::rotation::{self, Facts};
 use puller::source_dir::SourceDir;
 use serde_json::json;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of what `stat` counts (POSIX leaves it open; Linux, macOS and the BSDs agree).
+const BLOCK: u64 = 512;
 
 pub(crate) fn run(cli: &Cli, source: Option<&str>, long: bool) -> Result<u8, Fault> {
     let store = super::open_store(cli)?;
@@ -26,28 +31,36 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, long: bool) -> Result<u8, Fau
 
 fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
     let config = super::read_config(cli)?;
-    let none = crate::cli::Keep { keep_last: None, keep_days: None };
     let copies = source.copies()?;
-    let facts: Vec<Facts> = copies.iter().map(Facts::of).collect();
-    let decisions = rotation::plan(&facts, super::policy(none, &config, source.about.name.as_deref()));
+    let facts = Facts::of(source)?;
     let now = puller::clock::now()?;
+    let rules = super::rules_of(&crate::cli::Keep::default(), &config, source);
+    let decisions = rotation::plan(&facts, &rules, now);
     let short = ["COPY", "TAKEN", "SIZE", "VERDICT"];
-    let mut table = text::table(if long {
-        &["COPY", "TAKEN", "SIZE", "VERDICT", "CHECKED", "SNAPSHOT", "KEPT BECAUSE", "PATH"]
-    } else {
-        &short
-    });
+    let more = ["GROWTH", "CHANGED", "ON DISK", "CHECKED", "SNAPSHOT", "KEPT BECAUSE", "PATH"];
+    let columns = if long { [&short[..], &more].concat() } else { short.to_vec() };
+    let mut table = text::table(&columns);
+    let files = source.files()?;
+    let (mut totals, mut bytes_before) = (Totals::default(), None);
     for (copy, decision) in copies.iter().zip(&decisions) {
-        let path = puller::address::absolute(&source.file(&copy.id, "db"));
+        let files = files.get(&copy.id).map(Vec::as_slice).unwrap_or_default();
+        let path = puller::address::absolute(&shown(source, &copy.id, files));
         let manifest = copy.manifest.as_ref().ok();
-        let stored = std::fs::metadata(&path)
-            .map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata) * 512);
+        let stored = files.iter().map(|file| on_disk(file)).sum();
+        let against = |bytes: u64, before: u64| i64::try_from(i128::from(bytes) - i128::from(before)).ok();
+        let growth = manifest.and_then(|manifest| against(manifest.bytes, bytes_before?));
+        let changed = manifest.map(|manifest| &manifest.transfer).filter(|transfer| transfer.base.is_some());
+        let changed = changed.map(|transfer| transfer.changed_pages);
+        bytes_before = manifest.map(|manifest| manifest.bytes).or(bytes_before);
+        totals.add(manifest.map_or(0, |manifest| manifest.bytes), stored);
         if cli.common.json {
             let line = json!({
                 "v": 1, "source": source.shown(), "copy": copy.id, "path": path,
                 "snapshot": manifest.map(|manifest| &manifest.snapshot),
                 "taken_at": manifest.map(|manifest| puller::clock::rfc3339(manifest.taken_at)),
-                "bytes": manifest.map(|manifest| manifest.bytes), "stored_bytes": stored,
+                "bytes": manifest.map(|manifest| manifest.bytes), "growth_bytes": growth,
+                "page_count": manifest.map(|manifest| manifest.page_count), "changed_pages": changed,
+                "stored_bytes": stored,
                 "verdict": copy.verdict().word(), "checked": manifest.map(|manifest| manifest.checked().word()),
                 "kept_because": decision.kept_because, "damage": copy.manifest.as_ref().err(),
             });
@@ -58,6 +71,10 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
         let size = manifest.map(|manifest| text::bytes(manifest.bytes)).unwrap_or_default();
         let mut row = vec![copy.id.clone(), taken, size, copy.verdict().word().to_owned()];
         if long {
+            let pages = manifest.map_or(0, |manifest| manifest.page_count);
+            row.push(growth.map(signed).unwrap_or_default());
+            row.push(changed.map(|changed| percent(changed, pages.into())).unwrap_or_default());
+            row.push(text::bytes(stored));
             row.push(manifest.map_or("", |manifest| manifest.checked().word()).to_owned());
             row.push(
                 manifest.map(|manifest| manifest.snapshot.chars().take(12).collect()).unwrap_or_default(),
@@ -71,8 +88,81 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
         println!("{}", source.shown());
         println!("{}\n", table.trim_fmt());
     }
+    if long && !cli.common.json {
+        println!("{}\n", totals.said());
+    }
     for missing in source.missing_copies()? {
         eprintln!("warning: copy {missing} of `{}` was stored, and its manifest is gone", source.shown());
     }
     Ok(())
+}
+
+/// The file of the copy `id` that its content is in, of all its `files`.
+fn shown(source: &SourceDir, id: &str, files: &[PathBuf]) -> PathBuf {
+    let is_content = |file: &&PathBuf| {
+        let name = file.to_string_lossy();
+        !name.ends_with(".json") && !name.ends_with(".pages")
+    };
+    // The plain one has the shortest name.
+    let content = files.iter().filter(is_content).min_by_key(|file| file.as_os_str().len());
+    content.cloned().unwrap_or_else(|| source.file(id, "db"))
+}
+
+/// The blocks that the file system gave it. A clone's blocks are counted for each file that shares them.
+fn on_disk(file: &Path) -> u64 {
+    std::fs::symlink_metadata(file).map_or(0, |metadata| metadata.blocks() * BLOCK)
+}
+
+/// What all copies of a source come to.
+#[derive(Default)]
+struct Totals {
+    copies: u64,
+    bytes: u64,
+    stored: u64,
+}
+
+impl Totals {
+    fn add(&mut self, bytes: u64, stored: u64) {
+        self.copies += 1;
+        self.bytes += bytes;
+        self.stored += stored;
+    }
+
+    fn said(&self) -> String {
+        let Self { copies, bytes, stored } = self;
+        let (plain, on_disk) = (text::bytes(*bytes), text::bytes(*stored));
+        format!("copies: {copies}, of {plain}; on disk: {on_disk}, {} of that", percent(*stored, *bytes))
+    }
+}
+
+fn signed(growth: i64) -> String {
+    let sign = if growth < 0 { "-" } else { "+" };
+    format!("{sign}{}", text::bytes(growth.unsigned_abs()))
+}
+
+/// `part` of `whole`, to a tenth where that matters.
+fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return "0 %".to_owned();
+    }
+    let tenths = u128::from(part) * 1000 / u128::from(whole);
+    match tenths {
+        100.. => format!("{} %", tenths / 10),
+        _ => format!("{}.{} %", tenths / 10, tenths % 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_told_to_a_tenth_where_that_matters() {
+        for (part, whole, expected) in
+            [(1, 1000, "0.1 %"), (99, 1000, "9.9 %"), (135, 100, "135 %"), (0, 5, "0.0 %"), (5, 0, "0 %")]
+        {
+            assert_eq!(percent(part, whole), expected);
+        }
+        assert_eq!((signed(-1024), signed(0)), ("-1.00 KiB".to_owned(), "+0 B".to_owned()));
+    }
 }

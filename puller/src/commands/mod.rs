@@ -6,15 +6,19 @@ macro_rules! println {
 }
 
 mod accept;
+pub(crate) mod cat;
 mod config;
 mod demo;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 mod history;
+pub(crate) mod import;
 mod info;
 mod list;
 pub(crate) mod notify;
+pub(crate) mod open;
 mod pages;
+pub(crate) mod pin;
 mod progress;
 mod pull;
 mod pull_report;
@@ -25,6 +29,7 @@ mod schedule_run;
 mod show;
 pub(crate) mod sources;
 pub(crate) mod spelling;
+pub(crate) mod sql;
 pub(crate) mod status;
 mod tell;
 mod text;
@@ -57,9 +62,15 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         }
         Command::Restore { source, copy, to, dry_run } => restore::run(cli, source, copy, to, *dry_run),
         Command::Rotate { source, all: _, keep, dry_run } => {
-            rotate::run(cli, source.as_deref(), *keep, *dry_run)
+            rotate::run(cli, source.as_deref(), keep, *dry_run)
         }
+        Command::Cat(asked) => cat::run(cli, asked),
+        Command::Sql(asked) => sql::run(cli, asked),
+        Command::Open(asked) => open::run(cli, asked),
+        Command::Import(asked) => import::run(cli, asked),
         Command::Accept { source, copy } => accept::run(cli, source, copy),
+        Command::Pin(asked) => pin::run(cli, asked, true),
+        Command::Unpin(asked) => pin::run(cli, asked, false),
         Command::Schedule(asked) => schedule::run(cli, asked),
         Command::Config { what } => config::run(cli, what),
         Command::Notify { what } => notify::run(cli, what),
@@ -164,18 +175,30 @@ fn door(
     })
 }
 
-/// What is to be kept of the source that is called `name`: what was typed, else what stands in its table, else at the top.
-fn policy(keep: crate::cli::Keep, config: &Config, name: Option<&str>) -> puller::rotation::Policy {
-    let written = config.about(name).and_then(|source| source.keep).or(config.keep).unwrap_or_default();
-    puller::rotation::Policy {
-        keep_last: keep.keep_last.or(written.keep_last),
-        keep_days: keep.keep_days.or(written.keep_days),
+/// What is to be kept of a source whose table is `table`: each rule as it was typed, else as it stands there, else, if the table
+/// states none, at the top.
+fn rules(
+    keep: &crate::cli::Keep,
+    config: &Config,
+    table: Option<&puller::config::Source>,
+) -> puller::policy::Rules {
+    let written = table.and_then(|source| source.keep).or(config.keep).unwrap_or_default();
+    let zone = keep.timezone.as_ref().or(table.and_then(|source| source.timezone.as_ref()));
+    let zone = zone.or(config.timezone.as_ref());
+    puller::policy::Rules {
+        policy: keep.policy.or(written),
+        zone: zone.map_or_else(jiff::tz::TimeZone::system, |zone| zone.0.clone()),
     }
 }
 
 /// How older copies of a source are kept: as its table says, else the top.
 fn pack(config: &Config, settings: Option<&puller::config::Source>) -> puller::packing::Pack {
     settings.and_then(|settings| settings.pack).or(config.pack).unwrap_or_default()
+}
+
+/// The same of a source that the store has.
+fn rules_of(keep: &crate::cli::Keep, config: &Config, source: &SourceDir) -> puller::policy::Rules {
+    rules(keep, config, config.table_of(source).map(|(_, table)| table))
 }
 
 fn print_line(said: std::fmt::Arguments<'_>) {

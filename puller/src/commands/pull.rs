@@ -186,7 +186,7 @@ impl Pulls<'_> {
         let store = Store::open(&super::store_path(self.cli, self.config)).ok();
         let mut met = self.again(|| target.meet(store.as_ref(), &door))?;
         *found = met.source.take();
-        if found.is_none() {
+        if found.as_ref().is_none_or(SourceDir::has_no_address) {
             // Nothing is made in the store for a source that was never there: first see that there is one to pull.
             let problem = match &met.client {
                 Some(_) => met.problem.take(),
@@ -214,6 +214,7 @@ impl Pulls<'_> {
             let why = format!("`{}` got another address while this run began", source.shown());
             return Err(Fault::new(Kind::Locked, why).hint("try again"));
         }
+        source.found_at(&met.address, &lock)?;
         source.note(&target.address, target.name.as_deref(), &lock)?;
         let options = Options { path: source.path_to_be(&target.address), ..self.options(target) };
         let bar = bars.bar(&source.shown());
@@ -253,10 +254,11 @@ impl Pulls<'_> {
         Options {
             verify: asked.verify.or(written).unwrap_or(Verify::Auto),
             full: asked.full,
-            policy: (!asked.no_rotate).then(|| super::policy(asked.keep, config, target.name.as_deref())),
+            rules: (!asked.no_rotate).then(|| super::rules(&asked.keep, config, settings)),
             pack: super::pack(config, settings),
             expect: settings.map(|settings| settings.expect.clone()).unwrap_or_default(),
             path: None,
+            imported: None,
         }
     }
 

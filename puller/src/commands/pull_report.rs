@@ -342,8 +342,7 @@ fn say_planned(cli: &Cli, typed: &str, planned: &Planned) {
 /// Without a policy nothing is ever removed; that is said once for each source.
 fn about_rotation(cli: &Cli, asked: &Pull, config: &Config, source: &mut SourceDir) {
     let copies = source.copies().map_or(0, |copies| copies.len());
-    let has_policy =
-        asked.no_rotate || !super::policy(asked.keep, config, source.about.name.as_deref()).is_empty();
+    let has_policy = asked.no_rotate || !super::rules_of(&asked.keep, config, source).policy.is_empty();
     if cli.common.quiet || source.about.told_about_rotation || copies < 2 || has_policy {
         return;
     }

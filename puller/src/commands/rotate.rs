@@ -4,11 +4,12 @@ use super::text;
 use crate::cli::{Cli, Keep};
 use pullback_shared::fault::{Fault, Kind};
 use puller::packing::{self, Pack};
-use puller::rotation::{self, Facts};
+use puller::policy::Rules;
+use puller::rotation::{self, Facts, Removed};
 use puller::source_dir::SourceDir;
 use serde_json::json;
 
-pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) -> Result<u8, Fault> {
+pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: &Keep, dry_run: bool) -> Result<u8, Fault> {
     let config = super::read_config(cli)?;
     let store = super::open_store(cli)?;
     let named = source.map(|source| store.named(source)).transpose()?;
@@ -16,16 +17,18 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) ->
         Some(source) => vec![source.clone()],
         None => store.sources()?.known,
     };
-    let policy = |source: &SourceDir| super::policy(keep, &config, source.about.name.as_deref());
-    if sources.iter().all(|source| policy(source).is_empty()) && super::policy(keep, &config, None).is_empty()
+    let rules = |source: &SourceDir| super::rules_of(keep, &config, source);
+    let states_none = |rules: &Rules| rules.policy.is_empty();
+    if sources.iter().all(|source| states_none(&rules(source)))
+        && states_none(&super::rules(keep, &config, None))
     {
         return Err(Fault::new(Kind::Usage, "no policy is stated, and without one nothing is removed").hint(
-            "say what to keep, such as `--keep-last 30` or `--keep-days 7`, or put it into the configuration",
+            "say what to keep, such as `--keep-daily 7 --keep-weekly 5` or `--keep-last 30`, or put it into the configuration",
         ));
     }
     let rotate = |source: &SourceDir| {
         let pack = super::pack(&config, config.table_of(source).map(|(_, settings)| settings));
-        one(cli, source, policy(source), pack, dry_run).map(|()| 0)
+        one(cli, source, &rules(source), pack, dry_run).map(|()| 0)
     };
     match &named {
         Some(source) => rotate(source),
@@ -33,44 +36,46 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, keep: Keep, dry_run: bool) ->
     }
 }
 
-fn one(
-    cli: &Cli,
-    source: &SourceDir,
-    policy: rotation::Policy,
-    pack: Pack,
-    dry_run: bool,
-) -> Result<(), Fault> {
+fn one(cli: &Cli, source: &SourceDir, rules: &Rules, pack: Pack, dry_run: bool) -> Result<(), Fault> {
     let lock = source.lock()?;
-    let facts: Vec<Facts> = source.copies()?.iter().map(Facts::of).collect();
-    let decisions = rotation::plan(&facts, policy);
-    let mut kept: Vec<String> = Vec::new();
+    let now = puller::clock::now()?;
     if !dry_run {
         source.clear_drafts(true, &lock)?;
-        let removed = rotation::carry_out(source, &decisions, puller::clock::now()?, &lock)?;
-        kept = packing::pack(source, pack, None, usize::MAX, &lock)?;
-        kept.splice(0..0, removed.kept);
     }
-    let mut table = text::table(&["COPY", "VERDICT", "", "BECAUSE"]);
+    let facts = Facts::of(source)?;
+    let decisions = rotation::plan(&facts, rules, now);
+    let mut removed = Removed::default();
+    if !dry_run {
+        removed = rotation::carry_out(source, &decisions, now, &lock)?;
+        removed.kept.extend(packing::pack(source, pack, None, usize::MAX, &lock)?);
+    }
+    let mut table = text::table(&["COPY", "VERDICT", "ON DISK", "", "BECAUSE"]);
     for (fact, decision) in facts.iter().zip(&decisions) {
         let word = match (decision.stays(), dry_run) {
             (true, _) => "stays",
             (false, true) => "goes",
-            (false, false) => "gone",
+            (false, false) if removed.ids.contains(&decision.id) => "gone",
+            (false, false) => "still there",
         };
-        let because =
-            if decision.stays() { decision.kept_because.join(", ") } else { "no rule keeps it".to_owned() };
+        let because = match decision.stays() {
+            true => decision.kept_because.join(", "),
+            false => decision.goes_because.clone(),
+        };
         if cli.common.json {
+            let goes_because = (!decision.stays()).then_some(&decision.goes_because);
             let line = json!({
                 "v": 1, "source": source.shown(), "copy": decision.id, "kept": decision.stays(), "dry_run": dry_run,
-                "kept_because": decision.kept_because, "verdict": fact.verdict.word(),
+                "kept_because": decision.kept_because, "goes_because": goes_because, "verdict": fact.verdict.word(),
+                "stored_bytes": fact.stored_bytes,
             });
             println!("{line}");
         }
-        table.add_row([decision.id.as_str(), fact.verdict.word(), word, because.as_str()]);
+        let stored = text::bytes(fact.stored_bytes);
+        table.add_row([decision.id.as_str(), fact.verdict.word(), stored.as_str(), word, because.as_str()]);
     }
     if !cli.common.json && !cli.common.quiet {
         println!("{}\n{}\n", source.shown(), table.trim_fmt());
     }
-    kept.iter().for_each(|why| eprintln!("warning: {why}"));
+    removed.kept.iter().for_each(|why| eprintln!("warning: {why}"));
     Ok(())
 }

@@ -12,7 +12,8 @@ use puller::address::{Address, absolute};
 use puller::clock;
 use puller::config::{Config, job_logs};
 use puller::job_log::{JobLog, RunLine};
-use puller::rotation::{self, Facts, Policy};
+use puller::policy::{Count, Policy, Rules};
+use puller::rotation::{self, Facts};
 use puller::schedule::{self, Job, JobName, When};
 use puller::scheduler::{Scheduler, Text};
 use puller::store::Store;
@@ -25,8 +26,8 @@ use std::time::{Duration, Instant};
 const PULL_AT: Time = Time::constant(9, 0, 0, 0);
 const VERIFY_AT: Time = Time::constant(10, 0, 0, 0);
 
-/// What is proposed where nothing says how long copies are kept.
-const KEEP_DAYS_DEFAULT: u32 = 7;
+/// What is proposed where nothing says how long copies are kept: the newest copies of so many days, weeks and months.
+const PROPOSED: [u32; 3] = [7, 5, 12];
 
 /// How long the end of the first run is waited for where the scheduler does not wait itself, and how often it is looked for.
 const FIRST_RUN_WAIT: Duration = Duration::from_secs(600);
@@ -108,18 +109,16 @@ pub(crate) fn run(cli: &Cli, asked: &Schedule) -> Result<u8, Fault> {
 }
 
 /// What was typed of the policy, as words.
-pub(crate) fn keep_words(keep: Keep) -> Vec<String> {
-    let Keep { keep_last, keep_days } = keep;
-    [("--keep-last", keep_last), ("--keep-days", keep_days)]
-        .into_iter()
-        .filter_map(|(flag, number)| Some([flag.to_owned(), number?.to_string()]))
-        .flatten()
-        .collect()
+pub(crate) fn keep_words(keep: &Keep) -> Vec<String> {
+    let Keep { policy, timezone } = keep;
+    let zone = timezone.as_ref().and_then(|zone| zone.0.iana_name());
+    let zone = zone.map(|zone| ["--timezone".to_owned(), zone.to_owned()]);
+    policy.words().into_iter().chain(zone.into_iter().flatten()).collect()
 }
 
 fn install(cli: &Cli, asked: &Install) -> Result<u8, Fault> {
     let config = super::read_config(cli)?;
-    if asked.job == JobName::Verify && (!asked.sources.is_empty() || !keep_words(asked.keep).is_empty()) {
+    if asked.job == JobName::Verify && (!asked.sources.is_empty() || !keep_words(&asked.keep).is_empty()) {
         return Err(Fault::new(Kind::Usage, "the job `verify` looks at every copy, and removes none")
             .hint("leave sources and `--keep-…` out"));
     }
@@ -133,7 +132,7 @@ fn install(cli: &Cli, asked: &Install) -> Result<u8, Fault> {
     }
     let keep = match asked.job {
         JobName::Pull => ask_what_to_keep(cli, asked, &config)?,
-        JobName::Verify => asked.keep,
+        JobName::Verify => asked.keep.clone(),
     };
     let job = job(cli, asked, keep, &config)?.checked()?;
     let texts = scheduler.texts(&job)?;
@@ -184,7 +183,7 @@ fn job(cli: &Cli, asked: &Install, keep: Keep, config: &Config) -> Result<Job, F
         }
     }
     command.extend(["schedule", "run", asked.job.word()].map(str::to_owned));
-    command.extend(keep_words(keep));
+    command.extend(keep_words(&keep));
     if !asked.sources.is_empty() {
         command.push("--".to_owned());
     }
@@ -217,50 +216,57 @@ fn from_anywhere(typed: &str, config: &Config) -> Result<String, Fault> {
 /// wants. So it is asked for where somebody can answer, and else nothing is removed, which is said.
 fn ask_what_to_keep(cli: &Cli, asked: &Install, config: &Config) -> Result<Keep, Fault> {
     let configured = config.keep.is_some() || config.sources.values().any(|source| source.keep.is_some());
-    if configured || !keep_words(asked.keep).is_empty() {
-        return Ok(asked.keep);
+    if configured || !keep_words(&asked.keep).is_empty() {
+        return Ok(asked.keep.clone());
     }
+    let [days, weeks, months] = PROPOSED;
     if asked.yes || asked.print || !at_terminal() {
         if !cli.common.quiet {
             eprintln!(
-                "note: nothing says how long copies are kept, so none is ever removed; `--keep-days {KEEP_DAYS_DEFAULT}` \
-                 here, or `keep = {{ days = {KEEP_DAYS_DEFAULT} }}` in puller.toml, sets a limit"
+                "note: nothing says how long copies are kept, so none is ever removed; `--keep-daily {days} --keep-weekly {weeks} \
+                 --keep-monthly {months}` here, or `keep = {{ daily = {days}, weekly = {weeks}, monthly = {months} }}` in \
+                 puller.toml, sets a limit"
             );
         }
-        return Ok(asked.keep);
+        return Ok(asked.keep.clone());
     }
-    let policy = Policy { keep_days: Some(KEEP_DAYS_DEFAULT), ..Policy::default() };
+    let [daily, weekly, monthly] = PROPOSED.map(|number| Some(Count::Of(number)));
+    let policy =
+        Policy { keep_daily: daily, keep_weekly: weekly, keep_monthly: monthly, ..Policy::default() };
     let going = match would_go(cli, config, policy) {
         0 => String::new(),
-        count => format!("; with {KEEP_DAYS_DEFAULT}, {count} of the copies that are there go"),
+        count => format!("; with these, {count} of the copies that are there go"),
     };
     let question = format!(
-        "Keep good copies for how many days? A number, or `all`; the newest one always stays{going} [{KEEP_DAYS_DEFAULT}] "
+        "Keep the newest good copies of {days} days, {weeks} weeks and {months} months? Enter for yes, `all` to keep all, or a \
+         number of days; the newest one always stays{going} [yes] "
     );
-    let mut days = None;
+    let mut kept = Policy::default();
     let understood = agreed(&question, |answer| match (answer, answer.parse()) {
-        ("", _) => {
-            days = Some(KEEP_DAYS_DEFAULT);
+        ("" | "y" | "yes", _) => {
+            kept = policy;
             true
         }
         (_, Ok(number)) => {
-            days = Some(number);
+            kept.keep_days = Some(number);
             true
         }
         _ => answer == "all",
     })?;
     match understood {
-        true => Ok(Keep { keep_days: days, ..asked.keep }),
-        false => Err(Fault::new(Kind::Usage, "that is neither a number of days nor `all`")),
+        true => Ok(Keep { policy: kept, ..asked.keep.clone() }),
+        false => Err(Fault::new(Kind::Usage, "that is neither yes, nor a number of days, nor `all`")),
     }
 }
 
 /// How many of the copies in the store the policy would remove.
 fn would_go(cli: &Cli, config: &Config, policy: Policy) -> usize {
+    let rules = Rules { policy, ..super::rules(&Keep::default(), config, None) };
+    let Ok(now) = clock::now() else { return 0 };
     let sources = Store::open(&super::store_path(cli, config)).and_then(|store| store.sources());
     let gone = sources.unwrap_or_default().known.into_iter().map(|source| {
-        let facts: Vec<Facts> = source.copies().unwrap_or_default().iter().map(Facts::of).collect();
-        rotation::plan(&facts, policy).iter().filter(|decision| !decision.stays()).count()
+        let facts = Facts::of(&source).unwrap_or_default();
+        rotation::plan(&facts, &rules, now).iter().filter(|decision| !decision.stays()).count()
     });
     gone.sum()
 }
@@ -452,8 +458,15 @@ mod tests {
         }
         let command = <Typed as clap::CommandFactory>::command();
         let flags = command.get_arguments().filter_map(clap::Arg::get_long);
-        let words: Vec<String> = flags.flat_map(|flag| [format!("--{flag}"), "3".to_owned()]).collect();
+        let value = |flag: &str| match flag {
+            "timezone" => "UTC",
+            flag if flag.starts_with("keep-within") => "3d",
+            _ => "3",
+        };
+        let words: Vec<String> =
+            flags.flat_map(|flag| [format!("--{flag}"), value(flag).to_owned()]).collect();
         let typed = Typed::parse_from(std::iter::once("x".to_owned()).chain(words.clone()));
-        assert_eq!(keep_words(typed.keep), words);
+        assert_eq!(words.len(), 30);
+        assert_eq!(keep_words(&typed.keep), words);
     }
 }

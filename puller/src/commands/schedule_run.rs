@@ -72,7 +72,7 @@ fn job(cli: &Cli, asked: &RunJob) -> Result<(u8, Vec<String>), Fault> {
             command.arg(flag).arg(path);
         });
     }
-    command.args([asked.job.word(), "--quiet"]).args(keep_words(asked.keep));
+    command.args([asked.job.word(), "--quiet"]).args(keep_words(&asked.keep));
     if asked.job == JobName::Pull && super::read_config(cli).is_ok_and(|config| config.retries.is_none()) {
         command.args(["--retries", &RETRIES.to_string()]);
     }

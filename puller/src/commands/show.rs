@@ -5,17 +5,26 @@ use crate::cli::Cli;
 use md5::{Digest, Md5};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::to_hex;
+use puller::content::{self, Form};
+use puller::unpacked::Unpacked;
 use sha2::Sha256;
 use std::io::Read;
+use std::path::Path;
 
 pub(crate) fn run(cli: &Cli, source: &str, copy: &str, checksums: bool) -> Result<u8, Fault> {
     let source = super::open_store(cli)?.named(source)?;
     let copy = source.copy(copy)?;
-    let path = puller::address::absolute(&source.file(&copy.id, "db"));
+    let found = content::find(&source, &copy.id);
+    let is_plain = found.as_ref().is_none_or(|(form, _)| *form == Form::Plain);
+    let path = found.map_or_else(|| source.file(&copy.id, "db"), |(_, path)| path);
+    let path = puller::address::absolute(&path);
     let manifest =
         copy.manifest.clone().map_err(|why| Fault::new(Kind::Rotten, format!("copy {}: {why}", copy.id)))?;
     if checksums {
-        return sums(cli, &path);
+        let unpacked = Unpacked::of(&source, &copy)?;
+        // Of a packed copy, told of the name that `cat` would be written to.
+        let named = if is_plain { path } else { format!("{}.db", copy.id).into() };
+        return sums(cli, unpacked.path(), &named);
     }
     if cli.common.json {
         let mut line = serde_json::to_value(&manifest).expect("BUG: a manifest that is no JSON");
@@ -59,9 +68,10 @@ pub(crate) fn run(cli: &Cli, source: &str, copy: &str, checksums: bool) -> Resul
     Ok(0)
 }
 
-fn sums(cli: &Cli, path: &std::path::Path) -> Result<u8, Fault> {
-    let io = |error: std::io::Error| Fault::io(format!("`{}`", path.display()), &error);
-    let mut file = std::fs::File::open(path).map_err(io)?;
+/// Of what is at `content`; told of `path`, which it is the content of.
+fn sums(cli: &Cli, content: &Path, path: &Path) -> Result<u8, Fault> {
+    let io = |error: std::io::Error| Fault::io(format!("`{}`", content.display()), &error);
+    let mut file = std::fs::File::open(content).map_err(io)?;
     let (mut md5, mut sha256, mut blake3) = (Md5::new(), Sha256::new(), blake3::Hasher::new());
     let mut buffer = vec![0; 1024 * 1024];
     loop {
