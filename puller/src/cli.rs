@@ -4,6 +4,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use puller::judge::Verify;
 use puller::policy::{Policy, Zone};
+use puller::sampling::Share;
 use puller::ssh::{RemoteAgent, SudoUser};
 use std::io::IsTerminal;
 use std::num::NonZeroU16;
@@ -197,10 +198,15 @@ pub(crate) enum Command {
         /// Every copy of every source
         #[arg(long, conflicts_with = "source", env = "PULLER_ALL", value_parser = BoolishValueParser::new())]
         all: bool,
-        /// With SQLite's full check and a foreign-key check
+        /// With SQLite's full check and a foreign-key check, also of what passed them before
         #[arg(long, env = "PULLER_FULL", value_parser = BoolishValueParser::new())]
         full: bool,
+        /// Only the copies that were not proven for longest, until N% of the bytes of each source were read
+        #[arg(long, value_name = "N%", conflicts_with = "copy", env = "PULLER_SAMPLE")]
+        sample: Option<Share>,
     },
+    /// Restore the newest good copy into a scratch place, check it in full, and remove it: does it work, and how long does it take?
+    Drill(crate::commands::drill::Drill),
     /// Write a copy to a new file, as a database again
     Restore {
         /// The source
@@ -249,7 +255,7 @@ pub(crate) enum Command {
     Pin(crate::commands::pin::Pin),
     /// Leave a pinned copy to the rules again
     Unpin(crate::commands::pin::Pin),
-    /// Pull or verify by the clock: give the job to systemd, launchd or cron
+    /// Pull, verify or drill by the clock: give the job to systemd, launchd or cron
     Schedule(crate::commands::schedule::Schedule),
     /// Ask about the configuration
     Config {

@@ -29,6 +29,12 @@ pub struct Facts {
     pub last_error: Option<Value>,
     /// What is thought of the newest copy.
     pub verdict: Option<Verdict>,
+    /// Copies that have rotted.
+    pub rotten: usize,
+    /// When the good copy was proven that was not for longest; `None`: one never was, or a clock was wrong then.
+    pub proven_at: Option<Timestamp>,
+    /// When the last drill was, and whether it passed.
+    pub last_drill: Option<(Timestamp, bool)>,
 }
 
 /// What is expected of a source.
@@ -49,7 +55,7 @@ pub enum State {
     Unreadable,
     /// There is no good run and no copy.
     Never,
-    /// The newest copy is rotten.
+    /// A copy is rotten.
     Rotten,
     /// The newest copy shows that the source is damaged.
     Damaged,
@@ -112,7 +118,29 @@ impl Facts {
             runs_good: counted.iter().filter(|line| is_good(line)).count(),
             last_error: pulls.last().filter(|line| !is_good(line)).map(|line| line["error"].clone()),
             verdict: newest.map(|(verdict, _)| verdict),
+            rotten: usize::from(newest.is_some_and(|(verdict, _)| verdict == Verdict::Rotten)),
+            proven_at: None,
+            last_drill: history
+                .iter()
+                .rfind(|line| line["run"] == "drill")
+                .and_then(|line| Some((at(line)?, line["outcome"] == "passed"))),
         }
+    }
+
+    /// The same with what all copies tell, each by its verdict and when it was proven last. A proof from a time that is yet to
+    /// come says nothing.
+    pub fn and_copies(
+        mut self,
+        copies: impl IntoIterator<Item = (Verdict, Option<Timestamp>)>,
+        now: Timestamp,
+    ) -> Self {
+        let copies: Vec<_> = copies.into_iter().collect();
+        self.rotten = copies.iter().filter(|(verdict, _)| *verdict == Verdict::Rotten).count();
+        let past = |at: &Timestamp| at.duration_since(now) <= CLOCK_SLACK;
+        let proofs = copies.iter().filter(|(verdict, _)| verdict.is_good()).map(|(_, at)| at.filter(past));
+        // No proof is the oldest of all.
+        self.proven_at = proofs.min().flatten();
+        self
     }
 
     /// How the source is at `now`.
@@ -142,6 +170,15 @@ impl Facts {
         }
         match self.verdict {
             Some(Verdict::Rotten) => add(State::Rotten, "the newest copy is rotten".to_owned()),
+            _ if self.rotten == 1 => {
+                add(State::Rotten, "a copy is rotten: `puller list` names it".to_owned())
+            }
+            _ if self.rotten > 1 => {
+                add(State::Rotten, format!("{} copies are rotten: `puller list` names them", self.rotten))
+            }
+            _ => {}
+        }
+        match self.verdict {
             Some(Verdict::Damaged) => add(State::Damaged, "the source is damaged".to_owned()),
             Some(Verdict::Suspect) => add(State::Suspect, "the source looks emptied".to_owned()),
             _ => {}
@@ -261,6 +298,44 @@ mod tests {
         check(&mended, Some(Verdict::Ok), (26, 0), ("fresh", false, ""));
         let mended = [("stored", "2036-01-01T00:00:00Z"), ("unchanged", "2026-11-01T08:00:00Z")];
         check(&mended, Some(Verdict::Ok), (26, 0), ("stale", true, "20 d 1 h"));
+    }
+
+    #[test]
+    fn what_was_not_proven_for_longest_counts_and_the_future_does_not() {
+        let now: Timestamp = NOW.parse().unwrap();
+        let proven = |copies: &[(Verdict, Option<&str>)]| {
+            let copies = copies.iter().map(|(verdict, at)| (*verdict, at.map(|at| at.parse().unwrap())));
+            let at = Facts::default().and_copies(copies, now).proven_at;
+            at.map(|at| at.to_string())
+        };
+        let (old, new) = ("2026-11-01T00:00:00Z", "2026-11-20T00:00:00Z");
+        assert_eq!(proven(&[]), None);
+        assert_eq!(proven(&[(Verdict::Ok, Some(new)), (Verdict::Ok, Some(old))]).as_deref(), Some(old));
+        assert_eq!(proven(&[(Verdict::Ok, Some(new)), (Verdict::Ok, None)]), None);
+        assert_eq!(proven(&[(Verdict::Ok, Some(new)), (Verdict::Ok, Some("2036-01-01T00:00:00Z"))]), None);
+        assert_eq!(proven(&[(Verdict::Ok, Some(new)), (Verdict::Rotten, None)]).as_deref(), Some(new));
+    }
+
+    #[test]
+    fn a_rotten_copy_is_an_alarm_though_a_newer_one_is_good() {
+        let facts = Facts::of(&[pull("stored", "2026-11-21T08:00:00Z")], Some((Verdict::Ok, None)));
+        let copies = [(Verdict::Rotten, None), (Verdict::Ok, None)];
+        let judged =
+            facts.and_copies(copies, NOW.parse().unwrap()).judge(NOW.parse().unwrap(), Expected::default());
+        assert_eq!((judged.state, judged.is_alarm), (State::Rotten, true), "{judged:?}");
+    }
+
+    #[test]
+    fn the_last_drill_is_that_of_the_last_line() {
+        let drill = |outcome: &str, at: &str| json!({"run": "drill", "outcome": outcome, "at": at});
+        let history = [
+            drill("passed", "2026-11-01T00:00:00Z"),
+            drill("failed", "2026-11-08T00:00:00Z"),
+            pull("stored", NOW),
+        ];
+        let facts = Facts::of(&history, None);
+        assert_eq!(facts.last_drill, Some(("2026-11-08T00:00:00Z".parse().unwrap(), false)));
+        assert_eq!(facts.runs, 1);
     }
 
     #[test]

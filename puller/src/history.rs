@@ -37,6 +37,19 @@ pub fn lines(source: &SourceDir) -> Result<Vec<Value>, Fault> {
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
+/// What was thought last of copy `id`, as far as history knows.
+pub fn last_verdict(source: &SourceDir, id: &str) -> Result<Option<String>, Fault> {
+    let of_it = |line: &Value| line["copy"] == id && line["verdict"].is_string();
+    let last = lines(source)?.into_iter().rfind(of_it);
+    Ok(last.and_then(|line| line["verdict"].as_str().map(str::to_owned)))
+}
+
+/// The name of the content that copy `id` was stored with, as far as history knows.
+pub fn stored_snapshot(source: &SourceDir, id: &str) -> Result<Option<String>, Fault> {
+    let stored = lines(source)?.into_iter().rfind(|line| line["copy"] == id && line["outcome"] == "stored");
+    Ok(stored.and_then(|line| line["snapshot"].as_str().map(str::to_owned)))
+}
+
 /// The ids of copies that were stored and not removed since, as far as history knows.
 pub fn stored_copies(source: &SourceDir) -> Result<BTreeSet<String>, Fault> {
     let mut stored = BTreeSet::new();

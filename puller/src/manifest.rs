@@ -34,6 +34,13 @@ pub struct Manifest {
     pub md5: Option<String>,
     /// When the run that brought it began, by the puller's clock.
     pub taken_at: Timestamp,
+    /// When it was last read whole and found to be what it is to be, by the puller's clock.
+    #[serde(default)]
+    pub proven_at: Option<Timestamp>,
+    /// The number of its newest proof, passed or not, counted over all copies of the source: the smallest is the one that was
+    /// not looked at for longest, whatever clocks said. 0: there was none.
+    #[serde(default)]
+    pub proof: u64,
     /// About the source, as the agent told.
     pub source: SourceFacts,
     /// How it came.
@@ -143,6 +150,35 @@ impl Manifest {
         self.checks.iter().find(|check| check.level == level)
     }
 
+    /// Why it is rotten, as it was found last.
+    pub fn rot(&self) -> &[String] {
+        let found = self.check(Level::Hash).filter(|check| check.result == Verdict::Rotten);
+        found.map_or(&[], |check| &check.findings)
+    }
+
+    /// Records that it was read whole at `at` and is what it is to be; `proof` is the number of this proof.
+    pub fn proven(&mut self, at: Timestamp, proof: u64) {
+        (self.proven_at, self.proof) = (Some(at), proof);
+        self.checks.retain(|check| check.result != Verdict::Rotten);
+    }
+
+    /// Records that it has rotted, and what is wrong with it.
+    pub fn rotted(&mut self, at: Timestamp, proof: u64, why: &str) {
+        (self.verdict, self.proof) = (Verdict::Rotten, proof);
+        self.record(Check {
+            level: Level::Hash,
+            at,
+            result: Verdict::Rotten,
+            findings: vec![why.to_owned()],
+        });
+    }
+
+    /// Whether SQLite looked at it as closely as `level`, or closer, and found nothing.
+    pub fn passed(&self, level: Level) -> bool {
+        let fine = |result| matches!(result, Verdict::Ok | Verdict::Uncheckable);
+        self.checks.iter().any(|check| check.level >= level && fine(check.result))
+    }
+
     /// Whether SQLite's full check found no damage in it.
     pub fn passed_full(&self) -> bool {
         self.check(Level::Full).is_some_and(|check| check.result != Verdict::Damaged)
@@ -197,6 +233,8 @@ pub(crate) mod tests {
             bytes: 4096,
             md5: None,
             taken_at: "2026-11-21T09:00:00Z".parse().unwrap(),
+            proven_at: None,
+            proof: 0,
             source: SourceFacts::default(),
             transfer: Transfer {
                 kind: "full".into(),
@@ -285,7 +323,7 @@ pub(crate) mod tests {
                 if let Some(geometry) = read.geometry() {
                     prop_assert_eq!(geometry.bytes(), read.bytes);
                 }
-                let _ = (read.snapshot_id(), read.checked(), read.passed_full());
+                let _ = (read.snapshot_id(), read.checked(), read.passed_full(), read.rot().len());
                 // The last digit of a number that no hold takes may differ.
                 read.transfer.held_seconds = 0.5;
                 prop_assert_eq!(Manifest::from_bytes(&read.to_bytes()), Ok(read));

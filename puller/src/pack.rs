@@ -108,7 +108,7 @@ impl Members {
     }
 
     /// Adds `bytes`; a member never ends within them.
-    pub fn add(mut self, bytes: &[u8]) -> io::Result<Self> {
+    pub fn append(mut self, bytes: &[u8]) -> io::Result<Self> {
         if self.in_member > 0 && self.in_member + bytes.len() > MEMBER_LEN {
             self.encoder = GzEncoder::new(self.encoder.finish()?, Compression::default());
             self.in_member = 0;
@@ -167,7 +167,7 @@ impl Writer {
     pub fn begin(file: File, head: &Head) -> io::Result<Self> {
         let mut line = serde_json::to_vec(head).expect("BUG: a head that is no JSON");
         line.push(b'\n');
-        Ok(Self { members: Members::new(file).add(&line)?, change: Vec::new() })
+        Ok(Self { members: Members::new(file).append(&line)?, change: Vec::new() })
     }
 
     /// Adds page `no`, which is `page`, where the base has `base`.
@@ -185,7 +185,7 @@ impl Writer {
                 self.change[body..].iter_mut().zip(base).for_each(|(byte, there)| *byte ^= there);
             }
         }
-        self.members = self.members.add(&self.change)?;
+        self.members = self.members.append(&self.change)?;
         Ok(self)
     }
 
@@ -273,8 +273,11 @@ mod tests {
         SnapshotId([byte; 32])
     }
 
-    /// A delta of `pages`, each with the base's page, as its bytes.
-    fn written(pages: &[(u32, Vec<u8>, Option<Vec<u8>>)]) -> Vec<u8> {
+    /// A page's number, the page, and the base's page.
+    type Changed = (u32, Vec<u8>, Option<Vec<u8>>);
+
+    /// A delta of `pages`, as its bytes.
+    fn written(pages: &[Changed]) -> Vec<u8> {
         let geometry = Geometry::new(512, 100).unwrap();
         let head = Head::new(("gym-000001-x", id(1)), ("gym-000002-x", id(2)), geometry, pages.len() as u32);
         let mut writer = Writer::begin(tempfile::tempfile().unwrap(), &head).unwrap();
@@ -291,7 +294,8 @@ mod tests {
 
     #[test]
     fn a_seal_has_the_length_that_is_looked_for() {
-        let mut file = Members::new(tempfile::tempfile().unwrap()).add(b"pages").unwrap().finish().unwrap();
+        let mut file =
+            Members::new(tempfile::tempfile().unwrap()).append(b"pages").unwrap().finish().unwrap();
         assert_eq!(seal(&blake3::hash(b"")).unwrap().len() as u64, SEAL_LEN);
         check_seal(&mut file).unwrap();
         let mut back = String::new();
@@ -338,7 +342,7 @@ mod tests {
         let mut members = Members::new(tempfile::tempfile().unwrap());
         let mut plain = Vec::new();
         for (_, page, _) in pages.iter().cycle().take(6000) {
-            members = members.add(page).unwrap();
+            members = members.append(page).unwrap();
             plain.extend_from_slice(page);
         }
         let mut file = members.finish().unwrap();
@@ -383,7 +387,7 @@ mod tests {
         ) {
             let mut members = Members::new(tempfile::tempfile().unwrap());
             for part in [&head, &b"\n".to_vec(), &rest] {
-                members = members.add(part).unwrap();
+                members = members.append(part).unwrap();
             }
             let mut file = members.finish().unwrap();
             file.seek(SeekFrom::Start(0)).unwrap();

@@ -360,7 +360,7 @@ fn zip(content: &Content, file: File) -> io::Result<File> {
     loop {
         match pages.read(&mut buffer)? {
             0 => return members.finish(),
-            read => members = members.add(&buffer[..read])?,
+            read => members = members.append(&buffer[..read])?,
         }
     }
 }

@@ -12,7 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -87,6 +87,22 @@ pub fn read_back_from(
         }
     }
     Ok(ReadBack { snapshot: id.finish(), md5: sum.map(Sum::finish), first_wrong })
+}
+
+/// The name of the content that comes from `file`, whose page hashes go to `list`; content of another length is an error.
+pub fn name_of(mut file: impl Read, geometry: Geometry, list: &mut impl Write) -> io::Result<SnapshotId> {
+    let mut id = SnapshotHasher::new(geometry);
+    let mut page = vec![0; geometry.page_size.as_usize()];
+    for _ in 0..geometry.page_count {
+        file.read_exact(&mut page)?;
+        let hash = PageHash::of(&page);
+        list.write_all(&hash.0)?;
+        id.push(hash);
+    }
+    match file.read(&mut [0])? {
+        0 => Ok(id.finish()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than it was")),
+    }
 }
 
 /// What SQLite says of a copy.

@@ -236,7 +236,7 @@ impl Run<'_> {
                 match &base {
                     Some(copy) if is_snapshot(copy, done.snapshot) => {
                         let copy = copy.clone();
-                        if self.still_whole(&copy)? {
+                        if self.still_whole(&copy, sums)? {
                             return Ok(Arrived::Unchanged(Box::new(copy)));
                         }
                         base = self.whole_base(Some(copy), sums)?;
@@ -304,7 +304,7 @@ impl Run<'_> {
     /// `base`, or, where that has rotted on this disk, the newest copy that has not been found to have.
     fn whole_base(&self, base: Option<StoredCopy>, sums: &mut Sums) -> Result<Option<StoredCopy>, Fault> {
         let Some(copy) = base else { return Ok(None) };
-        if self.still_whole(&copy)? {
+        if self.still_whole(&copy, sums)? {
             return Ok(Some(copy));
         }
         sums.notes.push(format!("copy {} has rotted on this disk", copy.id));
@@ -495,18 +495,15 @@ impl Run<'_> {
         })
     }
 
-    /// Reads `copy` against its hashes; one that rotted is marked so.
-    fn still_whole(&self, copy: &StoredCopy) -> Result<bool, Fault> {
+    /// Reads `copy` against its hashes; one that rotted is set aside.
+    fn still_whole(&self, copy: &StoredCopy, sums: &mut Sums) -> Result<bool, Fault> {
         match crate::verify::read(self.source, copy, false, &|bytes| self.watch.proving(bytes, 0))? {
             Ok(_) => Ok(true),
             Err(why) => {
-                if let Ok(manifest) = &copy.manifest {
-                    let mut manifest = manifest.clone();
-                    manifest.verdict = Verdict::Rotten;
-                    tracing::warn!(copy = %copy.id, why, "a copy has rotted");
-                    self.source.write_manifest(&manifest, self.lock)?;
-                }
-                Ok(false)
+                tracing::warn!(copy = %copy.id, why, "a copy has rotted");
+                let found = crate::rot::found(self.source, copy, &why, self.now, self.lock)?;
+                sums.notes.extend(found.detail);
+                Ok(found.is_mended)
             }
         }
     }
@@ -534,8 +531,14 @@ impl Run<'_> {
         }
         let (verdict, why) = judge::verdict(&manifest, good);
         manifest.verdict = verdict;
-        if copies.iter().all(|copy| copy.manifest.as_ref() != Ok(&manifest)) {
-            self.source.write_manifest(&manifest, self.lock)?;
+        let is_news = copies.iter().all(|copy| copy.manifest.as_ref() != Ok(&manifest));
+        manifest.proven(self.now, self.source.next_proof()?);
+        match self.source.write_manifest(&manifest, self.lock) {
+            // A full disk is no reason to say that nothing is backed up: only when it was last proven is not written down.
+            Err(fault) if !is_news && fault.kind == Kind::NoSpace => {
+                tracing::warn!(%fault, "the proof of a copy is not written down");
+            }
+            written => written?,
         }
         Ok(Pulled {
             stored: false,
@@ -588,6 +591,8 @@ impl Run<'_> {
             bytes: geometry.bytes(),
             md5: md5.map(|md5| to_hex(&md5)),
             taken_at,
+            proven_at: Some(self.now),
+            proof: self.source.next_proof()?,
             source,
             transfer: Transfer {
                 kind: kind.to_owned(),

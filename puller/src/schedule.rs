@@ -13,19 +13,22 @@ use std::path::Path;
 pub enum JobName {
     /// `puller pull`
     Pull,
-    /// `puller verify --all`
+    /// `puller verify --all --sample 4%`
     Verify,
+    /// `puller drill --all`
+    Drill,
 }
 
 impl JobName {
     /// Every job there is.
-    pub const ALL: [Self; 2] = [Self::Pull, Self::Verify];
+    pub const ALL: [Self; 3] = [Self::Pull, Self::Verify, Self::Drill];
 
     /// As it is typed, and as it stands in the names of units and files.
     pub fn word(self) -> &'static str {
         match self {
             Self::Pull => "pull",
             Self::Verify => "verify",
+            Self::Drill => "drill",
         }
     }
 }

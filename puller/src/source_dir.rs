@@ -30,6 +30,12 @@ const BLOCK_BYTES: u64 = 512;
 /// What the key of a source begins with that has imported copies and no address yet; its name follows.
 pub(crate) const IMPORTED: &str = "import:";
 
+/// What a file that has rotted ends in besides, once it was set aside.
+const ROTTEN: &str = "rotten";
+
+/// What the folder that a drill restores into begins with.
+pub const DRILL: &str = ".drill-";
+
 /// `source.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct About {
@@ -226,7 +232,11 @@ impl SourceDir {
         let dir = self.copies_dir();
         let io = |error: io::Error| Fault::io(format!("`{}`", dir.display()), &error);
         let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-        for entry in fs::read_dir(&dir).map_err(io)?.flatten() {
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(files),
+            entries => entries.map_err(io)?,
+        };
+        for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             // A stem may have dots as well.
             let mut beginnings = name.match_indices('.').map(|(at, _)| &name[..at]);
@@ -235,6 +245,12 @@ impl SourceDir {
             }
         }
         Ok(files)
+    }
+
+    /// The file that has the content of copy `id`, in whatever form, also one that was set aside; the plain one where there is
+    /// none.
+    pub fn file_of(&self, id: &str) -> PathBuf {
+        crate::content::find(self, id).map_or_else(|| self.file(id, Form::Plain.suffix()), |(_, path)| path)
     }
 
     /// The history's file.
@@ -359,6 +375,7 @@ impl SourceDir {
                 }
             }
         }
+        self.clear_drills(lock)?;
         crate::unpacked::clear(&self.copies_dir())
             .map_err(|error| Fault::io(format!("`{}`", self.copies_dir().display()), &error))?;
         let copies = self.copies()?;
@@ -384,22 +401,65 @@ impl SourceDir {
 
     /// What the files of each copy take on the disk, by the ids; what a file shares with another counts for both.
     pub fn stored_bytes(&self) -> Result<BTreeMap<String, u64>, Fault> {
+        let blocks = |file: &PathBuf| file.symlink_metadata().map_or(0, |metadata| metadata.blocks());
+        let of_each =
+            |(id, files): (String, Vec<PathBuf>)| (id, files.iter().map(blocks).sum::<u64>() * BLOCK_BYTES);
+        Ok(self.files()?.into_iter().map(of_each).collect())
+    }
+
+    /// The number of the next proof of a copy, counted over all of them.
+    pub fn next_proof(&self) -> Result<u64, Fault> {
+        let proofs = self.copies()?.into_iter().filter_map(|copy| Some(copy.manifest.ok()?.proof));
+        Ok(proofs.max().unwrap_or(0).saturating_add(1))
+    }
+
+    /// Whether any file is left that has the name of copy `id`.
+    pub fn has_files_of(&self, id: &str) -> Result<bool, Fault> {
         let dir = self.copies_dir();
-        let mut stored = BTreeMap::new();
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(stored),
-            Err(error) => return Err(Fault::io(format!("`{}`", dir.display()), &error)),
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            // The stem may have dots, the time has none.
-            let id = name.rsplit_once('-').and_then(|(head, time)| Some((head, time.split_once('.')?.0)));
-            if let (Some((head, time)), Ok(metadata)) = (id, entry.metadata()) {
-                *stored.entry(format!("{head}-{time}")).or_default() += metadata.blocks() * BLOCK_BYTES;
+        let entries =
+            fs::read_dir(&dir).map_err(|error| Fault::io(format!("`{}`", dir.display()), &error))?;
+        let prefix = format!("{id}.");
+        Ok(entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)))
+    }
+
+    /// The files of copy `id` that were set aside, by what they end in without `.rotten`.
+    pub fn set_aside_of(&self, id: &str) -> Vec<&'static str> {
+        let is_aside =
+            |suffix: &&str| self.file(id, &format!("{suffix}.{ROTTEN}")).symlink_metadata().is_ok();
+        SUFFIXES.into_iter().filter(is_aside).collect()
+    }
+
+    /// Sets the file of copy `id` that ends in `suffix` aside: it has rotted, and nobody is to take it for what it was. `None`:
+    /// there is no such file, or one was set aside before, which is not replaced.
+    pub fn set_aside(&self, id: &str, suffix: &str, _lock: &Lock) -> Result<Option<PathBuf>, Fault> {
+        let aside = self.file(id, &format!("{suffix}.{ROTTEN}"));
+        Ok(self.give_name(&self.file(id, suffix), &aside)?.then_some(aside))
+    }
+
+    /// Gives a file that was set aside its name back, unless there is another one of that name by now.
+    pub fn take_back(&self, id: &str, suffix: &str, _lock: &Lock) -> Result<bool, Fault> {
+        self.give_name(&self.file(id, &format!("{suffix}.{ROTTEN}")), &self.file(id, suffix))
+    }
+
+    fn give_name(&self, from: &Path, to: &Path) -> Result<bool, Fault> {
+        match durable::rename_new(from, to).and_then(|()| durable::sync_dir(&self.copies_dir())) {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {
+                Ok(false)
+            }
+            Err(error) => Err(Fault::io(format!("`{}`", from.display()), &error)),
+        }
+    }
+
+    /// Removes what drills that died left behind.
+    pub fn clear_drills(&self, _lock: &Lock) -> Result<(), Fault> {
+        let io = |error: io::Error| Fault::io(format!("`{}`", self.dir.display()), &error);
+        for entry in fs::read_dir(&self.dir).map_err(io)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(DRILL) {
+                fs::remove_dir_all(entry.path()).map_err(io)?;
             }
         }
-        Ok(stored)
+        Ok(())
     }
 
     /// Writes the manifest of a copy: the commit of a new one, or a change of what is known of an old one.
@@ -411,8 +471,12 @@ impl SourceDir {
 
     /// Points `latest.db` at the newest good copy, if there is one.
     pub fn link_latest(&self, _lock: &Lock) -> Result<(), Fault> {
-        let Some(newest) = self.copies()?.into_iter().rfind(StoredCopy::is_good) else { return Ok(()) };
         let link = self.dir.join("latest.db");
+        let Some(newest) = self.copies()?.into_iter().rfind(StoredCopy::is_good) else {
+            let led_nowhere = fs::read_link(&link).is_ok() && !link.exists();
+            let removed = if led_nowhere { durable::remove(&link) } else { Ok(()) };
+            return removed.map_err(|error| Fault::io(format!("`{}`", link.display()), &error));
+        };
         let target = Path::new("copies").join(format!("{}.db", newest.id));
         if fs::read_link(&link).is_ok_and(|found| found == target) {
             return Ok(());

@@ -5,6 +5,7 @@ use crate::judge::{self, Verify};
 use crate::manifest::Level;
 use crate::proof;
 use crate::pull::newest_good_before;
+use crate::rot;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use crate::unpacked::Unpacked;
 use jiff::Timestamp;
@@ -24,6 +25,15 @@ pub struct Verified {
     pub result: Verdict,
     /// Details, one a line.
     pub detail: Vec<String>,
+    /// The copy is whole, and what rotted of it was made anew in this run; `result` is `rotten` once, so that it is heard of.
+    pub is_mended: bool,
+}
+
+impl Verified {
+    /// Of a copy that has rotted.
+    pub fn rotten(detail: Vec<String>) -> Self {
+        Self { result: Verdict::Rotten, detail, is_mended: false }
+    }
 }
 
 /// Reads `copy` whole, in whatever form it is kept, against its page hashes, its snapshot's name and its MD5. The inner error says
@@ -90,36 +100,43 @@ pub fn copy(
     lock: &Lock,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Verified, Fault> {
-    let mut manifest = match &copy.manifest {
-        Ok(manifest) => manifest.clone(),
-        Err(why) => return Ok(Verified { result: Verdict::Rotten, detail: vec![why.clone()] }),
-    };
-    if let Err(why) = read(source, copy, true, progress)? {
-        if manifest.verdict != Verdict::Rotten {
-            manifest.verdict = Verdict::Rotten;
-            source.write_manifest(&manifest, lock)?;
+    let mut mended = Vec::new();
+    match read(source, copy, true, progress)? {
+        Ok(_) => rot::take_back(source, &copy.id, lock)?,
+        Err(why) => {
+            let found = rot::found(source, copy, &why, now, lock)?;
+            if !found.is_mended {
+                return Ok(Verified::rotten(found.detail));
+            }
+            mended = found.detail;
         }
-        return Ok(Verified { result: Verdict::Rotten, detail: vec![why] });
     }
-    let geometry =
-        manifest.geometry().ok_or_else(|| Fault::new(Kind::Rotten, "a manifest that makes no sense"))?;
+    let makes_no_sense = || Fault::new(Kind::Rotten, "a manifest that makes no sense");
+    let mut manifest = copy.manifest.clone().map_err(|_| makes_no_sense())?;
+    let geometry = manifest.geometry().ok_or_else(makes_no_sense)?;
     let copies = source.copies()?;
     let others: Vec<StoredCopy> =
         copies.iter().filter(|other| other.sequence <= copy.sequence).cloned().collect();
     let wanted = if full { Verify::Full } else { Verify::Auto };
     // The level that found something before, or that was asked for before, is not gone below.
-    let level = judge::level(wanted, manifest.bytes, &others, now).max(manifest.checked());
-    let unpacked = Unpacked::of(source, copy)?;
-    let look = judge::look(unpacked.path(), geometry, level.max(Level::Quick), now)?;
-    let mut detail = look.check.findings.clone();
-    manifest.contents = look.contents;
-    manifest.record(look.check);
+    let level = judge::level(wanted, manifest.bytes, &others, now).max(manifest.checked()).max(Level::Quick);
+    manifest.proven(now, source.next_proof()?);
+    let mut detail = mended.clone();
+    // What SQLite said of the same bytes stands; what it found, it is asked about again.
+    if full || !manifest.passed(level) {
+        let unpacked = Unpacked::of(source, copy)?;
+        let look = judge::look(unpacked.path(), geometry, level, now)?;
+        detail.extend(look.check.findings.iter().cloned());
+        manifest.contents = look.contents;
+        manifest.record(look.check);
+    }
     let good = newest_good_before(&copies, manifest.sequence);
     let (verdict, why) = judge::verdict(&manifest, good);
     detail.extend(why);
     manifest.verdict = verdict;
     source.write_manifest(&manifest, lock)?;
-    Ok(Verified { result: verdict, detail })
+    let is_mended = !mended.is_empty();
+    Ok(Verified { result: if is_mended { Verdict::Rotten } else { verdict }, detail, is_mended })
 }
 
 /// Verifies any database file. Nothing is written to it or beside it.
@@ -146,6 +163,7 @@ pub fn file(path: &Path) -> Result<Verified, Fault> {
         return Ok(Verified {
             result: Verdict::Ok,
             detail: vec!["an empty file: a database without tables".to_owned()],
+            is_mended: false,
         });
     }
     let Some(header) = Header::read(&head) else {
@@ -187,5 +205,5 @@ pub fn file(path: &Path) -> Result<Verified, Fault> {
         false => Verdict::Damaged,
     };
     detail.extend(findings.into_lines());
-    Ok(Verified { result, detail })
+    Ok(Verified { result, detail, is_mended: false })
 }

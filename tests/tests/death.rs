@@ -247,7 +247,7 @@ fn a_verify_killed_at_any_step_leaves_the_copies_as_they_were() {
     let mut scene = Scene::local(&sandbox, &source, 7);
     scene.pull_whole().succeeds("stored");
     let verify = |mut program: Command| {
-        program.arg("--store").arg(sandbox.store()).args(["verify", "--all", "--json"]);
+        program.arg("--store").arg(sandbox.store()).args(["verify", "--all", "--full", "--json"]);
         program
     };
     let points = Points::new(&sandbox);

@@ -240,13 +240,13 @@ fn a_packed_copy_comes_out_without_our_programs() {
 
 /// What is within the gzip members of `file`, whose seal must be as the document says.
 fn unsealed(file: &Path) -> Vec<u8> {
-    let bytes = fs::read(file).unwrap();
+    let bytes = fs::read(file).expect("a pack can be read");
     let (sealed, seal) = bytes.split_at(bytes.len() - 58);
     assert_eq!(&seal[..4], [0x1f, 0x8b, 8, 4], "a gzip member with an extra field");
     assert_eq!(&seal[10..16], [36, 0, b'P', b'B', 32, 0]);
     assert_eq!(&seal[16..48], blake3::hash(sealed).as_bytes());
     let mut content = Vec::new();
-    flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut content).unwrap();
+    flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut content).expect("a pack is gzip");
     content
 }
 
@@ -262,14 +262,14 @@ fn check_delta(file: &Path, copies: &[Pulled], held: &[Vec<u8>], number: usize) 
     let base = copies.iter().position(|copy| head["base"] == copy.copy).expect("a base is a copy");
     assert!(base > number);
     assert_eq!(head["base_snapshot"], copies[base].snapshot);
-    let (size, count) =
-        (head["page_size"].as_u64().unwrap() as usize, head["page_count"].as_u64().unwrap() as usize);
+    let field = |name: &str| head[name].as_u64().expect("a number in the head") as usize;
+    let (size, count) = (field("page_size"), field("page_count"));
     let mut built = held[base].clone();
     built.resize(size * count, 0);
     let changes = content[end + 1..].chunks_exact(21 + size);
     assert!(changes.remainder().is_empty() && Some(changes.len() as u64) == head["pages"].as_u64());
     for change in changes {
-        let page = u32::from_le_bytes(change[..4].try_into().unwrap()) as usize;
+        let page = u32::from_le_bytes(change[..4].try_into().expect("four bytes")) as usize;
         let place = &mut built[(page - 1) * size..page * size];
         match change[4] {
             0 => place.copy_from_slice(&change[21..]),

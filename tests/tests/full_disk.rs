@@ -113,7 +113,7 @@ fn check_rotation(pack: &str, freed: u64) {
         scene.puller(&["verify", "--all"]).exits(0);
     }
     // History knows that they were removed: nobody misses them.
-    let history = fs::read_to_string(scene.folder.join("history.jsonl")).unwrap();
+    let history = fs::read_to_string(scene.folder.join("history.jsonl")).expect("a history can be read");
     assert_eq!(history.matches(r#""outcome":"removed""#).count(), 5);
     scene.goes_on(1);
 }

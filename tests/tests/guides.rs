@@ -146,7 +146,7 @@ fn what_the_clock_does_is_typed_and_leaves_one_line_of_each_job() {
     let all = types(&guide, "By the clock");
     assert!(of(&all, "--at 03:00").stdout.contains("0 3 * * *"));
     let crontab = fs::read_to_string(guide.sandbox.file("home/crontab")).unwrap();
-    assert_eq!(crontab.lines().count(), 2, "{crontab}");
+    assert_eq!(crontab.lines().count(), 3, "{crontab}");
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn every_command_prints_the_fields_of_the_document() {
     std::fs::copy(&source, sandbox.db("gym_20251103_031500.db")).unwrap();
     unseen.is("`puller import`", &puller("import ./gym_20251103_031500.db --name old").exits(0));
     unseen.is("`puller verify`", &puller("verify gym").exits(0));
+    unseen.is("`puller drill`", &puller("drill gym").exits(0));
     unseen.is("`puller restore`", &puller("restore gym --to ./back.db").exits(0));
     unseen.is("`puller config path`", &puller("config path").exits(0));
     unseen.is("`puller config check`", &puller("config check").exits(0));
@@ -125,7 +126,7 @@ fn every_command_prints_the_fields_of_the_document() {
     let emptied = puller("pull gym").exits(4).only_json();
     let copy = emptied["copy"].as_str().expect("a copy's id");
     unseen.is("`puller accept`", &puller(&format!("accept gym {copy}")).exits(0));
-    assert_eq!(puller("history gym").exits(0).json().len(), 8);
+    assert_eq!(puller("history gym").exits(0).json().len(), 9);
 
     let mut starts = sandbox.command(pullback_tests::programs::agent());
     starts

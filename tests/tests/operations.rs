@@ -28,7 +28,7 @@ const DOCUMENTS: [(&str, &str); 7] = [
 ];
 
 /// Which test here types the blocks under a heading.
-const TYPED: [(&str, &str, &str); 12] = [
+const TYPED: [(&str, &str, &str); 13] = [
     ("README.md", "Two commands", "the_two_commands_work_as_typed"),
     ("README.md", "Ten-minute start", "the_ten_minute_start_works_as_typed"),
     ("README.md", "An agent that serves", "the_agent_that_serves_works_as_typed"),
@@ -40,6 +40,7 @@ const TYPED: [(&str, &str, &str); 12] = [
     ("doc/operations.md", "Getting a database back", "the_drill_and_the_way_back_work_as_typed"),
     ("doc/operations.md", "Looking into a copy", "looking_into_a_copy_works_as_typed"),
     ("doc/operations.md", "From the old scripts' copies", "the_old_scripts_copies_are_taken_over_as_typed"),
+    ("doc/operations.md", "Proof over time", "proof_over_time_works_as_typed"),
     ("doc/operations.md", "By the clock", "the_clock_works_as_typed"),
 ];
 
@@ -142,7 +143,9 @@ fn the_drill_and_the_way_back_work_as_typed() {
     desk.type_in("puller pull ./app.db --name gym").exits(0);
     let drill = commands("doc/operations.md", "The restore drill");
     let said: Vec<Ran> = drill.iter().map(|command| desk.type_in(command).exits(0)).collect();
-    assert_eq!(said.len(), 5);
+    assert_eq!(said.len(), 6);
+    assert!(said[0].stdout.contains("was restored, opened and checked in full"), "{}", said[0]);
+    let said = &said[1..];
     let stored = copy(&desk);
     let id = stored.file_stem().unwrap().to_str().unwrap();
     assert!(said[0].stdout.contains(id) && said[1].stdout.contains("ok"), "{} {}", said[0], said[1]);
@@ -278,10 +281,23 @@ fn the_clock_works_as_typed() {
     let _application = live_gym(&sandbox.db("app.db"), 300_000);
     desk.type_in("puller pull ./app.db --name gym").exits(0);
     let clock = commands("doc/operations.md", "By the clock");
-    assert_eq!(clock.len(), 3);
+    assert_eq!(clock.len(), 4);
     let said: Vec<Ran> = clock.iter().map(|command| desk.type_in(command).exits(0)).collect();
     assert!(said[0].stdout.contains("the first run: ok"), "{}", said[0]);
-    assert!(said[2].stdout.contains("daily at 09:00") && said[2].stdout.contains("verify: "), "{}", said[2]);
+    for expected in ["pull: daily at 09:00", "verify: daily at 10:00", "drill: Sundays at 11:00"] {
+        assert!(said[3].stdout.contains(expected), "{expected}: {}", said[3]);
+    }
+}
+
+#[test]
+fn proof_over_time_works_as_typed() {
+    let sandbox = Sandbox::new();
+    let desk = Desk::with(&sandbox, "", None);
+    let _application = live_gym(&sandbox.db("app.db"), 300_000);
+    desk.type_in("puller pull ./app.db --name gym").exits(0);
+    let proof = commands("doc/operations.md", "Proof over time");
+    let said: Vec<Ran> = proof.iter().map(|command| desk.type_in(command).exits(0)).collect();
+    assert!(said[0].stdout.contains("ok") && said[1].stdout.contains("PROVEN"), "{} {}", said[0], said[1]);
 }
 
 /// Of the commands that are not typed: crates, tests, targets and arguments.

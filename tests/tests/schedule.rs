@@ -189,6 +189,42 @@ fn pull_and_verify_are_jobs_side_by_side() {
     assert!(rest.ends_with("# puller schedule verify\n") && rest.lines().count() == 1, "{rest}");
 }
 
+#[test]
+fn a_sample_is_proven_each_day_and_a_drill_made_each_sunday() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 50_000, 4096);
+    for _ in 0..3 {
+        sandbox.pull(&[&source]).succeeds("stored");
+        databases::visits_in_the_wal(&source, 5);
+    }
+    for (job, calendar) in
+        [("verify", "OnCalendar=*-*-* 10:00:00"), ("drill", "OnCalendar=Sun *-*-* 11:00:00")]
+    {
+        let units = printed(&sandbox, programs::puller(), &["--with", "systemd", job]);
+        let (name, timer) = units.iter().find(|(name, _)| name.ends_with(".timer")).expect("a timer");
+        assert!(name.contains(job) && timer.lines().any(|line| line == calendar), "{units:?}");
+    }
+    let later = "2096-01-01T00:00:00Z";
+    for job in ["verify", "drill"] {
+        let mut command = sandbox.command(programs::puller());
+        command.arg("--store").arg(sandbox.store()).args(["schedule", "run", job]).env("PULLER_NOW", later);
+        let ran = sandbox.run(&mut command).exits(0);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""), "{ran}");
+    }
+    let copies = sandbox.puller(&["list", "gym", "--json"]).exits(0).json();
+    let proven = |copy: &&Value| {
+        let id = copy["copy"].as_str().expect("an id");
+        sandbox.puller(&["show", "gym", id, "--json"]).exits(0).only_json()["proven_at"] == later
+    };
+    assert_eq!(copies.iter().filter(proven).count(), 1, "one of three, at 4%");
+    let history = sandbox.puller(&["history", "gym", "--json"]).exits(0).json();
+    assert_eq!(
+        history.last().map(|line| (&line["run"], &line["outcome"])),
+        Some((&"drill".into(), &"passed".into()))
+    );
+}
+
 /// What `schedule install --print` shows, by file name.
 fn printed(sandbox: &Sandbox, program: &Path, words: &[&str]) -> Vec<(String, String)> {
     let mut command = sandbox.command(program);
@@ -394,7 +430,8 @@ fn what_cannot_be_installed_is_refused_with_what_to_do_and_nothing_is_written() 
     refused(install(&["--print", "--with", "cron", "--on-calendar", "Mon 09:30"]), &["five fields"]);
     refused(install(&["--print", "--with", "launchd", "--on-calendar", "@daily"]), &["`--at HH:MM`"]);
     refused(install(&["--print", "verify", "gym"]), &["verify"]);
-    refused(install(&["drill"]), &["pull, verify"]);
+    refused(install(&["--print", "drill", "gym"]), &["drill"]);
+    refused(install(&["polish"]), &["pull, verify, drill"]);
     let program = puller_in(&sandbox, HOSTILE);
     let mut command = sandbox.command(&program);
     command.args(["schedule", "install", "--print", "--with", "systemd"]);

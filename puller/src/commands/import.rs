@@ -86,7 +86,7 @@ fn plan(cli: &Cli, asked: &Import, config: &Config, mut report: Report<'_>) -> R
     let desk = Desk::open(&store.as_ref().map_or(dir.path().to_owned(), private))?;
     let source = store.map(|store| known(&store, &asked.name)).transpose()?.flatten();
     let copies = source.as_ref().map_or(Ok(Vec::new()), SourceDir::copies)?;
-    let (sound, mut tried) = check_all(asked, &desk, report.now);
+    let (sound, mut tried) = check_all(asked, config, &desk, report.now);
     for (checked, place) in placed(sound, &copies, &asked.name)? {
         let came = match place {
             Place::There(id) => Came::There(id, checked.clone()),
@@ -103,7 +103,7 @@ fn take_over(cli: &Cli, asked: &Import, config: &Config, mut report: Report<'_>)
     let store = super::open_or_create_store(cli, config)?;
     let desk = Desk::open(&private(&store))?;
     let source = known(&store, &asked.name)?;
-    let (sound, mut tried) = check_all(asked, &desk, report.now);
+    let (sound, mut tried) = check_all(asked, config, &desk, report.now);
     if sound.is_empty() {
         tried.iter().for_each(|tried| report.say(tried, source.as_ref()));
         return Ok(exit(&tried));
@@ -161,8 +161,9 @@ fn known(store: &Store, name: &str) -> Result<Option<SourceDir>, Fault> {
 }
 
 /// Checks all files; gives the sound ones in the order of their times, and what is wrong with the others.
-fn check_all(asked: &Import, desk: &Desk, now: Timestamp) -> (Vec<Checked>, Vec<Tried>) {
-    let zone = if asked.utc { TimeZone::UTC } else { TimeZone::system() };
+fn check_all(asked: &Import, config: &Config, desk: &Desk, now: Timestamp) -> (Vec<Checked>, Vec<Tried>) {
+    let local = || super::zone(None, config, config.about(Some(&asked.name)));
+    let zone = if asked.utc { TimeZone::UTC } else { local() };
     let (mut sound, mut wrong) = (Vec::new(), Vec::new());
     for file in asked.files.iter().filter(|file| !is_companion(file)) {
         let taken_at = import::modified(file).map(|modified| {

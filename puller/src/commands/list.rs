@@ -3,14 +3,11 @@
 use super::text;
 use crate::cli::Cli;
 use pullback_shared::fault::Fault;
+use pullback_shared::verdict::Verdict;
+use puller::rot;
 use puller::rotation::{self, Facts};
-use puller::source_dir::SourceDir;
+use puller::source_dir::{SourceDir, StoredCopy};
 use serde_json::json;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
-/// Bytes of what `stat` counts (POSIX leaves it open; Linux, macOS and the BSDs agree).
-const BLOCK: u64 = 512;
 
 pub(crate) fn run(cli: &Cli, source: Option<&str>, long: bool) -> Result<u8, Fault> {
     let store = super::open_store(cli)?;
@@ -40,13 +37,12 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
     let more = ["GROWTH", "CHANGED", "ON DISK", "CHECKED", "SNAPSHOT", "KEPT BECAUSE", "PATH"];
     let columns = if long { [&short[..], &more].concat() } else { short.to_vec() };
     let mut table = text::table(&columns);
-    let files = source.files()?;
+    let stored = source.stored_bytes()?;
     let (mut totals, mut bytes_before) = (Totals::default(), None);
     for (copy, decision) in copies.iter().zip(&decisions) {
-        let files = files.get(&copy.id).map(Vec::as_slice).unwrap_or_default();
-        let path = puller::address::absolute(&shown(source, &copy.id, files));
+        let path = puller::address::absolute(&source.file_of(&copy.id));
         let manifest = copy.manifest.as_ref().ok();
-        let stored = files.iter().map(|file| on_disk(file)).sum();
+        let stored = stored.get(&copy.id).copied().unwrap_or_default();
         let against = |bytes: u64, before: u64| i64::try_from(i128::from(bytes) - i128::from(before)).ok();
         let growth = manifest.and_then(|manifest| against(manifest.bytes, bytes_before?));
         let changed = manifest.map(|manifest| &manifest.transfer).filter(|transfer| transfer.base.is_some());
@@ -62,7 +58,7 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
                 "page_count": manifest.map(|manifest| manifest.page_count), "changed_pages": changed,
                 "stored_bytes": stored,
                 "verdict": copy.verdict().word(), "checked": manifest.map(|manifest| manifest.checked().word()),
-                "kept_because": decision.kept_because, "damage": copy.manifest.as_ref().err(),
+                "kept_because": decision.kept_because, "damage": damage(source, copy),
             });
             println!("{line}");
             continue;
@@ -91,26 +87,17 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
     if long && !cli.common.json {
         println!("{}\n", totals.said());
     }
+    if !cli.common.json {
+        for copy in &copies {
+            damage(source, copy)
+                .iter()
+                .for_each(|why| eprintln!("warning: copy {} is rotten: {why}", copy.id));
+        }
+    }
     for missing in source.missing_copies()? {
         eprintln!("warning: copy {missing} of `{}` was stored, and its manifest is gone", source.shown());
     }
     Ok(())
-}
-
-/// The file of the copy `id` that its content is in, of all its `files`.
-fn shown(source: &SourceDir, id: &str, files: &[PathBuf]) -> PathBuf {
-    let is_content = |file: &&PathBuf| {
-        let name = file.to_string_lossy();
-        !name.ends_with(".json") && !name.ends_with(".pages")
-    };
-    // The plain one has the shortest name.
-    let content = files.iter().filter(is_content).min_by_key(|file| file.as_os_str().len());
-    content.cloned().unwrap_or_else(|| source.file(id, "db"))
-}
-
-/// The blocks that the file system gave it. A clone's blocks are counted for each file that shares them.
-fn on_disk(file: &Path) -> u64 {
-    std::fs::symlink_metadata(file).map_or(0, |metadata| metadata.blocks() * BLOCK)
 }
 
 /// What all copies of a source come to.
@@ -150,6 +137,11 @@ fn percent(part: u64, whole: u64) -> String {
         100.. => format!("{} %", tenths / 10),
         _ => format!("{}.{} %", tenths / 10, tenths % 10),
     }
+}
+
+/// What is wrong with a copy that has rotted.
+fn damage(source: &SourceDir, copy: &StoredCopy) -> Option<String> {
+    (copy.verdict() == Verdict::Rotten).then(|| rot::known(source, copy).join("; "))
 }
 
 #[cfg(test)]

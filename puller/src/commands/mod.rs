@@ -9,6 +9,7 @@ mod accept;
 pub(crate) mod cat;
 mod config;
 mod demo;
+pub(crate) mod drill;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 mod history;
@@ -57,9 +58,10 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         Command::Doctor(asked) => doctor::run(cli, asked),
         Command::Explain(asked) => explain::run(cli, asked),
         Command::History { source, failed } => history::run(cli, source, *failed),
-        Command::Verify { source, copy, all: _, full } => {
-            verify::run(cli, source.as_deref(), copy.as_deref(), *full)
+        Command::Verify { source, copy, all: _, full, sample } => {
+            verify::run(cli, source.as_deref(), copy.as_deref(), *full, *sample)
         }
+        Command::Drill(asked) => drill::run(cli, asked),
         Command::Restore { source, copy, to, dry_run } => restore::run(cli, source, copy, to, *dry_run),
         Command::Rotate { source, all: _, keep, dry_run } => {
             rotate::run(cli, source.as_deref(), keep, *dry_run)
@@ -183,12 +185,20 @@ fn rules(
     table: Option<&puller::config::Source>,
 ) -> puller::policy::Rules {
     let written = table.and_then(|source| source.keep).or(config.keep).unwrap_or_default();
-    let zone = keep.timezone.as_ref().or(table.and_then(|source| source.timezone.as_ref()));
-    let zone = zone.or(config.timezone.as_ref());
     puller::policy::Rules {
         policy: keep.policy.or(written),
-        zone: zone.map_or_else(jiff::tz::TimeZone::system, |zone| zone.0.clone()),
+        zone: zone(keep.timezone.as_ref(), config, table),
     }
+}
+
+/// The time zone of a source whose table is `table`: as it was typed, else as it stands there, else at the top, else this machine's.
+fn zone(
+    typed: Option<&puller::policy::Zone>,
+    config: &Config,
+    table: Option<&puller::config::Source>,
+) -> jiff::tz::TimeZone {
+    let written = table.and_then(|source| source.timezone.as_ref()).or(config.timezone.as_ref());
+    typed.or(written).map_or_else(jiff::tz::TimeZone::system, |zone| zone.0.clone())
 }
 
 /// How older copies of a source are kept: as its table says, else the top.

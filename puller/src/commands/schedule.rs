@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 /// When nothing is said of the time.
 const PULL_AT: Time = Time::constant(9, 0, 0, 0);
 const VERIFY_AT: Time = Time::constant(10, 0, 0, 0);
+const DRILL_AT: Time = Time::constant(11, 0, 0, 0);
 
 /// What is proposed where nothing says how long copies are kept: the newest copies of so many days, weeks and months.
 const PROPOSED: [u32; 3] = [7, 5, 12];
@@ -66,7 +67,7 @@ struct Install {
     /// What to pull, as for `pull`; none: all sources
     #[arg(value_name = "SOURCE")]
     sources: Vec<String>,
-    /// Each day at this time [default: 09:00 for pull; Sundays at 10:00 for verify]
+    /// Each day at this time [default: 09:00 for pull, 10:00 for verify, Sundays at 11:00 for drill]
     #[arg(long, env = "PULLER_AT", value_name = "HH:MM", value_parser = When::at, group = "when")]
     at: Option<Time>,
     /// At each full hour
@@ -118,9 +119,9 @@ pub(crate) fn keep_words(keep: &Keep) -> Vec<String> {
 
 fn install(cli: &Cli, asked: &Install) -> Result<u8, Fault> {
     let config = super::read_config(cli)?;
-    if asked.job == JobName::Verify && (!asked.sources.is_empty() || !keep_words(&asked.keep).is_empty()) {
-        return Err(Fault::new(Kind::Usage, "the job `verify` looks at every copy, and removes none")
-            .hint("leave sources and `--keep-…` out"));
+    if asked.job != JobName::Pull && (!asked.sources.is_empty() || !keep_words(&asked.keep).is_empty()) {
+        let what = format!("the job `{}` is for every source, and removes no copy", asked.job.word());
+        return Err(Fault::new(Kind::Usage, what).hint("leave sources and `--keep-…` out"));
     }
     let scheduler = asked.with.unwrap_or_else(Scheduler::of_this_machine);
     if !asked.print {
@@ -132,7 +133,7 @@ fn install(cli: &Cli, asked: &Install) -> Result<u8, Fault> {
     }
     let keep = match asked.job {
         JobName::Pull => ask_what_to_keep(cli, asked, &config)?,
-        JobName::Verify => asked.keep.clone(),
+        JobName::Verify | JobName::Drill => asked.keep.clone(),
     };
     let job = job(cli, asked, keep, &config)?.checked()?;
     let texts = scheduler.texts(&job)?;
@@ -195,7 +196,8 @@ fn job(cli: &Cli, asked: &Install, keep: Keep, config: &Config) -> Result<Job, F
         _ if asked.hourly => When::Hourly,
         (_, Some(time), _) => When::Daily(time),
         (_, None, JobName::Pull) => When::Daily(PULL_AT),
-        (_, None, JobName::Verify) => When::Weekly(VERIFY_AT),
+        (_, None, JobName::Verify) => When::Daily(VERIFY_AT),
+        (_, None, JobName::Drill) => When::Weekly(DRILL_AT),
     };
     Ok(Job { name: asked.job, when, command, environment: schedule::environment()? })
 }

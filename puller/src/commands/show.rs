@@ -14,10 +14,8 @@ use std::path::Path;
 pub(crate) fn run(cli: &Cli, source: &str, copy: &str, checksums: bool) -> Result<u8, Fault> {
     let source = super::open_store(cli)?.named(source)?;
     let copy = source.copy(copy)?;
-    let found = content::find(&source, &copy.id);
-    let is_plain = found.as_ref().is_none_or(|(form, _)| *form == Form::Plain);
-    let path = found.map_or_else(|| source.file(&copy.id, "db"), |(_, path)| path);
-    let path = puller::address::absolute(&path);
+    let is_plain = content::find(&source, &copy.id).is_none_or(|(form, _)| form == Form::Plain);
+    let path = puller::address::absolute(&source.file_of(&copy.id));
     let manifest =
         copy.manifest.clone().map_err(|why| Fault::new(Kind::Rotten, format!("copy {}: {why}", copy.id)))?;
     if checksums {
@@ -42,6 +40,7 @@ pub(crate) fn run(cli: &Cli, source: &str, copy: &str, checksums: bool) -> Resul
     row("of", manifest.source.path.clone());
     row("taken", text::when(manifest.taken_at, now));
     row("verdict", manifest.verdict.word().to_owned());
+    row("proven", manifest.proven_at.map_or_else(|| "never".to_owned(), |at| text::when(at, now)));
     for check in &manifest.checks {
         row("checked", format!("{}, {}: {}", check.level.word(), text::when(check.at, now), check.result));
         check.findings.iter().for_each(|finding| row("", finding.clone()));

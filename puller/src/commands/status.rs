@@ -35,7 +35,7 @@ struct Row {
 }
 
 /// Columns that a narrow terminal does without, the first ones first.
-const DISPENSABLE: [&str; 3] = ["NEW COPY", "SIZE", "RUNS"];
+const DISPENSABLE: [&str; 5] = ["NEW COPY", "SIZE", "RUNS", "DRILLED", "PROVEN"];
 
 /// As narrow as names get before a column goes.
 const NAME_WIDTH_MIN: usize = 16;
@@ -78,10 +78,15 @@ fn rows(store: &Store, config: &Config, asked: &Status, now: Timestamp) -> Resul
 
 impl Row {
     fn of(source: &SourceDir, config: &Config, asked: &Status, now: Timestamp) -> Result<Self, Fault> {
-        let newest = source.copies()?.pop();
+        let copies = source.copies()?;
+        let proofs = copies
+            .iter()
+            .map(|copy| (copy.verdict(), copy.manifest.as_ref().ok().and_then(|it| it.proven_at)));
+        let proofs: Vec<_> = proofs.collect();
+        let newest = copies.into_iter().next_back();
         let taken_at = |copy: &StoredCopy| copy.manifest.as_ref().ok().map(|manifest| manifest.taken_at);
         let verdict = newest.as_ref().map(|copy| (copy.verdict(), taken_at(copy)));
-        let facts = Facts::of(&history::lines(source)?, verdict);
+        let facts = Facts::of(&history::lines(source)?, verdict).and_copies(proofs, now);
         let expected = expected(config, config.table_of(source).map(|(_, table)| table), asked);
         let judged = facts.judge(now, expected);
         Ok(Self { name: source.shown(), facts, expected, judged, newest })
@@ -115,7 +120,9 @@ impl Row {
             "unchanged_since": facts.unchanged_since.map(puller::clock::rfc3339),
             "max_unchanged_seconds": expected.max_unchanged.map(|max| max.as_secs_f64()),
             "verdict": facts.verdict.map(|verdict| verdict.word()), "copy": newest.as_ref().map(|copy| &copy.id),
-            "bytes": self.bytes(), "runs": facts.runs, "runs_good": facts.runs_good, "last_error": facts.last_error,
+            "bytes": self.bytes(), "rotten": facts.rotten, "proven_at": facts.proven_at.map(puller::clock::rfc3339),
+            "drilled_at": facts.last_drill.map(|(at, _)| puller::clock::rfc3339(at)),
+            "drill_passed": facts.last_drill.map(|(_, passed)| passed), "runs": facts.runs, "runs_good": facts.runs_good, "last_error": facts.last_error,
         })
     }
 }
@@ -183,7 +190,7 @@ fn needed(table: &Table) -> usize {
 
 fn table(rows: &[Row], now: Timestamp, dispensed: usize, names: usize) -> Table {
     let is_there = |title: &str| !DISPENSABLE[..dispensed].contains(&title);
-    let titles = ["STATE", "SOURCE", "LAST GOOD", "NEW COPY", "SIZE", "RUNS", "VERDICT"];
+    let titles = ["STATE", "SOURCE", "LAST GOOD", "NEW COPY", "SIZE", "RUNS", "PROVEN", "DRILLED", "VERDICT"];
     let titles: Vec<&str> = titles.into_iter().filter(|title| is_there(title)).collect();
     let mut table = text::table(&titles);
     for row in rows {
@@ -195,6 +202,11 @@ fn table(rows: &[Row], now: Timestamp, dispensed: usize, names: usize) -> Table 
             "NEW COPY" => ago(row.facts.unchanged_since),
             "SIZE" => row.bytes().map_or("-".to_owned(), text::bytes),
             "RUNS" => format!("{}/{}", row.facts.runs_good, row.facts.runs),
+            "PROVEN" => ago(row.facts.proven_at),
+            "DRILLED" => match row.facts.last_drill {
+                Some((at, false)) => format!("failed {}", text::ago(at, now)),
+                passed => ago(passed.map(|(at, _)| at)),
+            },
             _ => row.facts.verdict.map_or("-", |verdict| verdict.word()).to_owned(),
         };
         table.add_row(titles.iter().map(cell).collect::<Vec<String>>());
