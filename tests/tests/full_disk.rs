@@ -1,7 +1,8 @@
 //! A full disk, in each phase: what is needed is said, nothing is lost, and rotation makes room even there.
 
 use pullback_tests::databases;
-use pullback_tests::sandbox::{Ran, Sandbox};
+use pullback_tests::programs;
+use pullback_tests::sandbox::{Pulled, Ran, Sandbox};
 use pullback_tests::small_disk::SmallDisk;
 use pullback_tests::{contents, room};
 use std::fs::{self, OpenOptions};
@@ -179,4 +180,31 @@ fn a_packed_copy_that_cannot_be_unpacked_is_not_taken_for_rotten() {
     let listed = scene.puller(&["list", "--json"]).exits(0).json();
     assert!(listed.iter().all(|copy| copy["verdict"] == "ok"), "{listed:?}");
     scene.goes_on(4);
+}
+
+/// What is packed upon a copy that goes would have to be packed anew, and there is no room: it waits, and nothing is lost.
+#[test]
+fn repacking_on_a_full_disk_waits_until_there_is_room() {
+    let Some(mut scene) = Scene::new(0, "delta", "repacking on a full disk") else { return };
+    for number in 0..6 {
+        databases::visits_in_the_wal(&scene.source, 10);
+        let mut pull = scene.sandbox.command(programs::puller());
+        // Two a day.
+        pull.env("PULLER_NOW", format!("2026-11-{:02}T{:02}:00:00Z", 1 + number / 2, 9 + number % 2));
+        pull.arg("--store").arg(scene.sandbox.store()).args(["pull", "--json"]).arg(&scene.source);
+        scene.copies.push(Pulled::from_run(scene.sandbox.run(&mut pull)).succeeds("stored").copy);
+    }
+    let stay: Vec<String> = scene.copies.iter().skip(1).step_by(2).cloned().collect();
+    let rotate = ["rotate", "gym", "--keep-daily", "3"];
+    scene.disk.fill();
+    let said = scene.puller(&rotate);
+    let listed = scene.listed();
+    assert!(stay.iter().all(|id| listed.contains(id)), "{listed:?}, after {said}");
+    assert!(listed.len() == stay.len() || said.stderr.contains("a while longer"), "{said}");
+    scene.disk.empty();
+    scene.puller(&["verify", "--all"]).exits(0);
+    scene.puller(&rotate).exits(0);
+    assert_eq!(scene.listed(), stay);
+    scene.copies = stay;
+    scene.goes_on(3);
 }

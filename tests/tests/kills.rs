@@ -209,3 +209,9 @@ fn packing_killed_anywhere_costs_no_copy() {
 fn packing_whole_copies_killed_anywhere_costs_no_copy() {
     check("none", &["rotate", "gym", "--keep-last", "4"], "gzip", [1, 3, 0]);
 }
+
+/// Every second copy goes, upon which the one before it is packed.
+#[test]
+fn repacking_killed_anywhere_costs_no_copy() {
+    check("delta", &["rotate", "gym", "--keep-daily", "4"], "delta", [1, 0, 3]);
+}
