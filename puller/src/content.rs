@@ -4,12 +4,13 @@
 //! the deltas are laid over it, newest first, in a file without a name. Nothing here is proven: [`crate::verify`] does that.
 
 use crate::pack;
-use crate::source_dir::{SourceDir, sequence_of};
+use crate::source_dir::{SourceDir, StoredCopy, sequence_of};
 use pullback_shared::fault::Fault;
 use pullback_shared::frame::Base;
 use pullback_shared::hashes::HashList;
 use pullback_shared::page::{Geometry, PageHash, PageNo, PageSize};
 use pullback_shared::page_set::PageSet;
+use pullback_shared::snapshot::SnapshotId;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -100,6 +101,20 @@ struct LaidOver {
 }
 
 impl Content {
+    /// What `copy` holds, of the shape that its manifest says.
+    pub fn of(source: &SourceDir, copy: &StoredCopy) -> Result<Self, Unreadable> {
+        let manifest = copy.manifest.as_ref().map_err(|why| Unreadable::Rotten(why.clone()))?;
+        let makes_no_sense = || Unreadable::Rotten("the manifest's sizes make no sense".to_owned());
+        let geometry = manifest.geometry().ok_or_else(makes_no_sense)?;
+        let content = Self::open(source, &copy.id, geometry.page_size)?;
+        if content.geometry == geometry {
+            return Ok(content);
+        }
+        let (here, there) = (content.geometry.page_count, geometry.page_count);
+        let file = named(&source.file_of(&copy.id));
+        Err(Unreadable::Rotten(format!("{file} holds {here} pages instead of {there}")))
+    }
+
     /// What copy `id` holds, whose pages have `page_size`.
     pub fn open(source: &SourceDir, id: &str, page_size: PageSize) -> Result<Self, Unreadable> {
         let mut looks = 1;
@@ -262,6 +277,19 @@ impl Content {
         Pages { content: self, at: 0 }
     }
 
+    /// As [`Self::pages`], each held against its hash before it is given out, and their hashes against the name of the snapshot that
+    /// they should be before the first is. What is not as it should be is an error of the kind `InvalidData`.
+    pub fn proven_pages(&self, snapshot: SnapshotId) -> io::Result<ProvenPages<'_>> {
+        let mut hashes = HashList::new(self.hashes()?, self.geometry.page_count);
+        if hashes.snapshot_id(self.geometry)? != snapshot {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "its page hashes are those of another snapshot",
+            ));
+        }
+        Ok(ProvenPages { pages: self.pages(), hashes, next: 1, ready: Vec::new(), given: 0 })
+    }
+
     /// Reads page `no`.
     pub fn read_page(&self, no: PageNo, page: &mut [u8]) -> io::Result<()> {
         self.read_at(page, self.geometry.offset(no))
@@ -332,6 +360,48 @@ impl Read for Pages<'_> {
         let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         self.content.read_at(&mut buffer[..count], self.at)?;
         self.at += count as u64;
+        Ok(count)
+    }
+}
+
+/// The pages of a copy in order, none of which is other than it should be.
+pub struct ProvenPages<'a> {
+    pages: Pages<'a>,
+    hashes: HashList<File>,
+    /// The next page to be looked at.
+    next: u32,
+    /// Pages that were looked at, and how many of their bytes were given out.
+    ready: Vec<u8>,
+    given: usize,
+}
+
+impl ProvenPages<'_> {
+    fn look_at_more(&mut self) -> io::Result<()> {
+        let left = self.pages.content.geometry.bytes() - self.pages.at;
+        self.ready.resize(RUN_BYTES.min(usize::try_from(left).unwrap_or(RUN_BYTES)), 0);
+        self.given = 0;
+        self.pages.read_exact(&mut self.ready)?;
+        for page in self.ready.chunks_exact(self.pages.content.geometry.page_size.as_usize()) {
+            let no = PageNo::new(self.next).expect("BUG: page 0");
+            if PageHash::of(page) != self.hashes.get(no)? {
+                self.ready.clear();
+                let why = format!("page {} is not what it was", no.get());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            self.next += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Read for ProvenPages<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.given == self.ready.len() {
+            self.look_at_more()?;
+        }
+        let count = buffer.len().min(self.ready.len() - self.given);
+        buffer[..count].copy_from_slice(&self.ready[self.given..self.given + count]);
+        self.given += count;
         Ok(count)
     }
 }

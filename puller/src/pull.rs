@@ -663,18 +663,10 @@ fn can_be_base(source: &SourceDir, copy: &StoredCopy) -> bool {
 
 /// What `copy` holds, to build upon. A fault of the kind `Unproven` says that it is not what it was.
 pub fn open_base(source: &SourceDir, copy: &StoredCopy) -> Result<Content, Fault> {
-    let geometry = shape(copy)?.0;
-    let content = Content::open(source, &copy.id, geometry.page_size).map_err(|why| match why {
+    Content::of(source, copy).map_err(|why| match why {
         Unreadable::Rotten(why) | Unreadable::Gone(why) => Fault::new(Kind::Unproven, why),
         Unreadable::Fault(fault) => fault,
-    })?;
-    match content.geometry() == geometry {
-        true => Ok(content),
-        false => Err(Fault::new(
-            Kind::Unproven,
-            format!("copy {} has another size than its manifest says", copy.id),
-        )),
-    }
+    })
 }
 
 /// The page hashes of `copy`, which is open.

@@ -2,8 +2,8 @@
 
 use crate::durable;
 use crate::proof;
-use crate::pull::open_base;
 use crate::source_dir::{SourceDir, StoredCopy};
+use crate::unpacked;
 use crate::verify;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{HEADER_LEN, Journal, set_journal};
@@ -53,13 +53,8 @@ pub fn to_new_file(
             .hint("move it away, or restore under another name"));
         }
     }
-    let found = verify::read(source, copy, true, &|_| {})?.map_err(|why| {
-        Fault::new(Kind::Rotten, format!("copy {} is rotten: {why}", copy.id))
-            .hint("restore another: `puller list` shows them")
-    })?;
-    let manifest = copy.manifest.as_ref().map_err(|why| Fault::new(Kind::Rotten, why.clone()))?;
-    let geometry =
-        manifest.geometry().ok_or_else(|| Fault::new(Kind::Rotten, "a manifest that makes no sense"))?;
+    let manifest = copy.manifest.as_ref().map_err(|why| unpacked::rotten(source, copy, why))?;
+    let content = unpacked::open(source, copy)?;
     let journal = Journal::from_word(&manifest.source.journal).unwrap_or(Journal::Rollback);
     let restored = Restored {
         copy: copy.id.clone(),
@@ -80,20 +75,24 @@ pub fn to_new_file(
             format!("`{}`: {needed} bytes are needed, and {free} are free", dir.display()),
         ));
     }
+    let is_rotten = || verify::read(source, copy, true, &|_| {}).map(Result::err);
     if dry_run {
-        return Ok(restored);
+        return is_rotten()?.map_or(Ok(restored), |why| Err(unpacked::rotten(source, copy, &why)));
     }
     let aside = tempfile::Builder::new().prefix(".pullback-restore-").tempfile_in(dir).map_err(io)?;
     let aside_path = aside.path().to_owned();
-    let content = open_base(source, copy)?;
     content.write_to(&aside_path).map_err(io)?;
     let hashes = content.hashes().map_err(io)?;
-    let written = proof::read_back(&aside_path, geometry, hashes, false, &|_| {}).map_err(io)?;
-    if written.snapshot != found.snapshot {
-        return Err(Fault::new(
-            Kind::Unproven,
-            format!("what was written beside `{shown}` is not the copy: this disk may be failing"),
-        ));
+    let written = proof::read_back(&aside_path, content.geometry(), hashes, false, &|_| {}).map_err(io)?;
+    if Some(written.snapshot) != manifest.snapshot_id() {
+        // What was written proves the copy as well; only where it is another is there something to find out.
+        return Err(match is_rotten()? {
+            Some(why) => unpacked::rotten(source, copy, &why),
+            None => Fault::new(
+                Kind::Unproven,
+                format!("what was written beside `{shown}` is not the copy: this disk may be failing"),
+            ),
+        });
     }
     finish(&aside_path, journal, manifest, dir).map_err(io)?;
     durable::rename_new(&aside_path, target).and_then(|()| durable::sync_dir(dir)).map_err(|error| {

@@ -2,10 +2,13 @@
 
 use crate::content::{self, Content, Form, Unreadable};
 use crate::durable;
+use crate::manifest::Manifest;
 use crate::source_dir::{SourceDir, StoredCopy};
+use crate::verify;
 use pullback_shared::fault::{Fault, Kind};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -27,25 +30,45 @@ impl Unpacked {
         if let Some((Form::Plain, path)) = content::find(source, &copy.id) {
             return Ok(Self { path, _private: None });
         }
-        let rotten = |why: String| Fault::new(Kind::Rotten, format!("copy {} is rotten: {why}", copy.id));
-        let geometry = copy.manifest.as_ref().map_err(|why| rotten(why.clone()))?.geometry();
-        let geometry = geometry.ok_or_else(|| rotten("the manifest's sizes make no sense".to_owned()))?;
-        let content = Content::open(source, &copy.id, geometry.page_size).map_err(|why| match why {
-            Unreadable::Rotten(why) | Unreadable::Gone(why) => rotten(why),
-            Unreadable::Fault(fault) => fault,
-        })?;
-        let bytes = geometry.bytes();
+        Self::write(source, copy, |content, path| content.write_to(path))
+    }
+
+    /// Of `copy`, proven: a packed one while it is written, which costs no second look at it.
+    pub fn proven(source: &SourceDir, copy: &StoredCopy) -> Result<Self, Fault> {
+        if let Some((Form::Plain, path)) = content::find(source, &copy.id) {
+            verify::read(source, copy, false, &|_| {})?.map_err(|why| rotten(source, copy, &why))?;
+            return Ok(Self { path, _private: None });
+        }
+        let snapshot = copy.manifest.as_ref().ok().and_then(Manifest::snapshot_id);
+        let snapshot = snapshot.ok_or_else(|| rotten(source, copy, "its manifest makes no sense"))?;
+        Self::write(source, copy, |content, path| {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            content::copy(&mut content.proven_pages(snapshot)?, &mut file)
+        })
+    }
+
+    fn write(
+        source: &SourceDir,
+        copy: &StoredCopy,
+        write: impl FnOnce(&Content, &Path) -> io::Result<()>,
+    ) -> Result<Self, Fault> {
+        let content = open(source, copy)?;
+        let bytes = content.geometry().bytes();
         let dir = source.copies_dir();
         let made = (|| {
             let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&dir)?;
             let lock = durable::lock(&dir.path().join(LOCK))?;
             let lock = lock.ok_or_else(|| io::Error::other("a new folder is locked"))?;
             let path = dir.path().join(format!("{}.db", copy.id));
-            content.write_to(&path)?;
+            write(&content, &path)?;
             Ok(Self { path, _private: Some((dir, lock)) })
         })();
-        made.map_err(|error: io::Error| {
-            Fault::io(format!("copy {} is packed; its {bytes} bytes in `{}`", copy.id, dir.display()), &error)
+        made.map_err(|error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidData => rotten(source, copy, &error.to_string()),
+            _ => {
+                let what = format!("copy {} is packed; its {bytes} bytes in `{}`", copy.id, dir.display());
+                Fault::io(what, &error)
+            }
         })
     }
 
@@ -53,6 +76,20 @@ impl Unpacked {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// What `copy` holds, or why that cannot be had.
+pub fn open(source: &SourceDir, copy: &StoredCopy) -> Result<Content, Fault> {
+    Content::of(source, copy).map_err(|why| match why {
+        Unreadable::Rotten(why) | Unreadable::Gone(why) => rotten(source, copy, &why),
+        Unreadable::Fault(fault) => fault,
+    })
+}
+
+/// What is said of a copy that somebody wants to look into, and that is not what it was.
+pub fn rotten(source: &SourceDir, copy: &StoredCopy, why: &str) -> Fault {
+    Fault::new(Kind::Rotten, format!("copy {} is rotten: {why}", copy.id))
+        .hint(format!("take another: `puller list {}` shows them", source.shown()))
 }
 
 /// Removes from the folder of copies `dir` what programs that were killed left unpacked.

@@ -59,15 +59,10 @@ fn try_read(
 ) -> Result<proof::ReadBack, Unreadable> {
     let rotten = |why: String| Unreadable::Rotten(why);
     let manifest = copy.manifest.as_ref().map_err(|why| rotten(why.clone()))?;
-    let geometry =
-        manifest.geometry().ok_or_else(|| rotten("the manifest's sizes make no sense".to_owned()))?;
-    let content = Content::open(source, &copy.id, geometry.page_size)?;
+    let content = Content::of(source, copy)?;
+    let geometry = content.geometry();
     let form = content::find(source, &copy.id).map_or(Form::Plain, |(form, _)| form);
     let file = content::named(&source.file(&copy.id, form.suffix()));
-    if content.geometry() != geometry {
-        let (here, there) = (content.geometry().page_count, geometry.page_count);
-        return Err(rotten(format!("{file} holds {here} pages instead of {there}")));
-    }
     let md5 = want_md5 && manifest.md5.is_some();
     let unread = |error: io::Error| rotten(format!("{file} cannot be read: {error}"));
     let hashes = content.hashes().map_err(unread)?;

@@ -154,6 +154,12 @@ impl Shelf {
             }
         }
         let refused = self.restore(copy);
+        if name.ends_with(".pages") {
+            // `verify` made the list anew from the database, which is whole.
+            assert_eq!(refused.code(), 0, "with {name} {damage:?}: {refused}");
+            self.saved.put_back();
+            return;
+        }
         // A copy without a manifest is none.
         let exit = if name.ends_with(".json") && matches!(damage, Damage::Deleted) { 10 } else { 4 };
         assert_eq!(refused.code(), exit, "with {name} {damage:?}: {refused}");

@@ -182,8 +182,9 @@ fn a_packed_copy_comes_out_without_our_programs() {
     let change = |sql: &str| Connection::open(&source).and_then(|db| db.execute_batch(sql)).unwrap();
     let (mut copies, mut held) = (Vec::new(), Vec::new());
     for (pack, sql) in [
-        ("gzip", "CREATE TABLE first(a)"),
-        ("delta", "UPDATE members SET name = name || 'x' WHERE id < 20"),
+        ("delta", "CREATE TABLE first(a)"),
+        // The first copy is packed when the second is there.
+        ("gzip", "UPDATE members SET name = name || 'x' WHERE id < 20"),
         ("delta", "CREATE TABLE more(a); INSERT INTO more SELECT zeroblob(3000) FROM members LIMIT 40"),
         ("delta", "DROP TABLE more; VACUUM"),
         ("delta", "UPDATE members SET name = name || 'y' WHERE id < 20"),

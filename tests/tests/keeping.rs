@@ -199,6 +199,8 @@ fn a_name_and_ambiguity_are_handled() {
 /// Pulls a changed gym once for each of `days` of November 2026, at noon UTC by the clock of the workstation.
 fn stored_on(days: &[&str]) -> Sandbox {
     let (sandbox, source) = stored(0);
+    // Then all are of one size.
+    sandbox.configure("pack = 'none'");
     for (number, day) in days.iter().enumerate() {
         change(&source, number);
         let mut pull = sandbox.command(pullback_tests::programs::puller());

@@ -21,8 +21,9 @@ pub(crate) struct Open {
 }
 
 pub(crate) fn run(cli: &Cli, asked: &Open) -> Result<u8, Fault> {
-    let (source, copy) = super::cat::proven(cli, &asked.source, &asked.copy)?;
-    let unpacked = Unpacked::of(&source, &copy)?;
+    let source = super::open_store(cli)?.named(&asked.source)?;
+    let copy = source.copy(&asked.copy)?;
+    let unpacked = Unpacked::proven(&source, &copy)?;
     let path = puller::address::absolute(unpacked.path());
     if !cli.common.quiet {
         eprintln!("{}: {}, for reading", source.shown(), copy.id);

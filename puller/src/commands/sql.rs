@@ -36,8 +36,8 @@ pub(crate) fn run(cli: &Cli, asked: &Sql) -> Result<u8, Fault> {
         _ => return Err(Fault::new(Kind::Usage, "a source, a copy and one statement are enough")),
     };
     let sql = if sql == "-" { typed_in()? } else { sql.to_owned() };
-    let (source, copy) = super::cat::proven(cli, &asked.source, copy)?;
-    let unpacked = Unpacked::of(&source, &copy)?;
+    let source = super::open_store(cli)?.named(&asked.source)?;
+    let unpacked = Unpacked::proven(&source, &source.copy(copy)?)?;
     let form = match (cli.common.json, std::io::stdout().is_terminal()) {
         (true, _) => Form::Json,
         (false, true) => Form::Table(Vec::new()),
