@@ -144,7 +144,15 @@ pub fn plan(copies: &[Facts], leaving: &BTreeSet<String>, pack: Pack) -> Vec<(St
     planned
 }
 
-/// Gives copies of `source` the form they are to have, `count_max` of them. `proven` is the copy that was read back whole a moment
+/// Sees to it that the newest good copy is plain, as it may not be when another one is it than was before, and that `latest.db`
+/// leads to it. Gives why not, in sentences.
+pub fn settle(source: &SourceDir, lock: &Lock) -> Result<Vec<String>, Fault> {
+    let notes = pack(source, Pack::None, None, 0, lock)?;
+    source.link_latest(lock)?;
+    Ok(notes)
+}
+
+/// Gives copies of `source` the form they are to have: those that are to be plain, and `count_max` others. `proven` is the copy that was read back whole a moment
 /// ago. What cannot be packed stays as it is: the sentences say why.
 pub fn pack(
     source: &SourceDir,
@@ -155,13 +163,15 @@ pub fn pack(
 ) -> Result<Vec<String>, Fault> {
     let copies = source.copies()?;
     let planned = plan(&Facts::of(source, &copies), &BTreeSet::new(), pack);
+    let (plain, others): (Vec<_>, Vec<_>) =
+        planned.into_iter().partition(|(_, wanted)| *wanted == Wanted::Plain);
     let mut notes = Vec::new();
-    for (id, wanted) in planned.into_iter().take(count_max) {
+    for (id, wanted) in plain.into_iter().chain(others.into_iter().take(count_max)) {
         let changed = change(source, &copies, &id, &wanted, proven, lock);
         match changed {
             Ok(()) => tracing::info!(copy = id, ?wanted, "packed"),
             Err(fault) => {
-                notes.push(format!("copy {id} is kept as it was, and not packed: {fault}"));
+                notes.push(format!("copy {id} is kept as it was: {fault}"));
                 if fault.kind == Kind::NoSpace {
                     break;
                 }
@@ -665,6 +675,54 @@ mod tests {
         let copies = shelf.source.copies().unwrap();
         let form = |copy: &StoredCopy| content::find(&shelf.source, &copy.id).map(|(form, _)| form);
         assert_eq!(copies.iter().filter(|copy| form(copy) == Some(Form::Gzip)).count(), 1);
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_packed_anew_keeps_all_that_leads_to_it() {
+        let mut shelf = Shelf::new();
+        let mut bytes: Vec<u8> = (0..8 * PAGE).map(|at| at as u8).collect();
+        for page in 0..4 {
+            bytes[page * PAGE] ^= 1;
+            shelf.add(bytes.clone(), Verdict::Ok);
+        }
+        shelf.pack(Pack::Delta);
+        let copies = shelf.source.copies().unwrap();
+        let oldest = shelf.source.file(&copies[0].id, "delta.gz");
+        let mut rotten = fs::read(&oldest).unwrap();
+        *rotten.last_mut().unwrap() ^= 1;
+        fs::remove_file(&oldest).unwrap();
+        fs::write(&oldest, rotten).unwrap();
+        let decision = |copy: &StoredCopy, stays: bool| Decision {
+            id: copy.id.clone(),
+            kept_because: if stays { vec!["it is wanted".to_owned()] } else { Vec::new() },
+            goes_because: String::new(),
+        };
+        let stays = [true, false, false, true];
+        let decisions: Vec<Decision> =
+            copies.iter().zip(stays).map(|(copy, stays)| decision(copy, stays)).collect();
+        let removed = rotation::carry_out(&shelf.source, &decisions, at(), &shelf.lock).unwrap();
+        assert_eq!(removed.ids, [copies[2].id.clone()], "{:?}", removed.kept);
+        assert!(removed.kept.len() == 1 && removed.kept[0].contains(&copies[1].id), "{:?}", removed.kept);
+        let read = |copy: &StoredCopy| crate::verify::read(&shelf.source, copy, false, &|_| {}).unwrap();
+        assert!(read(&copies[1]).is_ok(), "what stays can be read");
+        assert!(read(&copies[0]).is_err());
+    }
+
+    #[test]
+    fn the_copy_that_becomes_the_newest_good_one_becomes_plain() {
+        let mut shelf = Shelf::new();
+        for byte in 1..4 {
+            shelf.add(vec![byte; 8 * PAGE], Verdict::Ok);
+            shelf.pack(Pack::Delta);
+        }
+        shelf.add(vec![9; 8 * PAGE], Verdict::Ok);
+        shelf.pack(Pack::Delta);
+        let mut copies = shelf.source.copies().unwrap();
+        let newest = copies.pop().unwrap().manifest.unwrap();
+        shelf.source.write_manifest(&Manifest { verdict: Verdict::Rotten, ..newest }, &shelf.lock).unwrap();
+        assert_eq!(settle(&shelf.source, &shelf.lock).unwrap(), Vec::<String>::new());
+        let latest = fs::read(shelf.source.dir().join("latest.db")).unwrap();
+        assert!(latest == shelf.held[&copies.last().unwrap().id]);
     }
 
     #[test]

@@ -174,14 +174,14 @@ impl Run<'_> {
             }
         };
         (pulled.bytes_received, pulled.bytes_sent) = counts;
-        self.source.link_latest(self.lock)?;
+        pulled.notes.extend(packing::settle(self.source, self.lock)?);
         if pulled.manifest.verdict == Verdict::Damaged && pulled.checked == Level::Full {
             let damaged = judge::reprove(self.source, pulled.manifest.sequence, self.now, self.lock)?;
             if !damaged.is_empty() {
                 pulled
                     .notes
                     .push(format!("earlier copies turned out to be damaged as well: {}", damaged.join(", ")));
-                self.source.link_latest(self.lock)?;
+                pulled.notes.extend(packing::settle(self.source, self.lock)?);
             }
         }
         let removed = self.rotate(pulled.manifest.verdict)?;

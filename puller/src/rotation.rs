@@ -458,11 +458,9 @@ pub fn carry_out(
     now: Timestamp,
     lock: &Lock,
 ) -> Result<Removed, Fault> {
-    let mut removed = Removed::default();
-    source.link_latest(lock)?;
+    let mut removed = Removed { kept: packing::settle(source, lock)?, ..Removed::default() };
     let goes = |decision: &&Decision| !decision.stays();
-    let mut leaving: BTreeSet<String> =
-        decisions.iter().filter(goes).map(|decision| decision.id.clone()).collect();
+    let mut leaving: BTreeSet<String> = BTreeSet::new();
     // What has no room to be packed anew may have it once others are gone.
     let mut in_the_way: Vec<(String, Fault)> = Vec::new();
     for round in 0..2 {
@@ -470,13 +468,13 @@ pub fn carry_out(
             0 => decisions.iter().filter(goes).map(|decision| decision.id.clone()).collect(),
             _ => std::mem::take(&mut in_the_way).into_iter().map(|(id, _)| id).collect(),
         };
+        leaving.extend(turn.iter().cloned());
         for id in turn {
-            match packing::release(source, &id, &leaving, lock) {
-                Ok(()) => {}
-                Err(fault) => {
-                    in_the_way.push((id, fault));
-                    continue;
-                }
+            if let Err(fault) = packing::release(source, &id, &leaving, lock) {
+                // It stays: what it leads from is not to go from under it.
+                leaving.remove(&id);
+                in_the_way.push((id, fault));
+                continue;
             }
             let line = serde_json::json!({
                 "v": 1, "at": crate::clock::rfc3339(now), "run": "rotate", "outcome": "removed", "copy": id,
@@ -493,7 +491,7 @@ pub fn carry_out(
         }
     }
     let why = |(id, fault): (String, Fault)| format!("copy {id} is kept a while longer: {fault}");
-    removed.kept = in_the_way.into_iter().map(why).collect();
+    removed.kept.extend(in_the_way.into_iter().map(why));
     Ok(removed)
 }
 

@@ -469,12 +469,16 @@ impl SourceDir {
             .map_err(|error| Fault::io(format!("`{}`", file.display()), &error))
     }
 
-    /// Points `latest.db` at the newest good copy, if there is one.
-    pub fn link_latest(&self, _lock: &Lock) -> Result<(), Fault> {
+    /// Points `latest.db` at the newest good copy, if there is one and it is plain; a link that would lead nowhere, or to what is
+    /// not the newest good copy, goes.
+    pub(crate) fn link_latest(&self, _lock: &Lock) -> Result<(), Fault> {
         let link = self.dir.join("latest.db");
-        let Some(newest) = self.copies()?.into_iter().rfind(StoredCopy::is_good) else {
-            let led_nowhere = fs::read_link(&link).is_ok() && !link.exists();
-            let removed = if led_nowhere { durable::remove(&link) } else { Ok(()) };
+        let newest = self.copies()?.into_iter().rfind(StoredCopy::is_good);
+        let is_packed = newest.is_some();
+        let newest = newest.filter(|newest| self.file(&newest.id, Form::Plain.suffix()).exists());
+        let Some(newest) = newest else {
+            let misleads = fs::read_link(&link).is_ok() && (is_packed || !link.exists());
+            let removed = if misleads { durable::remove(&link) } else { Ok(()) };
             return removed.map_err(|error| Fault::io(format!("`{}`", link.display()), &error));
         };
         let target = Path::new("copies").join(format!("{}.db", newest.id));

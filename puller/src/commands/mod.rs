@@ -201,6 +201,12 @@ fn zone(
     typed.or(written).map_or_else(jiff::tz::TimeZone::system, |zone| zone.0.clone())
 }
 
+/// After another copy may have become the newest good one: it is made plain, and `latest.db` leads to it.
+fn settle(source: &SourceDir, lock: &puller::source_dir::Lock) -> Result<(), Fault> {
+    puller::packing::settle(source, lock)?.iter().for_each(|why| eprintln!("warning: {why}"));
+    Ok(())
+}
+
 /// How older copies of a source are kept: as its table says, else the top.
 fn pack(config: &Config, settings: Option<&puller::config::Source>) -> puller::packing::Pack {
     settings.and_then(|settings| settings.pack).or(config.pack).unwrap_or_default()

@@ -85,7 +85,7 @@ fn of_source(
             worst = worst.max(found.result.exit());
         }
     }
-    source.link_latest(&lock)?;
+    super::settle(source, &lock)?;
     Ok(worst)
 }
 
