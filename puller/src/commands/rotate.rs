@@ -74,7 +74,16 @@ fn one(cli: &Cli, source: &SourceDir, rules: &Rules, pack: Pack, dry_run: bool) 
         table.add_row([decision.id.as_str(), fact.verdict.word(), stored.as_str(), word, because.as_str()]);
     }
     if !cli.common.json && !cli.common.quiet {
-        println!("{}\n{}\n", source.shown(), table.trim_fmt());
+        println!("{}\n{}", source.shown(), table.trim_fmt());
+        let goes = |id: &String| match dry_run {
+            true => decisions.iter().any(|decision| decision.id == *id && !decision.stays()),
+            false => removed.ids.contains(id),
+        };
+        let going: Vec<u64> =
+            facts.iter().filter(|fact| goes(&fact.id)).map(|fact| fact.stored_bytes).collect();
+        let word = if dry_run { "go" } else { "gone" };
+        // What is packed upon a copy that goes may take a little more afterwards.
+        println!("{} {word}, about {} on disk\n", going.len(), text::bytes(going.iter().sum()));
     }
     removed.kept.iter().for_each(|why| eprintln!("warning: {why}"));
     Ok(())
