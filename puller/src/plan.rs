@@ -35,7 +35,12 @@ pub fn plan(client: &mut Client, source: Option<&SourceDir>, full: bool) -> Resu
     let (base, hashes) = match (source, &newest) {
         (Some(source), Some(copy)) => {
             let (geometry, snapshot) = shape(copy)?;
-            let hashes = hashes_of(copy, &open_base(source, copy)?)?;
+            let content = open_base(source, copy).map_err(|fault| match fault.kind {
+                Kind::Unproven => Fault::new(Kind::Rotten, format!("copy {} is rotten: {fault}", copy.id))
+                    .hint("`puller verify` says more; a pull builds upon another copy, or upon none"),
+                _ => fault,
+            })?;
+            let hashes = hashes_of(copy, &content)?;
             (Some(Base { geometry, snapshot: Some(snapshot) }), Some(hashes))
         }
         _ => (None, None),

@@ -145,9 +145,9 @@ fn info_says_the_rest_where_what_a_pull_builds_upon_cannot_be_read() {
     let pages = pulled.path.with_extension("pages");
     fs::remove_file(&pages).unwrap();
     fs::create_dir(&pages).unwrap();
-    let ran = sandbox.puller(&["info", "--json", "./gym.db"]).exits(1);
+    let ran = sandbox.puller(&["info", "--json", "./gym.db"]).exits(4);
     let info = ran.only_json();
-    assert_eq!((moves(&info), info["error"]["code"].as_str()), ((None, None, None), Some("io")), "{ran}");
+    assert_eq!((moves(&info), info["error"]["code"].as_str()), ((None, None, None), Some("rotten")), "{ran}");
     assert_eq!(info["page_count"], pulled.json["page_count"], "{ran}");
 }
 
