@@ -261,15 +261,17 @@ fn change(
     source.remove_other_forms(id, form, lock)
 }
 
-/// A copy that is to be packed, or packed upon: exact, and its manifest was read.
+/// A copy that is to be packed, or packed upon, whose manifest was read.
 struct Known<'a> {
     id: &'a str,
+    copy: &'a StoredCopy,
     manifest: &'a Manifest,
 }
 
 fn found<'a>(copies: &'a [StoredCopy], id: &str) -> Result<Known<'a>, Fault> {
     let copy = copies.iter().find(|copy| copy.id == id);
-    let known = copy.and_then(|copy| Some(Known { id: &copy.id, manifest: copy.manifest.as_ref().ok()? }));
+    let known =
+        copy.and_then(|copy| Some(Known { id: &copy.id, copy, manifest: copy.manifest.as_ref().ok()? }));
     known.ok_or_else(|| {
         Fault::new(Kind::Rotten, format!("copy {id} is not there, or its manifest cannot be read"))
     })
@@ -277,13 +279,7 @@ fn found<'a>(copies: &'a [StoredCopy], id: &str) -> Result<Known<'a>, Fault> {
 
 impl Known<'_> {
     fn open(&self, source: &SourceDir) -> Result<Content, Fault> {
-        let geometry = self.manifest.geometry().ok_or_else(|| self.rotten("its sizes make no sense"))?;
-        let content =
-            Content::open(source, self.id, geometry.page_size).map_err(|why| unpacked(self.id, why))?;
-        match content.geometry() == geometry {
-            true => Ok(content),
-            false => Err(self.rotten("it has another size than its manifest says")),
-        }
+        Content::of(source, self.copy).map_err(|why| unpacked(self.id, why))
     }
 
     fn rotten(&self, why: &str) -> Fault {

@@ -330,7 +330,10 @@ fn what_is_only_named_is_there() {
         }
         if let Some(file) = after("--test") {
             let text = fs::read_to_string(root.join(format!("tests/tests/{file}.rs"))).expect(command);
-            let test = after(file).filter(|test| *test != "--").map(|test| format!("fn {test}()")).unwrap_or_default();
+            let test = after(file)
+                .filter(|test| *test != "--")
+                .map(|test| format!("fn {test}()"))
+                .unwrap_or_default();
             assert!(text.contains(&test), "{command}");
         }
         if words[1..].first() == Some(&"fuzz") {
