@@ -425,6 +425,8 @@ fn a_mirror_that_has_no_room_for_its_refresh_is_given_up_and_the_pull_goes_on() 
 #[test]
 fn a_second_puller_has_the_mirror_as_well_while_the_first_one_dawdles() {
     let sandbox = Sandbox::new();
+    // Each copy is looked into by its path.
+    sandbox.configure("pack = 'none'");
     let db = sandbox.db("app.db");
     let mut dice = Dice::new(3);
     // More than what may lie between the agent and a puller that does not read.
