@@ -653,6 +653,32 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_cannot_go_keeps_what_it_is_packed_upon() {
+        let mut shelf = Shelf::new();
+        for round in 0..6u8 {
+            let mut bytes = vec![7; 10 * PAGE];
+            bytes[3] = round;
+            shelf.add(bytes, Verdict::Ok);
+        }
+        shelf.pack(Pack::Delta);
+        let copies = shelf.source.copies().unwrap();
+        let mut oldest = copies[0].manifest.clone().unwrap();
+        oldest.rotted(at(), 1, "it was found to be");
+        shelf.source.write_manifest(&oldest, &shelf.lock).unwrap();
+        let decision = |(place, copy): (usize, &StoredCopy)| Decision {
+            id: copy.id.clone(),
+            kept_because: if place % 5 == 0 { vec!["it is wanted".to_owned()] } else { Vec::new() },
+            goes_because: String::new(),
+        };
+        let decisions: Vec<Decision> = copies.iter().enumerate().map(decision).collect();
+        let removed = rotation::carry_out(&shelf.source, &decisions, at(), &shelf.lock).unwrap();
+        assert_eq!(removed.kept.len(), 1, "{removed:?}");
+        removed.ids.iter().for_each(|id| drop(shelf.held.remove(id)));
+        assert_eq!(shelf.held.len(), 3);
+        shelf.is_right();
+    }
+
+    #[test]
     fn a_row_that_is_longer_than_may_be_has_a_whole_copy_in_it() {
         let mut shelf = Shelf::new();
         let mut bytes = vec![1; 10 * PAGE];

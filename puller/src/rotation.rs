@@ -471,12 +471,12 @@ pub fn carry_out(
             _ => std::mem::take(&mut in_the_way).into_iter().map(|(id, _)| id).collect(),
         };
         for id in turn {
-            match packing::release(source, &id, &leaving, lock) {
-                Ok(()) => {}
-                Err(fault) => {
-                    in_the_way.push((id, fault));
-                    continue;
-                }
+            leaving.insert(id.clone());
+            if let Err(fault) = packing::release(source, &id, &leaving, lock) {
+                // It is still there, and so must be what it is packed upon.
+                leaving.remove(&id);
+                in_the_way.push((id, fault));
+                continue;
             }
             let line = serde_json::json!({
                 "v": 1, "at": crate::clock::rfc3339(now), "run": "rotate", "outcome": "removed", "copy": id,
