@@ -154,7 +154,9 @@ pub fn pack(
     lock: &Lock,
 ) -> Result<Vec<String>, Fault> {
     let copies = source.copies()?;
-    let planned = plan(&Facts::of(source, &copies), &BTreeSet::new(), pack);
+    let mut planned = plan(&Facts::of(source, &copies), &BTreeSet::new(), pack);
+    // What a reader and the next pull look for comes first.
+    planned.sort_by_key(|(_, wanted)| *wanted != Wanted::Plain);
     let mut notes = Vec::new();
     for (id, wanted) in planned.into_iter().take(count_max) {
         let changed = change(source, &copies, &id, &wanted, proven, lock);
@@ -169,6 +171,18 @@ pub fn pack(
         }
     }
     Ok(notes)
+}
+
+/// After another copy became the newest good one: makes that plain, and points `latest.db` at it.
+pub fn settle(source: &SourceDir, lock: &Lock) -> Result<(), Fault> {
+    let copies = source.copies()?;
+    let planned = plan(&Facts::of(source, &copies), &BTreeSet::new(), Pack::None);
+    for (id, wanted) in planned.into_iter().filter(|(_, wanted)| *wanted == Wanted::Plain) {
+        if let Err(fault) = change(source, &copies, &id, &wanted, None, lock) {
+            tracing::warn!(copy = id, %fault, "it stays packed");
+        }
+    }
+    source.link_latest(lock)
 }
 
 /// Before copy `id` goes, and the others in `leaving`: what leads from it gets another form. Those that leave too are left.

@@ -6,6 +6,7 @@ use crate::content::{self, Form, RUN_BYTES};
 use crate::durable;
 use crate::history;
 use crate::pack;
+use crate::packing;
 use crate::proof;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use jiff::Timestamp;
@@ -86,7 +87,7 @@ pub fn found(
     manifest.rotted(now, source.next_proof()?, &reason);
     note(source, id, "verified", manifest.verdict.word(), &detail, now)?;
     source.write_manifest(&manifest, lock)?;
-    source.link_latest(lock)?;
+    packing::settle(source, lock)?;
     Ok(Rot { detail, is_mended: false })
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn run(cli: &Cli, source: &str, copy: &str) -> Result<u8, Fault> {
     let good = newest_good_before(&copies, manifest.sequence);
     manifest.verdict = judge::verdict(&manifest, good).0;
     source.write_manifest(&manifest, &lock)?;
-    source.link_latest(&lock)?;
+    puller::packing::settle(&source, &lock)?;
     let line = serde_json::json!({
         "v": 1, "at": puller::clock::rfc3339(puller::clock::now()?), "run": "accept", "source": source.shown(),
         "outcome": "accepted", "copy": copy.id, "verdict": manifest.verdict.word(),

@@ -79,7 +79,7 @@ fn of_source(
         }
         Err(fault) => (None, Err(fault)),
     };
-    source.link_latest(&lock)?;
+    puller::packing::settle(source, &lock)?;
     let took = began.elapsed();
     let line = line(source, copy.as_ref(), &drilled, took, now);
     history::add(source, &line)?;

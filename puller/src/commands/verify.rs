@@ -85,7 +85,7 @@ fn of_source(
             worst = worst.max(found.result.exit());
         }
     }
-    source.link_latest(&lock)?;
+    puller::packing::settle(source, &lock)?;
     Ok(worst)
 }
 
