@@ -693,6 +693,35 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_can_be_unpacked_while_another_run_clears_up() {
+        let mut shelf = Shelf::new();
+        (0..2).for_each(|round| shelf.add(vec![round; 10 * PAGE], Verdict::Ok));
+        shelf.pack(Pack::Gzip);
+        let copy = shelf.source.copies().unwrap().remove(0);
+        let (dir, is_done) = (shelf.source.copies_dir(), std::sync::atomic::AtomicBool::new(false));
+        let relaxed = std::sync::atomic::Ordering::Relaxed;
+        std::thread::scope(|scope| {
+            let clearing = scope.spawn(|| {
+                while !is_done.load(relaxed) {
+                    crate::unpacked::clear(&dir)?;
+                }
+                Ok::<(), io::Error>(())
+            });
+            for _ in 0..2000 {
+                let unpacked = crate::unpacked::Unpacked::of(&shelf.source, &copy);
+                let path = unpacked.as_ref().map(crate::unpacked::Unpacked::path);
+                let read = path.map(|path| fs::read(path).unwrap_or_default());
+                if read.as_ref().ok() != Some(&shelf.held[&copy.id]) {
+                    is_done.store(true, relaxed);
+                    panic!("{:?}", read.map(|bytes| bytes.len()));
+                }
+            }
+            is_done.store(true, relaxed);
+            clearing.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
     fn a_row_that_is_longer_than_may_be_has_a_whole_copy_in_it() {
         let mut shelf = Shelf::new();
         let mut bytes = vec![1; 10 * PAGE];
