@@ -323,5 +323,9 @@ fn a_pack_that_rotted_meanwhile_does_not_stop_the_search_for_older_damage() {
     assert_eq!((pulled.outcome.as_str(), pulled.verdict.as_str()), ("stored", "damaged"), "{}", pulled.ran);
     let verdicts: Vec<String> =
         listed(&sandbox, "local/gym").into_iter().map(|(_, verdict)| verdict).collect();
-    assert_eq!(verdicts, ["ok", "rotten", "ok", "damaged"]);
+    assert_eq!(
+        verdicts,
+        ["rotten", "rotten", "ok", "damaged"],
+        "the oldest was packed upon the one that rotted"
+    );
 }
