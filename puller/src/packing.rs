@@ -116,7 +116,11 @@ pub fn plan(copies: &[Facts], leaving: &BTreeSet<String>, pack: Pack) -> Vec<(St
             continue;
         }
         let older = in_a_row.get(copy.id.as_str()).copied().unwrap_or(0);
-        let base_stays = copy.base.as_deref().and_then(|base| stay.iter().find(|other| other.id == base));
+        // What is packed upon a rotten copy gets off it while it can still be read: somebody may remove that by hand.
+        let is_base = |other: &&&Facts| {
+            Some(other.id.as_str()) == copy.base.as_deref() && other.verdict != Verdict::Rotten
+        };
+        let base_stays = stay.iter().find(is_base);
         let wanted = match (form, base_stays) {
             (Form::Delta, Some(base)) => {
                 let row = in_a_row.entry(&base.id).or_default();
@@ -154,9 +158,11 @@ pub fn pack(
     lock: &Lock,
 ) -> Result<Vec<String>, Fault> {
     let copies = source.copies()?;
-    let mut planned = plan(&Facts::of(source, &copies), &BTreeSet::new(), pack);
-    // What a reader and the next pull look for comes first.
-    planned.sort_by_key(|(_, wanted)| *wanted != Wanted::Plain);
+    let facts = Facts::of(source, &copies);
+    let mut planned = plan(&facts, &BTreeSet::new(), pack);
+    // First what a reader and the next pull look for, then what takes the most room.
+    let is_plain = |id: &str| facts.iter().any(|facts| facts.id == id && facts.form == Some(Form::Plain));
+    planned.sort_by_key(|(id, wanted)| (*wanted != Wanted::Plain, !is_plain(id)));
     let mut notes = Vec::new();
     for (id, wanted) in planned.into_iter().take(count_max) {
         let changed = change(source, &copies, &id, &wanted, proven, lock);
@@ -506,6 +512,8 @@ mod tests {
     fn nothing_is_packed_upon_what_is_sick_emptied_or_rotten() {
         check("PpPP", &[], Pack::Delta, "1>3 2>3 3>4");
         check("PrP", &[], Pack::Delta, "1>3");
+        check("DDrPP", &[], Pack::Delta, "2>4 4>5");
+        check("DDrPP", &[], Pack::None, "2>4");
         let mut other_size = copies("PPP");
         other_size[2].page_size = Some(1024);
         let planned = plan(&other_size, &BTreeSet::new(), Pack::Delta);
