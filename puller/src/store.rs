@@ -487,7 +487,7 @@ mod tests {
         fs::write(root.join("unpack.py"), UNPACK).unwrap();
         fs::write(root.join(".pullback-store.json.new"), "{").unwrap();
         assert_eq!(new_store(dir.path()).root(), root);
-        assert_eq!(fs::read_dir(&root).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 3);
     }
 
     #[test]
