@@ -183,7 +183,7 @@ fn a_packed_copy_comes_out_without_our_programs() {
     let (mut copies, mut held) = (Vec::new(), Vec::new());
     for (pack, sql) in [
         ("gzip", "CREATE TABLE first(a)"),
-        ("delta", "UPDATE members SET name = name || 'x' WHERE id < 20"),
+        ("gzip", "UPDATE members SET name = name || 'x' WHERE id < 20"),
         ("delta", "CREATE TABLE more(a); INSERT INTO more SELECT zeroblob(3000) FROM members LIMIT 40"),
         ("delta", "DROP TABLE more; VACUUM"),
         ("delta", "UPDATE members SET name = name || 'y' WHERE id < 20"),
