@@ -2,8 +2,10 @@
 
 use crate::manifest::{Check, Contents, Level, Manifest};
 use crate::proof;
+use crate::rot;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use crate::unpacked::Unpacked;
+use crate::verify;
 use jiff::{SignedDuration, Timestamp};
 use pullback_shared::fault::Fault;
 use pullback_shared::verdict::Verdict;
@@ -126,6 +128,11 @@ pub fn reprove(source: &SourceDir, before: u64, now: Timestamp, lock: &Lock) -> 
             break;
         }
         let (true, Some(geometry)) = (manifest.verdict.is_good(), manifest.geometry()) else { continue };
+        if let Err(why) = verify::read(source, copy, false, &|_| {})?
+            && !rot::found(source, copy, &why, now, lock)?.is_mended
+        {
+            continue;
+        }
         let look = look(Unpacked::of(source, copy)?.path(), geometry, Level::Full, now)?;
         let mut manifest = manifest.clone();
         manifest.verdict = look.check.result;

@@ -116,7 +116,11 @@ pub fn plan(copies: &[Facts], leaving: &BTreeSet<String>, pack: Pack) -> Vec<(St
             continue;
         }
         let older = in_a_row.get(copy.id.as_str()).copied().unwrap_or(0);
-        let base_stays = copy.base.as_deref().and_then(|base| stay.iter().find(|other| other.id == base));
+        // What is packed upon a rotten copy gets off it while it can still be read: somebody may remove that by hand.
+        let is_base = |other: &&&Facts| {
+            Some(other.id.as_str()) == copy.base.as_deref() && other.verdict != Verdict::Rotten
+        };
+        let base_stays = stay.iter().find(is_base);
         let wanted = match (form, base_stays) {
             (Form::Delta, Some(base)) => {
                 let row = in_a_row.entry(&base.id).or_default();
@@ -162,9 +166,13 @@ pub fn pack(
     lock: &Lock,
 ) -> Result<Vec<String>, Fault> {
     let copies = source.copies()?;
-    let planned = plan(&Facts::of(source, &copies), &BTreeSet::new(), pack);
-    let (plain, others): (Vec<_>, Vec<_>) =
+    let facts = Facts::of(source, &copies);
+    let planned = plan(&facts, &BTreeSet::new(), pack);
+    let (plain, mut others): (Vec<_>, Vec<_>) =
         planned.into_iter().partition(|(_, wanted)| *wanted == Wanted::Plain);
+    // What takes the most room comes before what is packed already.
+    let is_plain = |id: &str| facts.iter().any(|facts| facts.id == id && facts.form == Some(Form::Plain));
+    others.sort_by_key(|(id, _)| !is_plain(id));
     let mut notes = Vec::new();
     for (id, wanted) in plain.into_iter().chain(others.into_iter().take(count_max)) {
         let changed = change(source, &copies, &id, &wanted, proven, lock);
@@ -498,6 +506,8 @@ mod tests {
     fn nothing_is_packed_upon_what_is_sick_emptied_or_rotten() {
         check("PpPP", &[], Pack::Delta, "1>3 2>3 3>4");
         check("PrP", &[], Pack::Delta, "1>3");
+        check("DDrPP", &[], Pack::Delta, "2>4 4>5");
+        check("DDrPP", &[], Pack::None, "2>4");
         let mut other_size = copies("PPP");
         other_size[2].page_size = Some(1024);
         let planned = plan(&other_size, &BTreeSet::new(), Pack::Delta);
@@ -656,6 +666,61 @@ mod tests {
                 shelf.is_right();
             }
         }
+    }
+
+    #[test]
+    fn a_copy_that_cannot_go_keeps_what_it_is_packed_upon() {
+        let mut shelf = Shelf::new();
+        for round in 0..6u8 {
+            let mut bytes = vec![7; 10 * PAGE];
+            bytes[3] = round;
+            shelf.add(bytes, Verdict::Ok);
+        }
+        shelf.pack(Pack::Delta);
+        let copies = shelf.source.copies().unwrap();
+        let mut oldest = copies[0].manifest.clone().unwrap();
+        oldest.rotted(at(), 1, "it was found to be");
+        shelf.source.write_manifest(&oldest, &shelf.lock).unwrap();
+        let decision = |(place, copy): (usize, &StoredCopy)| Decision {
+            id: copy.id.clone(),
+            kept_because: if place % 5 == 0 { vec!["it is wanted".to_owned()] } else { Vec::new() },
+            goes_because: String::new(),
+        };
+        let decisions: Vec<Decision> = copies.iter().enumerate().map(decision).collect();
+        let removed = rotation::carry_out(&shelf.source, &decisions, at(), &shelf.lock).unwrap();
+        assert_eq!(removed.kept.len(), 1, "{removed:?}");
+        removed.ids.iter().for_each(|id| drop(shelf.held.remove(id)));
+        assert_eq!(shelf.held.len(), 3);
+        shelf.is_right();
+    }
+
+    #[test]
+    fn a_copy_can_be_unpacked_while_another_run_clears_up() {
+        let mut shelf = Shelf::new();
+        (0..2).for_each(|round| shelf.add(vec![round; 10 * PAGE], Verdict::Ok));
+        shelf.pack(Pack::Gzip);
+        let copy = shelf.source.copies().unwrap().remove(0);
+        let (dir, is_done) = (shelf.source.copies_dir(), std::sync::atomic::AtomicBool::new(false));
+        let relaxed = std::sync::atomic::Ordering::Relaxed;
+        std::thread::scope(|scope| {
+            let clearing = scope.spawn(|| {
+                while !is_done.load(relaxed) {
+                    crate::unpacked::clear(&dir)?;
+                }
+                Ok::<(), io::Error>(())
+            });
+            for _ in 0..2000 {
+                let unpacked = crate::unpacked::Unpacked::of(&shelf.source, &copy);
+                let path = unpacked.as_ref().map(crate::unpacked::Unpacked::path);
+                let read = path.map(|path| fs::read(path).unwrap_or_default());
+                if read.as_ref().ok() != Some(&shelf.held[&copy.id]) {
+                    is_done.store(true, relaxed);
+                    panic!("{:?}", read.map(|bytes| bytes.len()));
+                }
+            }
+            is_done.store(true, relaxed);
+            clearing.join().unwrap().unwrap();
+        });
     }
 
     #[test]

@@ -184,10 +184,18 @@ impl Run<'_> {
                 pulled.notes.extend(packing::settle(self.source, self.lock)?);
             }
         }
+        // A size counts copies as they are kept, not as they came.
+        let packs_first =
+            self.options.rules.as_ref().is_some_and(|rules| rules.policy.max_total_size.is_some());
+        if packs_first {
+            pulled.notes.extend(self.pack(&pulled.manifest.copy)?);
+        }
         let removed = self.rotate(pulled.manifest.verdict)?;
         pulled.removed = removed.ids;
         pulled.notes.extend(removed.kept);
-        pulled.notes.extend(self.pack(&pulled.manifest.copy)?);
+        if !packs_first {
+            pulled.notes.extend(self.pack(&pulled.manifest.copy)?);
+        }
         Ok(pulled)
     }
 

@@ -522,12 +522,13 @@ pub struct Lock {
     _file: File,
 }
 
-/// The sequence in an id such as `gym-000123-20261121T090000Z`.
+/// The sequence in an id such as `gym-000123-20261121T090000Z`; what leads out of a folder is no id.
 pub(crate) fn sequence_of(id: &str) -> Option<u64> {
     let mut parts = id.rsplitn(3, '-');
     let (stamp, sequence, stem) = (parts.next()?, parts.next()?, parts.next()?);
     let digits = sequence.len() >= 6 && sequence.bytes().all(|b| b.is_ascii_digit());
-    (digits && stamp.len() == 16 && !stem.is_empty() && stem != "draft").then(|| sequence.parse().ok())?
+    (digits && stamp.len() == 16 && !stem.is_empty() && stem != "draft" && !id.contains('/'))
+        .then(|| sequence.parse().ok())?
 }
 
 #[cfg(test)]
@@ -538,9 +539,14 @@ mod tests {
     fn only_ids_have_a_sequence() {
         assert_eq!(sequence_of("gym-000123-20261121T090000Z"), Some(123));
         assert_eq!(sequence_of("my-gym-2-1000000-20261121T090000Z"), Some(1_000_000));
-        for other in
-            ["draft-000123", "gym", "gym-12-20261121T090000Z", "-000123-20261121T090000Z", "gym-000123-x"]
-        {
+        for other in [
+            "draft-000123",
+            "gym",
+            "gym-12-20261121T090000Z",
+            "../gym-000123-20261121T090000Z",
+            "-000123-20261121T090000Z",
+            "gym-000123-x",
+        ] {
             assert_eq!(sequence_of(other), None, "{other}");
         }
     }

@@ -6,6 +6,7 @@ use crate::manifest::Manifest;
 use crate::source_dir::{SourceDir, StoredCopy};
 use crate::verify;
 use pullback_shared::fault::{Fault, Kind};
+use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,6 +18,9 @@ const PREFIX: &str = ".unpacked-";
 
 /// In such a folder: whose lock tells whether somebody still uses it.
 const LOCK: &str = "lock";
+
+/// Between the making of such a folder and its lock another run may clear it away: then the next is made, so many times.
+const TRIES_MAX: u32 = 16;
 
 /// A plain SQLite file with the content of a copy, for reading.
 pub struct Unpacked {
@@ -50,26 +54,42 @@ impl Unpacked {
     fn write(
         source: &SourceDir,
         copy: &StoredCopy,
-        write: impl FnOnce(&Content, &Path) -> io::Result<()>,
+        write: impl Fn(&Content, &Path) -> io::Result<()>,
     ) -> Result<Self, Fault> {
         let content = open(source, copy)?;
         let bytes = content.geometry().bytes();
-        let dir = source.copies_dir();
-        let made = (|| {
-            let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&dir)?;
-            let lock = durable::lock(&dir.path().join(LOCK))?;
-            let lock = lock.ok_or_else(|| io::Error::other("a new folder is locked"))?;
-            let path = dir.path().join(format!("{}.db", copy.id));
-            write(&content, &path)?;
-            Ok(Self { path, _private: Some((dir, lock)) })
-        })();
-        made.map_err(|error: io::Error| match error.kind() {
+        let (mut dir, mut tries) = (source.copies_dir(), 1);
+        let made = loop {
+            match Self::private(&content, &copy.id, &dir, &write) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES_MAX => tries += 1,
+                // As a store that is somebody else's, or was mounted for reading.
+                Err(error) if is_for_reading(&error) && dir == source.copies_dir() => dir = env::temp_dir(),
+                made => break made,
+            }
+        };
+        made.map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => rotten(source, copy, &error.to_string()),
             _ => {
                 let what = format!("copy {} is packed; its {bytes} bytes in `{}`", copy.id, dir.display());
                 Fault::io(what, &error)
             }
         })
+    }
+
+    /// Of `content`, which is copy `id`, in a new folder in `dir`.
+    fn private(
+        content: &Content,
+        id: &str,
+        dir: &Path,
+        write: impl Fn(&Content, &Path) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(dir)?;
+        let lock = durable::lock(&dir.path().join(LOCK))?;
+        // Another run took it for one that was left, and clears it away.
+        let lock = lock.ok_or(io::ErrorKind::NotFound)?;
+        let path = dir.path().join(format!("{id}.db"));
+        write(content, &path)?;
+        Ok(Self { path, _private: Some((dir, lock)) })
     }
 
     /// Where it is, for as long as this lives.
@@ -98,13 +118,30 @@ pub fn clear(dir: &Path) -> io::Result<()> {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        let lock = entry.path().join(LOCK);
-        // Without a lock it is empty, or just being made.
-        match lock.exists() {
-            true if durable::lock(&lock)?.is_some() => fs::remove_dir_all(entry.path())?,
-            true => {}
-            false => drop(fs::remove_dir(entry.path())),
+        match clear_one(&entry.path()) {
+            // Its owner was faster.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
     }
     Ok(())
+}
+
+fn clear_one(dir: &Path) -> io::Result<()> {
+    let lock = dir.join(LOCK);
+    // Without a lock it is empty, or just being made.
+    match lock.exists() {
+        true => match durable::lock(&lock)? {
+            Some(_lock) => fs::remove_dir_all(dir),
+            None => Ok(()),
+        },
+        false => {
+            drop(fs::remove_dir(dir));
+            Ok(())
+        }
+    }
+}
+
+fn is_for_reading(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }

@@ -126,7 +126,13 @@ pub fn copy(
         manifest.record(look.check);
     }
     let good = newest_good_before(&copies, manifest.sequence);
-    let (verdict, why) = judge::verdict(&manifest, good);
+    let (verdict, why) = match judge::verdict(&manifest, good) {
+        // What it was held against when it came may be gone.
+        (found, None) if found.is_good() && manifest.verdict == Verdict::Suspect && !manifest.accepted => {
+            (Verdict::Suspect, Some("it was suspect when it came, and nobody accepted it".to_owned()))
+        }
+        judged => judged,
+    };
     detail.extend(why);
     manifest.verdict = verdict;
     source.write_manifest(&manifest, lock)?;

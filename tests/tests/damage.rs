@@ -299,3 +299,33 @@ fn a_source_cut_to_its_header_is_unreadable() {
     check_cut("wal", |_| 700);
     check_cut("delete", |_| 100);
 }
+
+#[test]
+fn a_pack_that_rotted_meanwhile_does_not_stop_the_search_for_older_damage() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 600_000, 4096);
+    let quick: Vec<Pulled> = (0..3)
+        .map(|_| {
+            databases::visits_in_the_wal(&source, 20);
+            sandbox
+                .pull(&[OsStr::new("--verify"), OsStr::new("quick"), source.as_os_str()])
+                .succeeds("stored")
+        })
+        .collect();
+    let pack = quick[1].path.with_extension("delta.gz");
+    let mut rotten = bytes(&pack);
+    rotten[100] ^= 1;
+    fs::remove_file(&pack).unwrap();
+    fs::write(&pack, rotten).unwrap();
+    wounds::index(&source);
+    let pulled = sandbox.pull(&[OsStr::new("--verify"), OsStr::new("full"), source.as_os_str()]);
+    assert_eq!((pulled.outcome.as_str(), pulled.verdict.as_str()), ("stored", "damaged"), "{}", pulled.ran);
+    let verdicts: Vec<String> =
+        listed(&sandbox, "local/gym").into_iter().map(|(_, verdict)| verdict).collect();
+    assert_eq!(
+        verdicts,
+        ["rotten", "rotten", "ok", "damaged"],
+        "the oldest was packed upon the one that rotted"
+    );
+}

@@ -190,3 +190,18 @@ fn a_source_with_half_of_its_rows_is_good() {
     let stored = sandbox.pull(&[&source]).succeeds("stored");
     assert_eq!(stored.verdict, "ok", "{}", stored.ran);
 }
+
+#[test]
+fn what_was_suspect_is_not_good_once_the_copy_is_gone_that_it_was_held_against() {
+    let sandbox = Sandbox::new();
+    let (source, full, _, suspect) = emptied(&sandbox);
+    fs::write(&source, full).expect("the rows can come back");
+    sandbox.pull(&[&source]).succeeds("stored");
+    databases::visits_in_the_wal(&source, 20);
+    sandbox.pull(&[&source]).succeeds("stored");
+    sandbox.puller(&["rotate", "local/gym", "--keep-last", "1"]).exits(0);
+    assert_eq!(verdicts(&sandbox, "local/gym"), ["suspect", "ok"]);
+    let verified = sandbox.puller(&["verify", "local/gym"]).exits(4);
+    assert!(verified.stderr.contains(&format!("{}: suspect", suspect.copy)), "{verified}");
+    assert_eq!(verdicts(&sandbox, "local/gym"), ["suspect", "ok"]);
+}

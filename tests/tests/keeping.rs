@@ -307,6 +307,7 @@ fn a_workstation_at_1970_or_a_year_ahead_removes_nothing() {
     let days =
         ["2026-11-19T12:00:00Z", "2026-11-20T12:00:00Z", "1970-01-01T00:03:00Z", "2027-11-21T12:00:00Z"];
     let (sandbox, source) = stored(0);
+    sandbox.configure("pack = \"none\"\n");
     for (number, day) in days.iter().enumerate() {
         change(&source, number);
         let mut pull = sandbox.command(pullback_tests::programs::puller());
@@ -317,4 +318,30 @@ fn a_workstation_at_1970_or_a_year_ahead_removes_nothing() {
     let right = decided(&sandbox, &["--keep-within", "7d", "--timezone", "UTC"]);
     assert!(right[2].1.contains("misdated") && right[3].1.contains("misdated"), "{right:?}");
     assert_eq!(right[1].1, "keep-within 7d");
+}
+
+#[test]
+fn a_size_counts_copies_as_they_are_kept_and_not_as_they_came() {
+    let (sandbox, source) = stored(5);
+    let stored: Vec<u64> = sandbox
+        .puller(&["list", "gym", "--json", "--long"])
+        .exits(0)
+        .json()
+        .iter()
+        .map(|line| line["stored_bytes"].as_u64().expect("what it takes"))
+        .collect();
+    let (newest, others) = stored.split_last().expect("copies");
+    // Room for one plain copy and the packed ones, and not for two plain ones.
+    let room = (newest * 3 / 2).to_string();
+    assert!(others.iter().sum::<u64>() + newest < newest * 3 / 2, "{stored:?}");
+    change(&source, 5);
+    let pulled = sandbox.pull(&["gym", "--max-total-size", &room]).succeeds("stored");
+    assert_eq!(ids(&sandbox).len(), 6, "{pulled:?}");
+    // Nothing was packed, and it all goes in if it is.
+    sandbox.configure("pack = \"none\"\n");
+    change(&source, 6);
+    sandbox.pull(&["gym"]).succeeds("stored");
+    sandbox.configure("");
+    sandbox.puller(&["rotate", "gym", "--max-total-size", &room]).exits(0);
+    assert_eq!(ids(&sandbox).len(), 7);
 }

@@ -1,7 +1,7 @@
 //! Looking into copies: `cat`, `sql`, `open` and `list --long`, of copies in whatever form; and never into one that rotted.
 
 use pullback_tests::databases;
-use pullback_tests::privilege::skip;
+use pullback_tests::privilege::{self, skip};
 use pullback_tests::programs;
 use pullback_tests::sandbox::{self, Ran, Sandbox, wait_until};
 use rusqlite::Connection;
@@ -280,4 +280,22 @@ fn list_tells_growth_change_and_space_by_copy() {
     let share = all * 100 / u64::try_from(bytes.iter().sum::<i64>()).unwrap();
     assert!(total.ends_with(&format!(", {share} % of that")), "{total} is not of {share} %");
     assert!(long.contains("GROWTH") && long.contains("ON DISK"), "{long}");
+}
+
+#[test]
+fn a_packed_copy_is_looked_into_where_its_store_is_for_reading() {
+    if !privilege::is_root() {
+        return skip("a store that is somebody else's", "only root can run as another user");
+    }
+    let shelf = Shelf::stock();
+    let readable =
+        shelf.sandbox.command(Path::new("chmod")).args(["-R", "a+rX"]).arg(shelf.sandbox.store()).status();
+    assert!(readable.is_ok_and(|status| status.success()));
+    for words in ["sql gym latest~1 'SELECT count(*) FROM members'", "show gym latest~1 --checksums"] {
+        let mut command = privilege::as_nobody(&shelf.sandbox, programs::puller());
+        let words: Vec<&str> = words.splitn(4, ' ').map(|word| word.trim_matches('\'')).collect();
+        let read = shelf.sandbox.run(command.arg("--store").arg(shelf.sandbox.store()).args(&words)).exits(0);
+        let owner = shelf.sandbox.puller(&words).exits(0);
+        assert!(read.stdout == owner.stdout && !read.stdout.is_empty(), "{read}");
+    }
 }

@@ -520,3 +520,42 @@ fn what_sqlite_said_of_the_same_bytes_stands_unless_it_is_to_be_asked_again() {
     at(&sandbox, "2026-12-22T00:00:00Z", "pull gym", 0);
     is("2026-12-22", "2026-12-21");
 }
+
+#[test]
+fn the_link_leads_to_a_plain_file_also_where_the_newest_copy_rots_or_is_accepted() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 200_000, 4096);
+    sandbox.configure("pack = \"gzip\"\n");
+    let sql = |sql: &str| {
+        rusqlite::Connection::open(&source).and_then(|db| db.execute_batch(sql)).expect("it can be changed");
+    };
+    let copies: Vec<String> = (0..3)
+        .map(|number| {
+            sql(&format!("CREATE TABLE noise{number} AS SELECT randomblob(50000)"));
+            sandbox.pull(&[&source]).succeeds("stored").copy
+        })
+        .collect();
+    let folder = sandbox.store().join("local/gym");
+    let leads_to = |copy: &String| {
+        let latest = folder.join("latest.db").canonicalize();
+        assert_eq!(latest.expect("it leads somewhere"), folder.join(format!("copies/{copy}.db")));
+    };
+    leads_to(&copies[2]);
+    rot(&folder.join(format!("copies/{}.db", copies[2])), PLACES[0]);
+    sandbox.puller(&["verify", "gym"]).exits(4);
+    leads_to(&copies[1]);
+    rot(&folder.join(format!("copies/{}.db", copies[1])), PLACES[0]);
+    sandbox.puller(&["restore", "gym", "--to", sandbox.file("back.db").to_str().unwrap()]).exits(4);
+    leads_to(&copies[0]);
+    // One that was emptied and packed, and is called good after all, while the next one is emptied too.
+    sql("PRAGMA foreign_keys = OFF; DELETE FROM access_log; DELETE FROM lockers; DELETE FROM members;
+        DROP TABLE noise0; DROP TABLE noise1; DROP TABLE noise2; VACUUM");
+    let suspect = sandbox.pull(&[&source]);
+    assert_eq!(suspect.verdict, "suspect", "{}", suspect.ran);
+    sql("PRAGMA user_version = 9");
+    assert_eq!(sandbox.pull(&[&source]).verdict, "suspect");
+    leads_to(&copies[0]);
+    sandbox.puller(&["accept", "gym", &suspect.copy]);
+    leads_to(&suspect.copy);
+}

@@ -15,6 +15,8 @@ pub(crate) fn run(cli: &Cli, source: &str, copy: &str, to: &Path, dry_run: bool)
         Err(fault) if fault.kind == Kind::Rotten && !dry_run => match source.lock() {
             Ok(lock) => {
                 let now = puller::clock::now()?;
+                // It may have been removed, or written to, before the lock was there.
+                let Ok(copy) = source.copy(&copy.id) else { return Err(fault) };
                 match verify::copy(&source, &copy, false, now, &lock, &|_| {})?.is_mended {
                     true => restore::to_new_file(&source, &copy, to, dry_run)?,
                     false => return Err(fault),

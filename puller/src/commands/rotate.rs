@@ -42,12 +42,21 @@ fn one(cli: &Cli, source: &SourceDir, rules: &Rules, pack: Pack, dry_run: bool) 
     if !dry_run {
         source.clear_drafts(true, &lock)?;
     }
+    let mut notes = Vec::new();
+    // A size counts copies as they are kept, not as they came.
+    let packs_first = rules.policy.max_total_size.is_some();
+    if !dry_run && packs_first {
+        notes = packing::pack(source, pack, None, usize::MAX, &lock)?;
+    }
     let facts = Facts::of(source)?;
     let decisions = rotation::plan(&facts, rules, now);
     let mut removed = Removed::default();
     if !dry_run {
         removed = rotation::carry_out(source, &decisions, now, &lock)?;
-        removed.kept.extend(packing::pack(source, pack, None, usize::MAX, &lock)?);
+        notes.extend(std::mem::take(&mut removed.kept));
+        if !packs_first {
+            notes.extend(packing::pack(source, pack, None, usize::MAX, &lock)?);
+        }
     }
     let mut table = text::table(&["COPY", "VERDICT", "ON DISK", "", "BECAUSE"]);
     for (fact, decision) in facts.iter().zip(&decisions) {
@@ -85,6 +94,6 @@ fn one(cli: &Cli, source: &SourceDir, rules: &Rules, pack: Pack, dry_run: bool) 
         // What is packed upon a copy that goes may take a little more afterwards.
         println!("{} {word}, about {} on disk\n", going.len(), text::bytes(going.iter().sum()));
     }
-    removed.kept.iter().for_each(|why| eprintln!("warning: {why}"));
+    notes.iter().for_each(|why| eprintln!("warning: {why}"));
     Ok(())
 }
