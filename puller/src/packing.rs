@@ -81,6 +81,11 @@ impl Facts {
         self.verdict.is_exact() && self.page_size.is_some() && self.form.is_some()
     }
 
+    /// Whether it may only be rotten because what it is packed upon is: a page that rotted there may be in another copy as well.
+    fn may_be_mended(&self) -> bool {
+        self.verdict == Verdict::Rotten && self.page_size.is_some() && self.base.is_some()
+    }
+
     /// Whether others may be packed upon it: what is sick or emptied soon goes, and little in it is as in others.
     fn may_be_base(&self) -> bool {
         self.is_exact() && !matches!(self.verdict, Verdict::Damaged | Verdict::Suspect)
@@ -108,7 +113,7 @@ pub fn plan(copies: &[Facts], leaving: &BTreeSet<String>, pack: Pack) -> Vec<(St
     // How many deltas in a row lead from a copy to older ones.
     let mut in_a_row: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, copy) in stay.iter().enumerate() {
-        let (Some(form), true) = (copy.form, copy.is_exact()) else { continue };
+        let (Some(form), true) = (copy.form, copy.is_exact() || copy.may_be_mended()) else { continue };
         if Some(index) == newest_good || Some(index) == newest_exact {
             if form != Form::Plain {
                 planned.push((copy.id.clone(), Wanted::Plain));
@@ -121,6 +126,9 @@ pub fn plan(copies: &[Facts], leaving: &BTreeSet<String>, pack: Pack) -> Vec<(St
             Some(other.id.as_str()) == copy.base.as_deref() && other.verdict != Verdict::Rotten
         };
         let base_stays = stay.iter().find(is_base);
+        if copy.may_be_mended() && base_stays.is_some() {
+            continue;
+        }
         let wanted = match (form, base_stays) {
             (Form::Delta, Some(base)) => {
                 let row = in_a_row.entry(&base.id).or_default();
@@ -172,12 +180,17 @@ pub fn pack(
         planned.into_iter().partition(|(_, wanted)| *wanted == Wanted::Plain);
     // What takes the most room comes before what is packed already.
     let is_plain = |id: &str| facts.iter().any(|facts| facts.id == id && facts.form == Some(Form::Plain));
-    others.sort_by_key(|(id, _)| !is_plain(id));
+    let is_rotten = |id: &str| facts.iter().any(|facts| facts.id == id && facts.verdict == Verdict::Rotten);
+    others.sort_by_key(|(id, _)| (!is_plain(id), is_rotten(id)));
     let mut notes = Vec::new();
     for (id, wanted) in plain.into_iter().chain(others.into_iter().take(count_max)) {
         let changed = change(source, &copies, &id, &wanted, proven, lock);
         match changed {
             Ok(()) => tracing::info!(copy = id, ?wanted, "packed"),
+            // That is known.
+            Err(fault) if fault.kind == Kind::Rotten && is_rotten(&id) => {
+                tracing::debug!(copy = id, %fault, "it stays rotten");
+            }
             Err(fault) => {
                 notes.push(format!("copy {id} is kept as it was: {fault}"));
                 if fault.kind == Kind::NoSpace {
@@ -669,32 +682,6 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_cannot_go_keeps_what_it_is_packed_upon() {
-        let mut shelf = Shelf::new();
-        for round in 0..6u8 {
-            let mut bytes = vec![7; 10 * PAGE];
-            bytes[3] = round;
-            shelf.add(bytes, Verdict::Ok);
-        }
-        shelf.pack(Pack::Delta);
-        let copies = shelf.source.copies().unwrap();
-        let mut oldest = copies[0].manifest.clone().unwrap();
-        oldest.rotted(at(), 1, "it was found to be");
-        shelf.source.write_manifest(&oldest, &shelf.lock).unwrap();
-        let decision = |(place, copy): (usize, &StoredCopy)| Decision {
-            id: copy.id.clone(),
-            kept_because: if place % 5 == 0 { vec!["it is wanted".to_owned()] } else { Vec::new() },
-            goes_because: String::new(),
-        };
-        let decisions: Vec<Decision> = copies.iter().enumerate().map(decision).collect();
-        let removed = rotation::carry_out(&shelf.source, &decisions, at(), &shelf.lock).unwrap();
-        assert_eq!(removed.kept.len(), 1, "{removed:?}");
-        removed.ids.iter().for_each(|id| drop(shelf.held.remove(id)));
-        assert_eq!(shelf.held.len(), 3);
-        shelf.is_right();
-    }
-
-    #[test]
     fn a_copy_can_be_unpacked_while_another_run_clears_up() {
         let mut shelf = Shelf::new();
         (0..2).for_each(|round| shelf.add(vec![round; 10 * PAGE], Verdict::Ok));
@@ -784,6 +771,35 @@ mod tests {
         assert_eq!(settle(&shelf.source, &shelf.lock).unwrap(), Vec::<String>::new());
         let latest = fs::read(shelf.source.dir().join("latest.db")).unwrap();
         assert!(latest == shelf.held[&copies.last().unwrap().id]);
+    }
+
+    #[test]
+    fn copies_that_rotted_with_what_they_are_packed_upon_are_mended_by_a_newer_one() {
+        let mut shelf = Shelf::new();
+        let mut bytes: Vec<u8> = (0..8 * PAGE).map(|at| at as u8).collect();
+        let mut add = |shelf: &mut Shelf, page: usize| {
+            bytes[page * PAGE] ^= 1;
+            shelf.add(bytes.clone(), Verdict::Ok);
+        };
+        (0..3).for_each(|page| add(&mut shelf, page));
+        shelf.pack(Pack::Delta);
+        let copies = shelf.source.copies().unwrap();
+        let newest = shelf.source.file(&copies[2].id, "db");
+        let mut rotten = fs::read(&newest).unwrap();
+        rotten[6 * PAGE] ^= 1;
+        fs::remove_file(&newest).unwrap();
+        fs::write(&newest, rotten).unwrap();
+        for copy in &copies {
+            let found = crate::verify::copy(&shelf.source, copy, false, at(), &shelf.lock, &|_| {}).unwrap();
+            assert_eq!(found.result, Verdict::Rotten, "{}", copy.id);
+        }
+        // The page that rotted is the same in the next copy.
+        add(&mut shelf, 4);
+        shelf.pack(Pack::Delta);
+        let copies = shelf.source.copies().unwrap();
+        let read =
+            |copy: &StoredCopy| crate::verify::read(&shelf.source, copy, false, &|_| {}).unwrap().is_ok();
+        assert_eq!(copies.iter().map(read).collect::<Vec<bool>>(), [true, true, false, true]);
     }
 
     #[test]
