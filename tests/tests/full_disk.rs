@@ -136,7 +136,7 @@ fn check_packing(pack: &str, packed: &str) {
     configure(&scene.sandbox, pack);
     scene.disk.fill();
     let said = scene.puller(&["rotate", "gym", "--keep-last", "5"]);
-    assert!(said.stderr.contains("and not packed") && said.stderr.contains("No space"), "{said}");
+    assert!(said.stderr.contains("is kept as it was") && said.stderr.contains("No space"), "{said}");
     assert_eq!((of_form(&scene.folder, ".db"), of_form(&scene.folder, packed)), (5, 0), "{said}");
     scene.disk.empty();
     scene.puller(&["rotate", "gym", "--keep-last", "5"]).exits(0);
