@@ -76,7 +76,7 @@ impl Head {
     }
 }
 
-/// Bytes that become gzip members of about [`MEMBER_LEN`] each, and a seal: any program that knows gzip reads them as one stream.
+/// Bytes that become gzip members of about `MEMBER_LEN` each, and a seal: any program that knows gzip reads them as one stream.
 pub struct Members {
     encoder: GzEncoder<Hashed>,
     in_member: usize,

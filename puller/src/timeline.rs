@@ -48,7 +48,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Of `copies`, in the order of their numbers, as seen at `now`. From the future or from before [`EARLIEST`] none is on it;
+    /// Of `copies`, in the order of their numbers, as seen at `now`. From the future or from before `EARLIEST` none is on it;
     /// of the others as many as can be, and where that can be done in two ways, the newer ones.
     pub fn of(copies: &[Dated], now: Timestamp) -> Self {
         let mut marks: Vec<Mark> = Vec::new();
