@@ -22,6 +22,7 @@ pub mod pack;
 pub mod content;
 pub mod unpacked;
 pub mod packing;
+pub mod reshape;
 pub mod policy;
 pub mod timeline;
 pub mod query;
