@@ -12,6 +12,7 @@ import os
 import shutil
 import struct
 import sys
+import zlib
 
 SUFFIXES = (".db", ".db.gz", ".delta.gz", ".json", ".pages")
 CHANGE = struct.Struct("<IB16s")  # page number, 0 whole or 1 XOR, first 16 bytes of BLAKE3 (not looked at here)
@@ -76,31 +77,44 @@ def apply(delta, out):
         out.truncate(head["page_count"] * size)
 
 
+def unpack(copy, out):
+    deltas, whole = chain(copy)
+    with (gzip.open if whole.endswith(".gz") else open)(whole, "rb") as plain:
+        shutil.copyfileobj(plain, out, 1 << 20)
+    for delta in reversed(deltas):
+        apply(delta, out)
+    out.seek(0)
+    md5 = hashlib.md5()
+    for block in iter(lambda: out.read(1 << 20), b""):
+        md5.update(block)
+    with open(copy + ".json", encoding="utf-8") as file:
+        manifest = json.load(file)
+    if out.tell() != manifest["bytes"] or manifest["md5"] not in (None, md5.hexdigest()):
+        fail(f"this is not what the manifest says: {out.tell()} bytes, MD5 {md5.hexdigest()}")
+    known = "as its manifest says" if manifest["md5"] else "and its manifest names none: run PRAGMA integrity_check"
+    return f"{out.tell()} bytes, MD5 {md5.hexdigest()}, {known}"
+
+
 def main():
     if len(sys.argv) != 3:
         fail(__doc__.strip())
     copy, target = copy_id(sys.argv[1]), sys.argv[2]
-    deltas, whole = chain(copy)
     try:
         out = open(target, "x+b")
     except FileExistsError:
         fail(f"{target} is there already")
-    with out:
-        with (gzip.open if whole.endswith(".gz") else open)(whole, "rb") as plain:
-            shutil.copyfileobj(plain, out, 1 << 20)
-        for delta in reversed(deltas):
-            apply(delta, out)
-        out.seek(0)
-        md5 = hashlib.md5()
-        for block in iter(lambda: out.read(1 << 20), b""):
-            md5.update(block)
-        length = out.tell()
-    with open(copy + ".json", encoding="utf-8") as file:
-        manifest = json.load(file)
-    if length != manifest["bytes"] or manifest["md5"] not in (None, md5.hexdigest()):
-        fail(f"{target} is not what the manifest says: {length} bytes, MD5 {md5.hexdigest()}")
-    known = "as its manifest says" if manifest["md5"] else "and its manifest names none: run PRAGMA integrity_check"
-    print(f"{target}: {length} bytes, MD5 {md5.hexdigest()}, {known}")
+    done = False
+    try:
+        with out:
+            said = unpack(copy, out)
+        done = True
+    except (OSError, EOFError, ValueError, KeyError, struct.error, zlib.error) as error:
+        fail(f"{type(error).__name__}: {error}; `puller verify` says more, and doc/format.md what damage costs")
+    finally:
+        # Whole, or not at all.
+        if not done:
+            os.remove(target)
+    print(f"{target}: {said}")
 
 
 if __name__ == "__main__":

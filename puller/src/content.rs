@@ -479,11 +479,29 @@ fn scratching(source: &SourceDir, error: &io::Error) -> Unreadable {
 fn reading(path: &Path, error: &io::Error) -> Unreadable {
     match error.kind() {
         io::ErrorKind::NotFound => Unreadable::Gone(format!("{} is gone", named(path))),
-        // Says nothing of what is in the file.
-        io::ErrorKind::PermissionDenied => Fault::io(format!("`{}`", path.display()), error).into(),
-        _ => Unreadable::Rotten(format!("{} cannot be read: {error}", named(path))),
+        _ if is_rot(error) => Unreadable::Rotten(format!("{} cannot be read: {error}", named(path))),
+        _ => Fault::io(format!("`{}`", path.display()), error).into(),
     }
 }
+
+/// Whether `error`, met while a file of the store was read, says that the file is not what it was, or that its disk does not give it
+/// back. All others, such as that this process has too many files open, say nothing of it: nobody is to be accused by them.
+pub fn is_rot(error: &io::Error) -> bool {
+    use io::ErrorKind as E;
+    // What gzip and we say of bytes, a file of another kind in the place of ours, and what disks and file systems say.
+    matches!(
+        error.kind(),
+        E::InvalidData | E::InvalidInput | E::UnexpectedEof | E::IsADirectory | E::NotADirectory
+    ) || error.raw_os_error().is_some_and(|code| DISK_ERRORS.contains(&code))
+}
+
+/// EIO and, of Linux, EUCLEAN and EBADMSG: what file systems with checksums say of blocks that rotted.
+const DISK_ERRORS: &[i32] = &[
+    rustix::io::Errno::IO.raw_os_error(),
+    rustix::io::Errno::BADMSG.raw_os_error(),
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    rustix::io::Errno::UCLEAN.raw_os_error(),
+];
 
 /// The file's own name, as it is told.
 pub fn named(path: &Path) -> String {

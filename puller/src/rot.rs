@@ -46,12 +46,14 @@ pub fn found(
     let (form, path) = content::find(source, id).unwrap_or((Form::Plain, source.file(id, "db")));
     let shape = manifest.geometry().zip(manifest.snapshot_id());
     // A delta has no list of its own.
-    let list_is_right =
-        form == Form::Delta || shape.is_none_or(|shape| is_list_of(&source.file(id, "pages"), shape));
+    let list_is_right = match shape {
+        Some(shape) if form != Form::Delta => is_list_of(&source.file(id, "pages"), shape)?,
+        _ => true,
+    };
     let mut detail = Vec::new();
     let mut bad = Vec::new();
     if let (false, Some(shape)) = (list_is_right, shape) {
-        if remake_list(source, id, (form, &path), shape) {
+        if remake_list(source, id, (form, &path), shape)? {
             let done = "the database is whole, and its list of page hashes was made anew from it".to_owned();
             let detail = vec![named(&format!("`{id}.pages`"), why), done];
             note(source, id, "mended", manifest.verdict.word(), &detail, now)?;
@@ -62,9 +64,9 @@ pub fn found(
     }
     let is_bad = match (form, shape) {
         // One that is as it was sealed is not at fault: what it is packed upon is.
-        (Form::Delta, _) => !is_sealed(&path),
-        (Form::Gzip, _) if !is_sealed(&path) => true,
-        (form, Some(shape)) => name_of(form, &path, shape.0, &mut io::sink()).ok() != Some(shape.1),
+        (Form::Delta, _) => !is_sealed(&path)?,
+        (Form::Gzip, _) if !is_sealed(&path)? => true,
+        (form, Some(shape)) => !is_content_of(form, &path, shape)?,
         (_, None) => false,
     };
     if is_bad {
@@ -146,7 +148,7 @@ fn of_manifest(source: &SourceDir, copy: &StoredCopy, why: &str, now: Timestamp)
     let path = source.file(&copy.id, "db");
     let stored = history::stored_snapshot(source, &copy.id)?.and_then(|hex| SnapshotId::from_hex(&hex));
     if let Some((snapshot, geometry)) = stored.zip(geometry_of(&path))
-        && name_of(Form::Plain, &path, geometry, &mut io::sink()).ok() == Some(snapshot)
+        && is_content_of(Form::Plain, &path, (geometry, snapshot))?
     {
         detail.push(format!("the database beside it is what was stored: `{}`", path.display()));
     }
@@ -192,14 +194,31 @@ fn geometry_of(path: &Path) -> Option<Geometry> {
     Geometry::new(size, pages).filter(|geometry| geometry.bytes() == len)
 }
 
-fn is_list_of(path: &Path, (geometry, snapshot): (Geometry, SnapshotId)) -> bool {
+fn is_list_of(path: &Path, (geometry, snapshot): (Geometry, SnapshotId)) -> Result<bool, Fault> {
     let read = || -> io::Result<bool> {
         let file = File::open(path)?;
         let right = u64::from(geometry.page_count) * PageHash::LEN as u64;
         Ok(file.metadata()?.len() == right
             && HashList::new(file, geometry.page_count).snapshot_id(geometry)? == snapshot)
     };
-    read().unwrap_or(false)
+    unless_rot(path, read()).map(|is_it| is_it == Some(true))
+}
+
+fn is_content_of(
+    form: Form,
+    path: &Path,
+    (geometry, snapshot): (Geometry, SnapshotId),
+) -> Result<bool, Fault> {
+    unless_rot(path, name_of(form, path, geometry, &mut io::sink())).map(|name| name == Some(snapshot))
+}
+
+/// What was read of the file at `path`; `None`: it is gone, or not what it was.
+fn unless_rot<T>(path: &Path, read: io::Result<T>) -> Result<Option<T>, Fault> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || content::is_rot(&error) => Ok(None),
+        Err(error) => Err(Fault::io(format!("`{}`", path.display()), &error)),
+    }
 }
 
 /// The name of the whole copy in the file at `path`, whose page hashes go to `list`.
@@ -212,8 +231,9 @@ fn name_of(form: Form, path: &Path, geometry: Geometry, list: &mut impl Write) -
 }
 
 /// Whether a pack is as it was written; what it is packed upon is not looked at.
-fn is_sealed(path: &Path) -> bool {
-    File::open(path).and_then(|mut file| pack::check_seal(&mut file)).is_ok()
+fn is_sealed(path: &Path) -> Result<bool, Fault> {
+    let sealed = File::open(path).and_then(|mut file| pack::check_seal(&mut file));
+    unless_rot(path, sealed).map(|sealed| sealed.is_some())
 }
 
 /// Makes the list of page hashes of copy `id` anew, if its content is still what its name says.
@@ -222,7 +242,7 @@ fn remake_list(
     id: &str,
     (form, path): (Form, &Path),
     (geometry, snapshot): (Geometry, SnapshotId),
-) -> bool {
+) -> Result<bool, Fault> {
     let list = source.file(id, "pages");
     let aside = list.with_file_name(format!(".{id}.pages.new"));
     let remade = (|| {
@@ -237,12 +257,10 @@ fn remake_list(
         }
         Ok(is_it)
     })();
-    let is_remade = remade.unwrap_or_else(|error: io::Error| {
-        tracing::debug!(id, %error, "the list of page hashes cannot be made anew");
-        false
-    });
-    if !is_remade && let Err(error) = durable::remove(&aside) {
+    if !matches!(remade, Ok(true))
+        && let Err(error) = durable::remove(&aside)
+    {
         tracing::debug!(%error, "left for the next run to clear");
     }
-    is_remade
+    unless_rot(path, remade).map(|is_remade| is_remade == Some(true))
 }

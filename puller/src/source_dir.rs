@@ -284,8 +284,14 @@ impl SourceDir {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some(id) = name.strip_suffix(".json") else { continue };
             let Some(sequence) = sequence_of(id) else { continue };
-            let manifest =
-                fs::read(entry.path()).map_err(|error| format!("the manifest cannot be read: {error}"));
+            let manifest = match fs::read(entry.path()) {
+                // It was removed a moment ago.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if !content::is_rot(&error) => {
+                    return Err(Fault::io(format!("`{}`", entry.path().display()), &error));
+                }
+                read => read.map_err(|error| format!("the manifest cannot be read: {error}")),
+            };
             let manifest = manifest.and_then(|bytes| Manifest::from_bytes(&bytes)).and_then(|manifest| {
                 match manifest.copy == id {
                     true => Ok(manifest),

@@ -108,6 +108,11 @@ pub fn open(source: &SourceDir, copy: &StoredCopy) -> Result<Content, Fault> {
 
 /// What is said of a copy that somebody wants to look into, and that is not what it was.
 pub fn rotten(source: &SourceDir, copy: &StoredCopy, why: &str) -> Fault {
+    // Who reads holds no lock: a rotation may have removed it meanwhile.
+    if !source.file(&copy.id, "json").exists() {
+        return Fault::new(Kind::Unknown, format!("copy {} was removed while it was read", copy.id))
+            .hint(format!("`puller list {}` shows the copies", source.shown()));
+    }
     Fault::new(Kind::Rotten, format!("copy {} is rotten: {why}", copy.id))
         .hint(format!("take another: `puller list {}` shows them", source.shown()))
 }

@@ -64,7 +64,10 @@ fn try_read(
     let form = content::find(source, &copy.id).map_or(Form::Plain, |(form, _)| form);
     let file = content::named(&source.file(&copy.id, form.suffix()));
     let md5 = want_md5 && manifest.md5.is_some();
-    let unread = |error: io::Error| rotten(format!("{file} cannot be read: {error}"));
+    let unread = |error: io::Error| match content::is_rot(&error) {
+        true => rotten(format!("{file} cannot be read: {error}")),
+        false => Fault::io(&file, &error).into(),
+    };
     let hashes = content.hashes().map_err(unread)?;
     let found =
         proof::read_back_from(&mut content.pages(), geometry, hashes, md5, progress).map_err(unread)?;
@@ -134,8 +137,15 @@ pub fn copy(
         judged => judged,
     };
     detail.extend(why);
+    let is_news = manifest.verdict != verdict;
     manifest.verdict = verdict;
-    source.write_manifest(&manifest, lock)?;
+    match source.write_manifest(&manifest, lock) {
+        // A full disk is no reason to leave the other copies unread: only when this one was proven is not written down.
+        Err(fault) if !is_news && fault.kind == Kind::NoSpace => {
+            tracing::warn!(%fault, "the proof of a copy is not written down");
+        }
+        written => written?,
+    }
     let is_mended = !mended.is_empty();
     Ok(Verified { result: if is_mended { Verdict::Rotten } else { verdict }, detail, is_mended })
 }

@@ -234,7 +234,10 @@ fn a_packed_copy_comes_out_without_our_programs() {
     cut.truncate(cut.len() / 2);
     fs::remove_file(&packed).unwrap();
     fs::write(&packed, cut).unwrap();
-    assert!(!python(&packed, &sandbox.file("cut.db")).unwrap().status.success(), "half a delta is none");
+    let cut = python(&packed, &sandbox.file("cut.db")).unwrap();
+    assert!(!cut.status.success() && !sandbox.file("cut.db").exists(), "half a delta is none: {cut:?}");
+    let said = String::from_utf8_lossy(&cut.stderr);
+    assert!(said.starts_with("unpack.py: ") && said.lines().count() == 1, "{said}");
     let script = include_str!("../../doc/unpack.py");
     assert_eq!(fs::read_to_string(sandbox.store().join("unpack.py")).unwrap(), script);
 }

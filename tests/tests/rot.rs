@@ -390,6 +390,36 @@ fn a_pack_that_rotted_is_set_aside_and_what_leads_from_a_rotten_copy_is_not() {
     }
 }
 
+/// What keeps this machine from reading says nothing of what is on the disk.
+#[track_caller]
+fn check_without_file_handles(pack: &str) {
+    let shelf = Shelf::packed(pack);
+    let (puller, store) = (programs::puller().display(), shelf.sandbox.store());
+    let mut refused = 0;
+    for handles in 4..24 {
+        let mut shell = shelf.sandbox.command(Path::new("/bin/sh"));
+        let line = format!(
+            "ulimit -n {handles} && exec '{puller}' --store '{}' verify --all --json",
+            store.display()
+        );
+        let ran = shelf.sandbox.run(shell.args(["-c", &line]));
+        refused += u32::from(ran.code() != 0);
+        assert!(ran.code() != 4 && !ran.stdout.contains("rotten"), "with {handles} file handles: {ran}");
+    }
+    assert!(refused > 0, "file handles were enough each time");
+    shelf.is_sound();
+    let names = fs::read_dir(&shelf.folder)
+        .expect("a folder can be read")
+        .map(|entry| entry.expect("a folder can be read").file_name());
+    assert!(names.into_iter().all(|name| !name.display().to_string().ends_with(".rotten")));
+}
+
+#[test]
+fn a_machine_without_file_handles_accuses_no_copy() {
+    check_without_file_handles("none");
+    check_without_file_handles("delta");
+}
+
 #[test]
 fn a_good_copy_that_vanishes_is_missed_each_time() {
     let shelf = Shelf::stock();
