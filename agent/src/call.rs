@@ -1,8 +1,9 @@
-//! One pull call as plain synchronous code sees it: what the puller says comes in, events go out, nothing waits for ever.
+//! One call as plain synchronous code sees it: what the puller says comes in, events go out, nothing waits for ever.
 
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::page::{Geometry, PageHash};
 use pullback_shared::pb;
+use pullback_shared::restoring::{Reply, Request};
 use pullback_shared::wire::{Event, decode_hashes};
 use std::io::Write;
 use std::time::Duration;
@@ -17,22 +18,26 @@ pub const PULLER_WAIT: Duration = Duration::from_secs(60);
 /// Events that may lie between the agent and the network.
 pub const EVENTS_IN_FLIGHT: usize = 4;
 
-/// What the agent sends with; cheap to clone.
-#[derive(Clone)]
-pub struct Outbound {
-    events: Sender<Result<pb::PullReply, Status>>,
+/// What the agent sends messages of the kind `M` with; cheap to clone.
+pub struct Outbound<M = pb::PullReply> {
+    events: Sender<Result<M, Status>>,
     runtime: Handle,
 }
 
-impl Outbound {
+impl<M> Clone for Outbound<M> {
+    fn clone(&self) -> Self {
+        Self { events: self.events.clone(), runtime: self.runtime.clone() }
+    }
+}
+
+impl<M> Outbound<M> {
     /// Sends into `events`, with the timers of `runtime`.
-    pub fn new(events: Sender<Result<pb::PullReply, Status>>, runtime: Handle) -> Self {
+    pub fn new(events: Sender<Result<M, Status>>, runtime: Handle) -> Self {
         Self { events, runtime }
     }
 
-    /// Sends `event`; waits [`PULLER_WAIT`] for a puller that does not take it.
-    pub fn send(&self, event: Event) -> Result<(), Fault> {
-        let sent = self.runtime.block_on(self.events.send_timeout(Ok(event.encode()), PULLER_WAIT));
+    fn send_message(&self, message: M) -> Result<(), Fault> {
+        let sent = self.runtime.block_on(self.events.send_timeout(Ok(message), PULLER_WAIT));
         sent.map_err(|error| match error {
             SendTimeoutError::Timeout(_) => {
                 Fault::new(Kind::Lost, format!("the puller took nothing for {} s", PULLER_WAIT.as_secs()))
@@ -41,9 +46,8 @@ impl Outbound {
         })
     }
 
-    /// Sends `event` if there is room for it now; an error only when the puller is gone.
-    pub fn hint(&self, event: Event) -> Result<(), Fault> {
-        match self.events.try_send(Ok(event.encode())) {
+    fn hint_message(&self, message: M) -> Result<(), Fault> {
+        match self.events.try_send(Ok(message)) {
             Err(TrySendError::Closed(_)) => Err(gone()),
             Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
         }
@@ -53,8 +57,32 @@ impl Outbound {
     pub fn fail(&self, fault: &Fault) {
         let end = self.events.send_timeout(Err(fault.to_status()), PULLER_WAIT);
         if self.runtime.block_on(end).is_err() {
-            tracing::debug!("the puller left before it could be told why the pull failed");
+            tracing::debug!("the puller left before it could be told why the call failed");
         }
+    }
+}
+
+impl Outbound {
+    /// Sends `event`; waits [`PULLER_WAIT`] for a puller that does not take it.
+    pub fn send(&self, event: Event) -> Result<(), Fault> {
+        self.send_message(event.encode())
+    }
+
+    /// Sends `event` if there is room for it now; an error only when the puller is gone.
+    pub fn hint(&self, event: Event) -> Result<(), Fault> {
+        self.hint_message(event.encode())
+    }
+}
+
+impl Outbound<pb::RestoreReply> {
+    /// Sends `reply`; waits [`PULLER_WAIT`] for a puller that does not take it.
+    pub fn say(&self, reply: Reply) -> Result<(), Fault> {
+        self.send_message(reply.encode())
+    }
+
+    /// Sends `reply` if there is room for it now; an error only when the puller is gone.
+    pub fn mention(&self, reply: Reply) -> Result<(), Fault> {
+        self.hint_message(reply.encode())
     }
 }
 
@@ -62,32 +90,44 @@ fn gone() -> Fault {
     Fault::new(Kind::Lost, "the puller ended the call")
 }
 
-/// What the puller says.
-pub struct Inbound {
-    requests: Streaming<pb::PullRequest>,
+/// What the puller says, in messages of the kind `M`.
+pub struct Inbound<M = pb::PullRequest> {
+    requests: Streaming<M>,
     runtime: Handle,
 }
 
-impl Inbound {
+impl<M> Inbound<M> {
     /// Reads from `requests`, with the timers of `runtime`.
-    pub fn new(requests: Streaming<pb::PullRequest>, runtime: Handle) -> Self {
+    pub fn new(requests: Streaming<M>, runtime: Handle) -> Self {
         Self { requests, runtime }
     }
 
-    /// The puller's next message.
-    pub fn next_message(&mut self) -> Result<pb::PullRequest, Fault> {
-        let message = async { tokio::time::timeout(PULLER_WAIT, self.requests.message()).await };
+    fn message(&mut self, wait: Duration) -> Result<M, Fault> {
+        let message = async { tokio::time::timeout(wait, self.requests.message()).await };
         match self.runtime.block_on(message) {
             Ok(Ok(Some(message))) => Ok(message),
             Ok(Ok(None)) => {
                 Err(Fault::new(Kind::Protocol, "the puller stopped talking before its turn was over"))
             }
             Ok(Err(status)) => Err(Fault::from_status(&status)),
-            Err(_) => Err(Fault::new(
-                Kind::Lost,
-                format!("the puller said nothing for {} s", PULLER_WAIT.as_secs()),
-            )),
+            Err(_) => {
+                Err(Fault::new(Kind::Lost, format!("the puller said nothing for {} s", wait.as_secs())))
+            }
         }
+    }
+}
+
+impl Inbound<pb::RestoreRequest> {
+    /// The puller's next message, waited for as long as `wait`.
+    pub fn next_request(&mut self, wait: Duration) -> Result<Request, Fault> {
+        Request::decode(self.message(wait)?)
+    }
+}
+
+impl Inbound {
+    /// The puller's next message.
+    pub fn next_message(&mut self) -> Result<pb::PullRequest, Fault> {
+        self.message(PULLER_WAIT)
     }
 
     /// Writes the hashes of a base of `geometry`, as the puller sends them, to `list`.

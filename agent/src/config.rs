@@ -64,6 +64,8 @@ struct File {
     compression_level: Option<Spanned<i64>>,
     #[serde(default)]
     reflection: bool,
+    #[serde(default)]
+    allow_restore: bool,
     pulls_max: Option<Spanned<usize>>,
     #[serde(default)]
     database: BTreeMap<Spanned<String>, Database>,
@@ -256,6 +258,7 @@ impl Config {
                 max_hold: file.max_hold.map(|s| s.0),
             },
             compression,
+            allow_restore: file.allow_restore,
         };
         let databases = file.database.into_iter();
         let databases =
@@ -393,7 +396,7 @@ mod tests {
         fn whatever_is_written_is_read_or_refused(
             lines in prop::collection::vec(
                 prop_oneof![
-                    "(tls|listen|state_dir|mirror|compression|reflection|path) = (\"[a-zé\\\\/0-9.:]{0,12}\"?|-?[0-9]{1,20}|true|)",
+                    "(tls|listen|state_dir|mirror|compression|reflection|allow_restore|path) = (\"[a-zé\\\\/0-9.:]{0,12}\"?|-?[0-9]{1,20}|true|)",
                     "(reserve|max_state|lock_wait|max_hold|pulls_max|compression_level) = (\"[0-9.]{0,25} ?[a-zKMG]{0,3}\"|-?[0-9.e]{1,20}|nan|inf)",
                     "\\[database\\.(gym|\"\\PC{0,70}\")\\]",
                     "\\PC{0,20}",

@@ -27,5 +27,10 @@ pub mod statistics;
 pub mod config;
 pub mod serve;
 pub mod one_file;
+pub mod restore;
+pub mod stage;
+pub mod live;
+pub mod swap;
+pub mod tables;
 
 mod sink;

@@ -48,9 +48,10 @@ pub fn write(source: &Source, limits: HoldLimits, file: &File, dir: &Path) -> Re
     let mut collector = collecting.finish()?;
     collector.finish()?;
     let snapshot = collector.snapshot_id()?;
-    let (found, md5) = read_back(file, geometry).map_err(io)?;
+    let mut md5 = Md5::new();
+    let found = read_back(file, geometry, |page| md5.update(page)).map_err(io)?;
     match found == snapshot {
-        true => Ok(OneFile { snapshot, geometry, md5, held }),
+        true => Ok(OneFile { snapshot, geometry, md5: md5.finalize().into(), held }),
         false => Err(Fault::new(
             Kind::Unproven,
             "the file read back is not what was written: the disk may be failing",
@@ -58,16 +59,20 @@ pub fn write(source: &Source, limits: HoldLimits, file: &File, dir: &Path) -> Re
     }
 }
 
-fn read_back(file: &File, geometry: Geometry) -> std::io::Result<(SnapshotId, [u8; 16])> {
+/// Reads `file` whole; gives the name of its content. `each` sees the pages in order.
+pub fn read_back(
+    file: &File,
+    geometry: Geometry,
+    mut each: impl FnMut(&[u8]),
+) -> std::io::Result<SnapshotId> {
     let mut id = SnapshotHasher::new(geometry);
-    let mut md5 = Md5::new();
     let mut page = vec![0; geometry.page_size.as_usize()];
     for index in 0..u64::from(geometry.page_count) {
         file.read_exact_at(&mut page, index * u64::from(geometry.page_size.get()))?;
         id.push(PageHash::of(&page));
-        md5.update(&page);
+        each(&page);
     }
-    Ok((id.finish(), md5.finalize().into()))
+    Ok(id.finish())
 }
 
 /// `pullback-agent backup DB FILE`: a snapshot in a new file at `target`, proven, durable, or nothing.

@@ -1,12 +1,14 @@
 //! The gRPC edge: a call is decoded, given to a thread of its own, and its events are sent. Nothing else is async here.
 
 use crate::call::{EVENTS_IN_FLIGHT, Inbound, Outbound};
+use crate::restore::{self, Call};
 use crate::settings::Settings;
 use crate::snapshot;
 use crate::source;
 use crate::statistics;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::pb::pullback_server::{Pullback, PullbackServer};
+use pullback_shared::restoring;
 use pullback_shared::text::printable;
 use pullback_shared::wire::{MESSAGE_BYTES_MAX, Start, check_protocol};
 use pullback_shared::{PROTOCOL, RELEASE, pb};
@@ -39,6 +41,7 @@ pub struct Agent {
     settings: Arc<Settings>,
     databases: Arc<Databases>,
     pulls: Arc<Semaphore>,
+    restores: Arc<Semaphore>,
 }
 
 impl Agent {
@@ -48,6 +51,7 @@ impl Agent {
             settings: Arc::new(settings),
             databases: Arc::new(databases),
             pulls: Arc::new(Semaphore::new(pulls_max)),
+            restores: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -119,15 +123,52 @@ impl Agent {
         })
     }
 
-    /// Waits until no pull goes on, but no longer than `limit`.
+    /// Waits until no pull and no restore goes on, but no longer than `limit`.
     pub async fn idle(&self, pulls_max: usize, limit: Duration) {
         let all = u32::try_from(pulls_max).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(limit, self.pulls.acquire_many(all)).await;
+        let _ = tokio::time::timeout(limit, async {
+            let _pulls = self.pulls.acquire_many(all).await;
+            let _restores = self.restores.acquire().await;
+        })
+        .await;
     }
 
     fn serve_pull(&self, start: &Start, inbound: &mut Inbound, outbound: &Outbound) -> Result<(), Fault> {
         let path = self.path_of(&start.database)?;
         snapshot::pull(&self.settings, &path, start, inbound, outbound)
+    }
+}
+
+impl Agent {
+    /// Which database a restore may write to.
+    fn target_of(&self, database: &str) -> Result<PathBuf, Fault> {
+        if matches!(&*self.databases, Databases::Named(_)) {
+            return Err(Fault::new(
+                Kind::Refused,
+                "an agent that is reached without ssh restores nothing yet: it cannot tell who asks",
+            )
+            .hint("restore through ssh: `--to ssh://HOST/PATH`"));
+        }
+        if !self.settings.allow_restore {
+            return Err(Fault::new(Kind::Refused, "this agent's configuration does not allow that databases are restored here")
+                .hint("write `allow_restore = true` into `~/.config/pullback/agent.toml` there; `pullback-agent config path` says which file it is"));
+        }
+        self.path_of(database)
+    }
+
+    fn serve_restore(
+        &self,
+        inbound: &mut Inbound<pb::RestoreRequest>,
+        outbound: &Outbound<pb::RestoreReply>,
+    ) -> Result<(), Fault> {
+        let restoring::Request::Start { database } = inbound.next_request(START_WAIT)? else {
+            return Err(Fault::new(Kind::Protocol, "a restore that does not begin with `RestoreStart`"));
+        };
+        let path = self.target_of(&database)?;
+        let is_local = self.settings.state_dir.is_none();
+        restore::restore(&self.settings, &path, &mut Call { inbound, outbound, is_local })?;
+        tracing::info!(database = printable(&database, 200), "restored");
+        Ok(())
     }
 }
 
@@ -149,6 +190,7 @@ fn same_file(one: &Path, other: &Path) -> bool {
 #[tonic::async_trait]
 impl Pullback for Agent {
     type PullStream = ReceiverStream<Result<pb::PullReply, Status>>;
+    type RestoreStream = ReceiverStream<Result<pb::RestoreReply, Status>>;
 
     async fn info(&self, request: Request<pb::InfoRequest>) -> Result<Response<pb::InfoReply>, Status> {
         let agent = self.clone();
@@ -192,6 +234,32 @@ impl Pullback for Agent {
         let spawned = std::thread::Builder::new().name("pull".to_owned()).spawn(work);
         spawned.map_err(|error| {
             Fault::new(Kind::Internal, format!("no thread for a pull: {error}")).to_status()
+        })?;
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+    async fn restore(
+        &self,
+        request: Request<Streaming<pb::RestoreRequest>>,
+    ) -> Result<Response<Self::RestoreStream>, Status> {
+        let place = Arc::clone(&self.restores).try_acquire_owned().map_err(|_| {
+            Fault::new(Kind::Busy, "another restore goes on there").hint("try again later").to_status()
+        })?;
+        let requests = request.into_inner();
+        let (events, replies) = tokio::sync::mpsc::channel(EVENTS_IN_FLIGHT);
+        let runtime = Handle::current();
+        let agent = self.clone();
+        let work = move || {
+            let _place = place;
+            let outbound = Outbound::new(events, runtime.clone());
+            let mut inbound = Inbound::new(requests, runtime);
+            if let Err(fault) = agent.serve_restore(&mut inbound, &outbound) {
+                tracing::warn!(code = fault.kind.word(), "the restore failed: {fault}");
+                outbound.fail(&fault);
+            }
+        };
+        let spawned = std::thread::Builder::new().name("restore".to_owned()).spawn(work);
+        spawned.map_err(|error| {
+            Fault::new(Kind::Internal, format!("no thread for a restore: {error}")).to_status()
         })?;
         Ok(Response::new(ReceiverStream::new(replies)))
     }

@@ -18,6 +18,8 @@ pub struct Settings {
     pub hold: HoldLimits,
     /// Of frames.
     pub compression: Compression,
+    /// Whether a database may be put in the place of one that is there, or of none.
+    pub allow_restore: bool,
 }
 
 impl Settings {
@@ -29,6 +31,8 @@ impl Settings {
             room: RoomLimits::default(),
             hold: HoldLimits::default(),
             compression: Compression::None,
+            // Whoever sits at this machine may write the file anyway.
+            allow_restore: true,
         }
     }
 

@@ -197,7 +197,8 @@ impl Source {
         )
     }
 
-    fn explain(&self, error: &rusqlite::Error) -> Fault {
+    /// What `error`, which SQLite gave, means for the user.
+    pub(crate) fn explain(&self, error: &rusqlite::Error) -> Fault {
         let shown = shown(&self.path);
         let (code, extended) = codes(error);
         match (code, extended) {
@@ -379,7 +380,8 @@ fn check_user(shown: &str, metadata: &Metadata) -> Result<(), Fault> {
     .hint(format!("run as its owner, for example with `sudo -u '#{owner}'`, or as root; through ssh, `puller --sudo` does")))
 }
 
-fn not_found(path: &Path, error: &std::io::Error) -> Fault {
+/// Why the file at `path` cannot be found.
+pub(crate) fn not_found(path: &Path, error: &std::io::Error) -> Fault {
     let shown = shown(path);
     match error.kind() {
         std::io::ErrorKind::NotFound if path.symlink_metadata().is_ok_and(|m| m.is_symlink()) => {
@@ -405,7 +407,7 @@ fn shown_raw(path: &Path) -> String {
 }
 
 /// SQLite's primary and extended result codes.
-fn codes(error: &rusqlite::Error) -> (c_int, c_int) {
+pub(crate) fn codes(error: &rusqlite::Error) -> (c_int, c_int) {
     match error {
         rusqlite::Error::SqliteFailure(error, _) => (error.extended_code & 0xff, error.extended_code),
         rusqlite::Error::InvalidPath(_) | rusqlite::Error::NulError(_) => {
@@ -419,11 +421,12 @@ fn is_hot(error: &rusqlite::Error) -> bool {
     codes(error).1 == ffi::SQLITE_READONLY_ROLLBACK
 }
 
-fn is_busy(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(codes(error).0, ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED)
 }
 
-fn said(error: &rusqlite::Error) -> String {
+/// In SQLite's words.
+pub(crate) fn said(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqliteFailure(_, Some(message)) => printable(message, 256),
         other => printable(&other.to_string(), 256),

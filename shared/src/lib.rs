@@ -14,6 +14,7 @@ pub mod fault;
 pub mod explain;
 pub mod verdict;
 pub mod wire;
+pub mod restoring;
 pub mod text;
 
 /// The generated protocol types. They stop at [`wire`], where they become checked values.

@@ -137,22 +137,22 @@ pub fn check_protocol(theirs: u32, who: &str) -> Result<(), Fault> {
     .hint(format!("update {older} to the newer release of the two")))
 }
 
-fn broken(what: impl Into<String>) -> Fault {
+pub(crate) fn broken(what: impl Into<String>) -> Fault {
     Fault::new(Kind::Protocol, format!("the peer broke the protocol: {}", what.into())).hint(
         "update both programs to the same release; if that does not help, this is a bug worth reporting",
     )
 }
 
-fn geometry(page_size: u32, page_count: u32) -> Result<Geometry, Fault> {
+pub(crate) fn geometry(page_size: u32, page_count: u32) -> Result<Geometry, Fault> {
     Geometry::new(page_size, page_count)
         .ok_or_else(|| broken(format!("{page_count} pages of {page_size} bytes are no SQLite file")))
 }
 
-fn snapshot_id(bytes: &[u8]) -> Result<SnapshotId, Fault> {
+pub(crate) fn snapshot_id(bytes: &[u8]) -> Result<SnapshotId, Fault> {
     SnapshotId::from_slice(bytes).ok_or_else(|| broken("a snapshot id that is not 32 bytes"))
 }
 
-fn some_text(text: &str) -> Option<String> {
+pub(crate) fn some_text(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| printable(text, TEXT_CHARS_MAX))
 }
 
