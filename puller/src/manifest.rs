@@ -3,6 +3,7 @@
 //! The first line after `{` holds the BLAKE3 of everything that follows that line, so that a manifest that rotted is
 //! known for it. `doc/format.md` lists the fields.
 
+use crate::sealed;
 use jiff::Timestamp;
 use pullback_shared::page::Geometry;
 use pullback_shared::snapshot::SnapshotId;
@@ -192,24 +193,12 @@ impl Manifest {
 
     /// As the bytes of its file.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let json = serde_json::to_string_pretty(self).expect("BUG: a manifest that is no JSON");
-        let rest = json.strip_prefix("{\n").expect("BUG: a manifest that is no object");
-        let check = blake3::hash(rest.as_bytes()).to_hex();
-        format!("{{\n  \"blake3\": \"{check}\",\n{rest}").into_bytes()
+        sealed::to_bytes(self)
     }
 
     /// From the bytes of its file; the error says what is wrong with them.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "the manifest is no text".to_owned())?;
-        let after = text
-            .strip_prefix("{\n  \"blake3\": \"")
-            .ok_or("the manifest does not begin with its check value")?;
-        let (check, rest) = after.split_once("\",\n").ok_or("the manifest's check value has no end")?;
-        if check != blake3::hash(rest.as_bytes()).to_hex().as_str() {
-            return Err("the manifest fails its check value".to_owned());
-        }
-        let manifest: Self =
-            serde_json::from_str(&format!("{{\n{rest}")).map_err(|error| format!("the manifest: {error}"))?;
+        let manifest: Self = sealed::from_bytes(bytes, "the manifest")?;
         match manifest.v {
             VERSION => Ok(manifest),
             newer => Err(format!("the manifest is of version {newer}; this release knows version {VERSION}")),

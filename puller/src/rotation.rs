@@ -6,6 +6,7 @@ use crate::history;
 use crate::manifest::Manifest;
 use crate::packing;
 use crate::policy::{Count, Length, Policy, Rules, Size};
+use crate::restore_record::Record;
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
 use crate::timeline::{self, Dated, JUMP_MIN, Line, Period};
 use jiff::tz::TimeZone;
@@ -40,6 +41,8 @@ pub struct Facts {
     pub passed_full: bool,
     /// Whether a person said that it stays.
     pub pinned: bool,
+    /// Why it may be what leads back from the last restore, if it may.
+    pub safety: Option<String>,
     /// What its files take on the disk; what copies share counts for each.
     pub stored_bytes: u64,
 }
@@ -48,7 +51,20 @@ impl Facts {
     /// Of every copy of `source`, oldest first.
     pub fn of(source: &SourceDir) -> Result<Vec<Self>, Fault> {
         let stored = source.stored_bytes()?;
+        let record = Record::read(source);
+        if let Err(fault) = &record {
+            tracing::warn!(%fault, "no copy is removed");
+        }
+        let safety = |id: &str| match &record {
+            Ok(record) => {
+                record.as_ref().filter(|record| record.safety.as_deref() == Some(id)).map(|record| {
+                    format!("safety copy of the restore of {}", record.begun_at.strftime("%Y-%m-%d"))
+                })
+            }
+            Err(_) => Some("`restore.json` cannot be read, so it may be a safety copy".to_owned()),
+        };
         let of = |copy: StoredCopy| Self {
+            safety: safety(&copy.id),
             sequence: copy.sequence,
             taken_at: copy.manifest.as_ref().ok().map(|manifest| manifest.taken_at),
             verdict: copy.verdict(),
@@ -105,11 +121,13 @@ pub fn plan(copies: &[Facts], rules: &Rules, now: Timestamp) -> Vec<Decision> {
     let good: Vec<usize> = (0..copies.len()).filter(|index| copies[*index].verdict.is_good()).collect();
     let Some(newest_good) = good.last().copied() else {
         (0..copies.len()).for_each(|index| keep(index, "there is no good copy yet"));
+        keep_safety(copies, &mut decisions);
         return decided(decisions);
     };
     keep(newest_good, "newest good copy");
     if rules.policy.is_empty() {
         (0..copies.len()).for_each(|index| keep(index, "no policy"));
+        keep_safety(copies, &mut decisions);
         return decided(decisions);
     }
     for (index, why) in kept_by_rules(copies, &good, rules, now) {
@@ -131,9 +149,11 @@ pub fn plan(copies: &[Facts], rules: &Rules, now: Timestamp) -> Vec<Decision> {
     }
     keep_findings(copies, &mut decisions);
     keep_pinned(copies, &mut decisions);
+    keep_safety(copies, &mut decisions);
     if let Some(size) = rules.policy.max_total_size {
+        let is_held = |copy: &Facts| copy.pinned || copy.safety.is_some();
         let may_go =
-            |index: &usize| *index != newest_good && Some(*index) != passed && !copies[*index].pinned;
+            |index: &usize| *index != newest_good && Some(*index) != passed && !is_held(&copies[*index]);
         let may_go: Vec<usize> = good.iter().copied().filter(may_go).collect();
         fit(copies, &may_go, size, &mut decisions);
     }
@@ -432,11 +452,19 @@ fn keep_pinned(copies: &[Facts], decisions: &mut [Decision]) {
     }
 }
 
+/// What leads back from the last restore stays, whatever it is: often it is damaged, which is why there was a restore.
+fn keep_safety(copies: &[Facts], decisions: &mut [Decision]) {
+    for (copy, decision) in copies.iter().zip(decisions) {
+        decision.kept_because.extend(copy.safety.clone());
+    }
+}
+
 /// Which damaged and suspect copies go so that a sick source cannot fill the disk; good ones are not looked at.
 pub fn plan_findings(copies: &[Facts]) -> Vec<Decision> {
     let mut decisions = undecided(copies);
     keep_findings(copies, &mut decisions);
     keep_pinned(copies, &mut decisions);
+    keep_safety(copies, &mut decisions);
     for (copy, decision) in copies.iter().zip(&mut decisions) {
         if !matches!(copy.verdict, Verdict::Damaged | Verdict::Suspect) {
             decision.kept_because.push("neither damaged nor suspect".to_owned());
@@ -517,6 +545,7 @@ mod tests {
             id: format!("{day}"),
             sequence: day as u64 + 1,
             pinned: false,
+            safety: None,
             stored_bytes: 1,
             taken_at: Some(Timestamp::from_second(1_700_000_000 + day as i64 * DAY).unwrap()),
             verdict: match letter {
@@ -585,6 +614,70 @@ mod tests {
     fn a_sick_source_cannot_fill_the_disk() {
         check("oddddddd", Some(9), None, "++-----+");
         check("oddoddod", Some(9), None, "+--+++++");
+    }
+
+    #[test]
+    fn the_safety_copy_of_a_restore_stays_and_says_so_in_every_plan() {
+        let why = "safety copy of the restore of 2026-11-21";
+        let of = |verdicts: &str, at: usize| {
+            let mut copies = copies(verdicts);
+            copies[at].safety = Some(why.into());
+            copies
+        };
+        #[track_caller]
+        fn check(decisions: &[Decision], at: usize, expected: &str) {
+            let stays = |decision: &Decision| if decision.stays() { '+' } else { '-' };
+            assert_eq!(decisions.iter().map(stays).collect::<String>(), expected);
+            let why = "safety copy of the restore of 2026-11-21";
+            assert!(decisions[at].kept_because.contains(&why.to_owned()), "{decisions:?}");
+            assert!(decisions[at].goes_because.is_empty());
+        }
+        check(&decisions(&of("oooo", 1), Some(1), None), 1, "-+-+");
+        check(&decisions(&of("oddddddd", 4), Some(9), None), 4, "++--+--+");
+        check(&decisions(&of("ossss", 2), Some(9), None), 2, "+++-+");
+        check(&decisions(&of("ddd", 1), Some(1), None), 1, "+++");
+        check(&decisions(&of("ooo", 0), None, None), 0, "+++");
+        check(&plan_findings(&of("oddddddd", 4)), 4, "++--+--+");
+        let size = Policy { max_total_size: Some(Size(2)), ..Policy::default() };
+        let rules = Rules { policy: size, zone: TimeZone::UTC };
+        check(&plan(&of("ooooo", 1), &rules, Timestamp::from_second(1_900_000_000).unwrap()), 1, "-+--+");
+    }
+
+    #[test]
+    fn facts_name_the_safety_copy_of_the_record_and_hold_all_where_it_cannot_be_read() {
+        use crate::manifest::tests::manifest;
+        use crate::restore_record::VERSION;
+        use crate::store::{KnownStores, Store};
+        let dir = tempfile::tempdir().unwrap();
+        let known = KnownStores::in_file(dir.path().join("known"));
+        let store = Store::open_or_create(&dir.path().join("store"), &known, false).unwrap();
+        let address = crate::address::Address::parse("/srv/gym.db").unwrap().unwrap();
+        let source = store.create(&address, Some("gym")).unwrap();
+        let lock = source.lock().unwrap();
+        let ids = [1, 2].map(|sequence| {
+            source.write_manifest(&manifest(sequence), &lock).unwrap();
+            manifest(sequence).copy
+        });
+        let safety = || -> Vec<Option<String>> {
+            Facts::of(&source).unwrap().into_iter().map(|facts| facts.safety).collect()
+        };
+        assert_eq!(safety(), [None, None]);
+        let record = Record {
+            v: VERSION,
+            begun_at: "2026-11-21T23:59:00Z".parse().unwrap(),
+            ended_at: Some("2026-11-22T00:01:00Z".parse().unwrap()),
+            from: "gym".into(),
+            copy: ids[1].clone(),
+            snapshot: "0".repeat(64),
+            safety: Some(ids[0].clone()),
+            quarantine: None,
+            tables: Vec::new(),
+            to_start: None,
+        };
+        record.write(&source, &lock).unwrap();
+        assert_eq!(safety(), [Some("safety copy of the restore of 2026-11-21".into()), None]);
+        std::fs::write(source.dir().join("restore.json"), "{").unwrap();
+        assert!(safety().iter().all(Option::is_some));
     }
 
     #[test]

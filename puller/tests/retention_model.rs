@@ -1,5 +1,5 @@
 //! Rotation against a naive model, over 1,000 simulated days for each seed: pulls, failures, damage, emptied sources, checks
-//! that come later, rot, pins, other policies, other time zones, and clocks that jump.
+//! that come later, rot, pins, restores, other policies, other time zones, and clocks that jump.
 //!
 //! The model is written from "What is kept" in doc/operations.md. It asks of each copy by itself whether a sentence of that
 //! page keeps it, counts by names of days and weeks, and shares no code with rotation.
@@ -119,6 +119,7 @@ mod model {
                     || i == newest_good
                     || Some(i) == full
                     || copies[i].pinned
+                    || copies[i].safety.is_some()
                     || copies[i].verdict == Verdict::Rotten
                     || (copies[i].verdict == Verdict::Unchecked && i > oldest_good)
                     || of_findings(copies).contains(&i)
@@ -128,7 +129,8 @@ mod model {
             for i in good {
                 let total: u64 =
                     (0..copies.len()).filter(|i| stays[*i]).map(|i| copies[i].stored_bytes).sum();
-                if total > most && i != newest_good && Some(i) != full && !copies[i].pinned {
+                let is_held = copies[i].pinned || copies[i].safety.is_some();
+                if total > most && i != newest_good && Some(i) != full && !is_held {
                     stays[i] = false;
                 }
             }
@@ -390,6 +392,7 @@ impl Store {
             verdict,
             passed_full,
             pinned: false,
+            safety: None,
             stored_bytes,
         };
         self.next += 1;
@@ -421,7 +424,8 @@ fn promises(copies: &[Facts], decisions: &[Decision], policy: &Policy) {
     let full = good.iter().rfind(|i| copies[**i].passed_full);
     assert!(full.is_none_or(|i| decisions[*i].stays()), "the newest that passed a full check");
     for (copy, decision) in copies.iter().zip(decisions) {
-        assert!(decision.stays() || !copy.pinned && copy.verdict != Verdict::Rotten);
+        let is_held = copy.pinned || copy.safety.is_some();
+        assert!(decision.stays() || !is_held && copy.verdict != Verdict::Rotten);
         assert_eq!(decision.stays(), decision.goes_because.is_empty());
     }
     let kept = good.iter().filter(|i| decisions[**i].stays()).count();
@@ -481,6 +485,11 @@ fn simulate(seed: u64) {
                 _ => Verdict::Ok,
             };
             store.add(verdict, verdict.is_good() && dice.one_in(3), now, 1 + dice.below(9) as u64);
+            // A restore: what was newest before it is its safety copy, and that of the one before is one no longer.
+            if dice.one_in(60) {
+                store.copies.iter_mut().for_each(|copy| copy.safety = None);
+                store.copies.last_mut().expect("a copy").safety = Some("safety copy".to_owned());
+            }
             let any = dice.below(store.copies.len() as i64) as usize;
             let copy = &mut store.copies[any];
             match dice.below(40) {
@@ -498,7 +507,8 @@ fn simulate(seed: u64) {
                 let found = model::of_findings(copies);
                 for (i, decision) in decisions.iter().enumerate() {
                     let is_finding = matches!(copies[i].verdict, Verdict::Damaged | Verdict::Suspect);
-                    let expected = !is_finding || found.contains(&i) || copies[i].pinned;
+                    let is_held = copies[i].pinned || copies[i].safety.is_some();
+                    let expected = !is_finding || found.contains(&i) || is_held;
                     assert_eq!(decision.stays(), expected, "copy {i}, {what}");
                 }
                 store.carry_out(&decisions);
