@@ -7,6 +7,7 @@ use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::hashes::HashList;
 use pullback_shared::page::{PageHash, PageNo};
 use pullback_shared::pb::pullback_client::PullbackClient;
+use pullback_shared::restoring::{Reply, Request};
 use pullback_shared::wire::{Event, HASH_LIST_BYTES_MAX, MESSAGE_BYTES_MAX, Start, encode_hashes};
 use pullback_shared::{PROTOCOL, pb};
 use std::fs::File;
@@ -33,6 +34,9 @@ const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(4);
 
 /// How long an agent that answers pings may say nothing within a call: it may be reading a large database from a slow card.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// How long an agent may take nothing of what is said.
+const SEND_WAIT: Duration = Duration::from_secs(60);
 
 /// Bytes of the pipe of the local door.
 const PIPE_BYTES: usize = 4 * 1024 * 1024;
@@ -235,6 +239,67 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Begins a restore of the database. Pulls may go on beside it.
+    pub fn restore(&mut self) -> Result<Restoring, Fault> {
+        self.greet()?;
+        let (requests, outgoing) = tokio::sync::mpsc::channel(4);
+        let (grpc, wait) = (&mut self.grpc, self.first_answer_wait);
+        let first = Request::Start { database: self.database.clone() }.encode();
+        let answer = self.runtime.block_on(async {
+            requests
+                .send(first)
+                .await
+                .map_err(|_| Status::internal("BUG: a call that ended before it began"))?;
+            match tokio::time::timeout(wait, grpc.restore(ReceiverStream::new(outgoing))).await {
+                Ok(answer) => answer.map(tonic::Response::into_inner),
+                Err(_) => Err(silent_at_first(wait).to_status()),
+            }
+        });
+        let replies = answer.map_err(|status| match status.code() {
+            tonic::Code::Unimplemented => {
+                Fault::new(Kind::Protocol, "this agent's release cannot restore anything yet")
+                    .hint("install the agent of the puller's release there")
+            }
+            _ => explained(&mut self.ssh, no_first_answer(&status)),
+        })?;
+        Ok(Restoring { runtime: self.runtime.handle().clone(), replies, requests })
+    }
+
+    /// `fault`, with what `ssh` has to say, where it carries the connection.
+    pub fn explain(&mut self, fault: Fault) -> Fault {
+        explained(&mut self.ssh, fault)
+    }
+}
+
+/// A restore that goes on: what is said and heard. To be dropped before its [`Client`].
+pub struct Restoring {
+    runtime: tokio::runtime::Handle,
+    replies: Streaming<pb::RestoreReply>,
+    requests: Sender<pb::RestoreRequest>,
+}
+
+impl Restoring {
+    /// Says `request`. `Ok(false)`: the agent does not listen any more, and says why in its next reply.
+    pub fn say(&self, request: Request) -> Result<bool, Fault> {
+        let sent = self.runtime.block_on(self.requests.send_timeout(request.encode(), SEND_WAIT));
+        match sent {
+            Ok(()) => Ok(true),
+            Err(tokio::sync::mpsc::error::SendTimeoutError::Closed(_)) => Ok(false),
+            Err(tokio::sync::mpsc::error::SendTimeoutError::Timeout(_)) => Err(silent(SEND_WAIT)),
+        }
+    }
+
+    /// The agent's next reply.
+    pub fn next_reply(&mut self) -> Result<Reply, Fault> {
+        let message = async { tokio::time::timeout(SILENCE_MAX, self.replies.message()).await };
+        let message = self.runtime.block_on(message).map_err(|_| silent(SILENCE_MAX))?;
+        let message = message.map_err(|status| Fault::from_status(&status))?;
+        let over = || Fault::new(Kind::Lost, "the agent ended the restore before it was done");
+        Reply::decode(message.ok_or_else(over)?)
+    }
+}
+
 /// With what `ssh` has to say, where it carried the connection.
 fn explained(ssh: &mut Option<Ssh>, fault: Fault) -> Fault {
     match ssh {
@@ -370,11 +435,10 @@ impl Events<'_> {
 
     /// Whether the agent still listens.
     fn send(&mut self, request: pb::PullRequest) -> Result<bool, Fault> {
-        let wait = Duration::from_secs(60);
-        match self.runtime.block_on(async { self.requests.send_timeout(request, wait).await }) {
+        match self.runtime.block_on(async { self.requests.send_timeout(request, SEND_WAIT).await }) {
             Ok(()) => Ok(true),
             Err(tokio::sync::mpsc::error::SendTimeoutError::Closed(_)) => Ok(false),
-            Err(tokio::sync::mpsc::error::SendTimeoutError::Timeout(_)) => Err(silent(wait)),
+            Err(tokio::sync::mpsc::error::SendTimeoutError::Timeout(_)) => Err(silent(SEND_WAIT)),
         }
     }
 }

@@ -145,7 +145,7 @@ impl Desk {
             verify: Verify::Full,
             full: false,
             rules: None,
-            pack,
+            pack: Some(pack),
             expect: BTreeMap::new(),
             path: None,
             imported: Some(Imported {

@@ -34,6 +34,8 @@ pub mod verify;
 pub mod rot;
 pub mod sampling;
 pub mod restore;
+pub mod put_back;
+pub mod upload;
 pub mod restore_record;
 pub mod drill;
 pub mod hooks;

@@ -45,8 +45,8 @@ pub struct Options {
     pub full: bool,
     /// What to keep afterwards; `None`: do not rotate.
     pub rules: Option<Rules>,
-    /// How older copies are kept.
-    pub pack: Pack,
+    /// How older copies are kept; `None`: as they are.
+    pub pack: Option<Pack>,
     /// Tables that must be there, with their fewest rows.
     pub expect: BTreeMap<String, u64>,
     /// The database's path at the agent, where what was typed may lead to another one.
@@ -74,6 +74,10 @@ pub trait Watch: Sync {
     fn receiving(&self, bytes: u64, of: u64);
     /// So many bytes of the copy were read back, of so many.
     fn proving(&self, bytes: u64, of: u64);
+    /// So many bytes of pages were sent to be restored, of so many.
+    fn sending(&self, _bytes: u64, _of: u64) {}
+    /// So many pages were put in place, of so many.
+    fn writing(&self, _pages: u32, _of: u32) {}
 }
 
 /// What a run that did not fail did.
@@ -116,6 +120,14 @@ enum Arrived {
     },
 }
 
+/// What is done with the agent; the rest is done here.
+struct Received {
+    arrived: Arrived,
+    sums: Sums,
+    /// Bytes received and sent.
+    counts: (u64, u64),
+}
+
 /// A run of `puller pull` on one source that the store has a folder for, whose lock is held.
 pub struct Run<'a> {
     /// Its folder.
@@ -145,9 +157,22 @@ pub fn newest_base(source: &SourceDir) -> Result<Option<StoredCopy>, Fault> {
 }
 
 impl Run<'_> {
-    /// Pulls from the agent that `client` leads to.
-    pub fn pull(&mut self, client: Client) -> Result<Pulled, Fault> {
-        let pulled = self.bring(client);
+    /// Pulls from the agent that `client` leads to, which is let go as soon as it is not needed any more.
+    pub fn pull(&mut self, mut client: Client) -> Result<Pulled, Fault> {
+        let received = self.receive(&mut client, (0, 0));
+        drop(client);
+        self.end(received)
+    }
+
+    /// As [`Self::pull`], over a connection that others go on with.
+    pub fn pull_over(&mut self, client: &mut Client) -> Result<Pulled, Fault> {
+        let before = (client.bytes_received(), client.bytes_sent());
+        let received = self.receive(client, before);
+        self.end(received)
+    }
+
+    fn end(&mut self, received: Result<Received, Fault>) -> Result<Pulled, Fault> {
+        let pulled = received.and_then(|received| self.keep(received));
         // What was received would keep a full disk full, for everybody on it.
         if pulled.as_ref().is_err_and(|fault| fault.kind == Kind::NoSpace)
             && let Err(fault) = self.source.clear_drafts(false, self.lock)
@@ -157,16 +182,20 @@ impl Run<'_> {
         pulled
     }
 
-    fn bring(&mut self, mut client: Client) -> Result<Pulled, Fault> {
+    /// `before`: bytes over the connection, both ways, that are not this pull's.
+    fn receive(&mut self, client: &mut Client, before: (u64, u64)) -> Result<Received, Fault> {
         let draft = if self.options.full { None } else { Draft::resume(self.source) };
         self.source.clear_drafts(draft.is_some(), self.lock)?;
         let mut sums = Sums { notes: client.notes().to_vec(), ..Sums::default() };
         if draft.is_some() {
             sums.notes.push("went on from what an earlier run had received".to_owned());
         }
-        let arrived = self.transfer(&mut client, draft, &mut sums)?;
-        let counts = (client.bytes_received(), client.bytes_sent());
-        drop(client);
+        let arrived = self.transfer(client, draft, &mut sums)?;
+        let counts = (client.bytes_received() - before.0, client.bytes_sent() - before.1);
+        Ok(Received { arrived, sums, counts })
+    }
+
+    fn keep(&mut self, Received { arrived, sums, counts }: Received) -> Result<Pulled, Fault> {
         let mut pulled = match arrived {
             Arrived::Unchanged(copy) => self.unchanged(*copy, sums)?,
             Arrived::Draft { draft, offer, done, base, md5, look } => {
@@ -656,7 +685,10 @@ impl Run<'_> {
 
     /// Older copies get the form that they are to be kept in. `newest` was read back whole in this run.
     fn pack(&self, newest: &str) -> Result<Vec<String>, Fault> {
-        packing::pack(self.source, self.options.pack, Some(newest), PACKED_PER_PULL_MAX, self.lock)
+        match self.options.pack {
+            Some(pack) => packing::pack(self.source, pack, Some(newest), PACKED_PER_PULL_MAX, self.lock),
+            None => Ok(Vec::new()),
+        }
     }
 }
 

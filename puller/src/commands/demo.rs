@@ -11,7 +11,6 @@ use puller::address::Address;
 use puller::client::Client;
 use puller::demo_database::{self, newest_commit};
 use puller::judge::Verify;
-use puller::packing::Pack;
 use puller::pull::{Options, Pulled, Run};
 use puller::source_dir::SourceDir;
 use puller::ssh::Door;
@@ -148,7 +147,7 @@ fn pull(cli: &Cli, source: &mut SourceDir, address: &Address) -> Result<Pulled, 
         verify: Verify::Full,
         full: false,
         rules: None,
-        pack: Pack::None,
+        pack: None,
         expect: BTreeMap::new(),
         path: None,
         imported: None,

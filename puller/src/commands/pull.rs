@@ -255,7 +255,7 @@ impl Pulls<'_> {
             verify: asked.verify.or(written).unwrap_or(Verify::Auto),
             full: asked.full,
             rules: (!asked.no_rotate).then(|| super::rules(&asked.keep, config, settings)),
-            pack: super::pack(config, settings),
+            pack: Some(super::pack(config, settings)),
             expect: settings.map(|settings| settings.expect.clone()).unwrap_or_default(),
             path: None,
             imported: None,

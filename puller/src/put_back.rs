@@ -1,0 +1,291 @@
+//! A restore over a database that is there, or to another machine: what is there is saved first, and nothing that was committed
+//! is lost.
+//!
+//! The agent writes: in this process for a database here, else at the far end of ssh. See `proto/` for what is said.
+
+use crate::client::{Client, Restoring};
+use crate::content::Content;
+use crate::pull::{self, Options, Run, Watch};
+use crate::restore_record::{self, Record};
+use crate::source_dir::{Lock, SourceDir, StoredCopy};
+use crate::unpacked::{self, Unpacked};
+use crate::upload;
+use jiff::Timestamp;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::header::Journal;
+use pullback_shared::page::Geometry;
+use pullback_shared::restoring::{self, Apply, Facts, Reply, Request, Restored, There};
+use pullback_shared::snapshot::SnapshotId;
+use std::path::Path;
+
+/// What is to be restored: a copy that was proven.
+pub struct What<'a> {
+    /// The source it is of.
+    pub source: &'a SourceDir,
+    /// The copy.
+    pub copy: &'a StoredCopy,
+    /// Only these tables; none: all of it.
+    pub tables: &'a [String],
+    /// It as a plain file.
+    pub file: &'a Unpacked,
+}
+
+/// A restore whose agent was asked what there is.
+pub struct Begun {
+    client: Client,
+    restoring: Restoring,
+    target: restoring::Target,
+    is_local: bool,
+}
+
+/// The target's own folder in the store, and the right to change it.
+pub struct Folder<'a> {
+    /// The folder.
+    pub source: &'a mut SourceDir,
+    /// The right.
+    pub lock: &'a Lock,
+    /// How the safety copy is pulled.
+    pub options: &'a Options,
+    /// When the restore began.
+    pub now: Timestamp,
+}
+
+/// What there was before: the copy of it, or that there was nothing to copy.
+pub struct Safety {
+    /// The copy.
+    pub copy: Option<StoredCopy>,
+    /// What a person should know of it.
+    pub notes: Vec<String>,
+}
+
+/// A restore that waits for the word.
+pub struct Ready {
+    begun: Begun,
+    snapshot: SnapshotId,
+    set_aside: bool,
+    tables: Vec<String>,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub struct Done {
+    /// What the agent says.
+    pub restored: Restored,
+    /// The safety copy, if there was something to copy: another one than first where somebody committed meanwhile.
+    pub safety: Option<String>,
+    /// Bytes over the connection.
+    pub bytes_received: u64,
+    /// Bytes over the connection.
+    pub bytes_sent: u64,
+    /// The target is not what was restored, since somebody committed right after.
+    pub notes: Vec<String>,
+}
+
+impl Begun {
+    /// Asks the agent that `client` leads to what is there now; `is_local`: it is this process.
+    pub fn ask(mut client: Client, is_local: bool) -> Result<Self, Fault> {
+        let mut restoring = client.restore()?;
+        match restoring.next_reply().map_err(|fault| client.explain(fault))? {
+            Reply::Target(target) => Ok(Self { client, restoring, target: *target, is_local }),
+            _ => Err(out_of_turn()),
+        }
+    }
+
+    /// What is there.
+    pub fn target(&self) -> &restoring::Target {
+        &self.target
+    }
+
+    /// Saves what is there. What cannot be read is left, or, with `force`, set aside later.
+    pub fn save(&mut self, folder: &mut Folder<'_>, force: bool, watch: &dyn Watch) -> Result<Safety, Fault> {
+        let unreadable = match &self.target.there {
+            There::Nothing => return Ok(Safety { copy: None, notes: Vec::new() }),
+            There::Unreadable(fault) => fault.clone(),
+            There::Database(_) => match self.pull(folder, watch) {
+                Ok(safety) => return Ok(safety),
+                Err(fault) if is_of_source(fault.kind) => fault,
+                Err(fault) => return Err(fault),
+            },
+        };
+        match force {
+            true => Ok(Safety {
+                copy: None,
+                notes: vec![format!("what is there cannot be copied first, and is set aside: {unreadable}")],
+            }),
+            false => Err(Fault::new(
+                unreadable.kind,
+                format!("what is there cannot be saved first: {unreadable}; nothing was changed"),
+            )
+            .hint("`--force` sets it aside, with all that belongs to it, and puts the copy in its place")),
+        }
+    }
+
+    fn pull(&mut self, folder: &mut Folder<'_>, watch: &dyn Watch) -> Result<Safety, Fault> {
+        let Folder { source, lock, options, now } = folder;
+        let mut run = Run { source, lock, options, now: *now, watch };
+        let pulled = run.pull_over(&mut self.client)?;
+        let copy = source.copy(&pulled.manifest.copy)?;
+        Ok(Safety { copy: Some(copy), notes: pulled.notes })
+    }
+
+    /// Sends what is to be there, so that only the word is missing.
+    pub fn stage(
+        mut self,
+        what: &What<'_>,
+        safety: Option<(&SourceDir, &StoredCopy)>,
+        set_aside: bool,
+        watch: &dyn Watch,
+    ) -> Result<Ready, Fault> {
+        let staged = self.send(what, safety, watch).map_err(|fault| self.client.explain(fault));
+        let snapshot = staged?;
+        Ok(Ready { begun: self, snapshot, set_aside, tables: what.tables.to_vec() })
+    }
+
+    fn send(
+        &mut self,
+        what: &What<'_>,
+        safety: Option<(&SourceDir, &StoredCopy)>,
+        watch: &dyn Watch,
+    ) -> Result<SnapshotId, Fault> {
+        let manifest =
+            what.copy.manifest.as_ref().map_err(|why| unpacked::rotten(what.source, what.copy, why))?;
+        let (geometry, snapshot) = pull::shape(what.copy)?;
+        let base = match safety {
+            Some((source, copy)) if !self.is_local => {
+                Some((pull::shape(copy)?, unpacked::open(source, copy)?))
+            }
+            _ => None,
+        };
+        let base = base.filter(|((of, _), _)| of.page_size == geometry.page_size);
+        let local_path = match self.is_local {
+            true => Some(path_text(what.file.path())?),
+            false => None,
+        };
+        let is_there = self.restoring.say(Request::Content(restoring::Content {
+            snapshot,
+            geometry,
+            base: base.as_ref().map(|((of, id), _)| (*id, of.page_count)),
+            journal: Journal::from_word(&manifest.source.journal).unwrap_or(Journal::Rollback),
+            mode: manifest.source.mode,
+            local_path,
+        }))?;
+        loop {
+            match self.restoring.next_reply()? {
+                Reply::Staged => return Ok(snapshot),
+                Reply::Want { delta } if is_there => {
+                    let content: Content = unpacked::open(what.source, what.copy)?;
+                    let base = base.as_ref().map(|(_, base)| base).filter(|_| delta);
+                    upload::send(&self.restoring, &content, base, watch)?;
+                }
+                _ => return Err(out_of_turn()),
+            }
+        }
+    }
+}
+
+impl Ready {
+    /// Puts it in place. `stopped`: no application has the database open. Where somebody committed since the safety copy, another
+    /// one is pulled while the agent keeps writers out.
+    pub fn apply(
+        mut self,
+        mut safety: Option<StoredCopy>,
+        stopped: bool,
+        folder: Option<&mut Folder<'_>>,
+        record: &mut dyn FnMut(&SourceDir, &Lock, &str) -> Result<(), Fault>,
+        watch: &dyn Watch,
+    ) -> Result<Done, Fault> {
+        let mut folder = folder;
+        let mut notes = Vec::new();
+        loop {
+            let of_safety = safety.as_ref().map(pull::shape).transpose()?.map(|(_, snapshot)| snapshot);
+            self.begun.restoring.say(Request::Apply(Apply {
+                safety: of_safety,
+                tables: self.tables.clone(),
+                stopped,
+                set_aside: self.set_aside,
+            }))?;
+            match self.outcome(watch)? {
+                Some(restored) => return self.done(restored, safety, notes),
+                None => {
+                    let Some(folder) = folder.as_deref_mut() else { return Err(out_of_turn()) };
+                    let newer = self.begun.pull(folder, watch)?;
+                    if let Some(copy) = &newer.copy {
+                        record(folder.source, folder.lock, &copy.id)?;
+                    }
+                    notes.extend(newer.notes);
+                    safety = newer.copy;
+                }
+            }
+        }
+    }
+
+    /// `None`: somebody committed since the safety copy.
+    fn outcome(&mut self, watch: &dyn Watch) -> Result<Option<Restored>, Fault> {
+        loop {
+            let reply = self.begun.restoring.next_reply();
+            match reply.map_err(|fault| self.begun.client.explain(fault))? {
+                Reply::Writing { pages_written, page_count } => watch.writing(pages_written, page_count),
+                Reply::Moved => return Ok(None),
+                Reply::Restored(restored) => return Ok(Some(restored)),
+                _ => return Err(out_of_turn()),
+            }
+        }
+    }
+
+    fn done(
+        self,
+        restored: Restored,
+        safety: Option<StoredCopy>,
+        mut notes: Vec<String>,
+    ) -> Result<Done, Fault> {
+        let is_whole = self.tables.is_empty();
+        if is_whole && restored.snapshot != self.snapshot {
+            if !restored.moved_on {
+                return Err(Fault::new(Kind::Unproven, format!("what was read back is {} instead of {}", restored.snapshot.short(), self.snapshot.short()))
+                    .hint("the disk there may be failing; `puller restore --undo` brings back what was there before"));
+            }
+            notes.push("an application has committed since the copy was put in place".to_owned());
+        }
+        let (bytes_received, bytes_sent) =
+            (self.begun.client.bytes_received(), self.begun.client.bytes_sent());
+        Ok(Done { restored, safety: safety.map(|copy| copy.id), bytes_received, bytes_sent, notes })
+    }
+}
+
+/// What a record says before anything is replaced.
+pub fn record(what: &What<'_>, safety: Option<&str>, now: Timestamp) -> Result<Record, Fault> {
+    let (_, snapshot) = pull::shape(what.copy)?;
+    Ok(Record {
+        v: restore_record::VERSION,
+        begun_at: now,
+        ended_at: None,
+        from: what.source.shown(),
+        copy: what.copy.id.clone(),
+        snapshot: snapshot.to_string(),
+        safety: safety.map(str::to_owned),
+        quarantine: None,
+        tables: what.tables.to_vec(),
+        to_start: None,
+    })
+}
+
+/// Whether what is to be there differs from what is there in a way that an application would notice while it runs.
+pub fn differs_in_shape(facts: &Facts, geometry: Geometry) -> bool {
+    facts.geometry.page_size != geometry.page_size
+}
+
+/// What a source is that SQLite cannot read as it stands.
+fn is_of_source(kind: Kind) -> bool {
+    matches!(kind, Kind::NotADatabase | Kind::Unreadable | Kind::HotJournal)
+}
+
+fn path_text(path: &Path) -> Result<String, Fault> {
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        Fault::new(Kind::Usage, format!("`{}`: the store's path is not UTF-8", path.display()))
+    })
+}
+
+fn out_of_turn() -> Fault {
+    Fault::new(Kind::Protocol, "the agent said something that is not its turn to say during a restore")
+        .hint("update both programs to the same release")
+}
