@@ -35,6 +35,8 @@ pub mod rot;
 pub mod sampling;
 pub mod restore;
 pub mod restore_record;
+pub mod table_pages;
+pub mod differences;
 pub mod drill;
 pub mod hooks;
 pub mod ping;
