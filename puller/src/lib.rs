@@ -37,6 +37,8 @@ pub mod restore;
 pub mod put_back;
 pub mod upload;
 pub mod restore_record;
+pub mod table_pages;
+pub mod differences;
 pub mod drill;
 pub mod hooks;
 pub mod ping;

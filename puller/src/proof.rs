@@ -176,8 +176,8 @@ fn open_for_check(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Opens the file at `path`, which nobody writes, for reading, without a trace beside it.
-pub fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
+/// What SQLite is to open for [`open_immutable`], also where a statement attaches the file at `path`.
+pub(crate) fn immutable_uri(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_bytes() {
@@ -187,9 +187,14 @@ pub fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
         }
     }
     uri.push_str("?immutable=1&mode=ro");
+    uri
+}
+
+/// Opens the file at `path`, which nobody writes, for reading, without a trace beside it.
+pub fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(uri, flags)?;
+    let connection = Connection::open_with_flags(immutable_uri(path), flags)?;
     harden(&connection)?;
     Ok(connection)
 }
