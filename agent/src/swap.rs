@@ -1,0 +1,473 @@
+//! A finished database file gets the name of a target where SQLite can open nothing: where nothing is, or something that is set
+//! aside whole.
+//!
+//! ```text
+//! DIR/NAME                       the target: its main file, with NAME-wal, NAME-shm and NAME-journal as far as they are there
+//!     .NAME.pullback-aside-…     the new database, until it has the name
+//!     NAME.pullback-restore      the record: what was begun; locked while somebody works on it
+//!     NAME.quarantine-STAMP/     what was at the target, under its old names
+//!     NAME.quarantine-STAMP-2/   what came there after a run had died between two steps, or while one was at work
+//! ```
+//!
+//! The order is: the new file is written and fsynced, then the record is, then both names are made durable, then the files at
+//! the target move, then the new one gets the name, then the record goes. So where there is a record, there is a whole new file or
+//! none, unless the disk lost what it had confirmed; the record holds its hash to find that out, and the old files come back then.
+//!
+//! What is to be done next is told by what lies on the disk and by nothing else ([`Begun::next`]), and each step is durable
+//! before the next one is looked for. So a run that died anywhere is gone on with as if it had not. Files are only renamed, never
+//! onto another, whoever comes in between.
+//!
+//! `-wal`, `-shm` and `-journal` go before the main file: an application that finds no main file makes one, and SQLite then deletes
+//! a log that it finds beside an empty database. Back they come after it, for the same reason.
+
+use crate::aside::{self, Aside, dir_of, is_at, is_there, remove, rename_new, sync_dir, with_suffix};
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::header::{HEADER_LEN, Journal, set_journal};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+/// What SQLite may put beside a main file.
+const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// All that belongs to a database, in the order in which it goes.
+const FILES: [&str; 4] = ["-wal", "-shm", "-journal", ""];
+
+/// Behind the target's name: the record.
+const RECORD: &str = ".pullback-restore";
+
+/// The version of the record.
+const FORMAT: u32 = 1;
+
+/// A longer record is none of ours.
+const RECORD_BYTES_MAX: u64 = 4096;
+
+/// A stamp is not longer.
+const STAMP_CHARS_MAX: usize = 64;
+
+/// Of directories that one stamp is good for.
+const QUARANTINES_MAX: u32 = 100;
+
+/// An application that makes a new database whenever one was set aside is given up on after so many steps.
+const STEPS_MAX: usize = 100;
+
+/// How the database file is to look.
+#[derive(Clone, Copy, Debug)]
+pub struct Looks {
+    /// The journal mode in its header.
+    pub journal: Journal,
+    /// Who may read and write it; the owner always may, and nobody runs it.
+    pub mode: u32,
+    /// User and group, where they are to be others than this process's.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// How it ended, what a [`replace`] that died had begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// The directory for what was at the target; there is none where all of it came back.
+    pub quarantine: PathBuf,
+    /// Whether the new database is in place. Otherwise the old files are back; or, where another database had come
+    /// meanwhile, that one is left there, and they stay in `quarantine`.
+    pub is_replaced: bool,
+}
+
+/// Gives `aside` the name `target`, where nothing is, nor anything of an older database beside it. Durable.
+pub fn place(aside: Aside, target: &Path, looks: &Looks) -> Result<(), Fault> {
+    let shown = target.display();
+    let io = |error: io::Error| Fault::io(format!("`{shown}`"), &error);
+    refuse_begun(target)?;
+    if is_there(target).map_err(io)? {
+        return Err(Fault::new(Kind::Target, format!("`{shown}` is there already")));
+    }
+    for suffix in SIDES {
+        let side = with_suffix(target, suffix);
+        if is_there(&side).map_err(io)? {
+            let why = format!(
+                "`{}` of an older database is there: SQLite would replay it into the new one",
+                side.display()
+            );
+            return Err(Fault::new(Kind::Target, why).hint("move it away, or name another target"));
+        }
+    }
+    dress(aside.file(), looks).map_err(io)?;
+    match aside.give_name(target) {
+        Ok(_) => sync_dir(dir_of(target)).map_err(io),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let why = format!("`{shown}` came into being meanwhile; it is left as it is");
+            Err(Fault::new(Kind::Target, why))
+        }
+        Err(error) => Err(io(error)),
+    }
+}
+
+/// Sets aside what is at `target`, main file, `-wal`, `-shm` and `-journal` together, in a new directory beside it, named
+/// after `stamp`; then gives `aside` the name. Returns the directory. An error leaves, or brings back, what was there; where
+/// even that fails, [`finish_begun`] does it.
+pub fn replace(aside: Aside, target: &Path, looks: &Looks, stamp: &str) -> Result<PathBuf, Fault> {
+    let begun = begin(&aside, target, looks, stamp)?;
+    let fault = match begun.finish() {
+        Ok(_) => return Ok(begun.quarantine(1)),
+        Err(fault) => fault,
+    };
+    // Once the new file has the name, what is left to do is for the next run.
+    if is_there(aside.path()).unwrap_or(false)
+        && let Err(error) = (Begun { is_whole: false, ..begun }).finish()
+    {
+        tracing::warn!(why = %error, target = %target.display(), "what was set aside is not all back; the next restore goes on");
+    }
+    Err(fault)
+}
+
+/// Completes what a [`replace`] that died had begun at `target`, or takes it back where the new file is not whole; `None`:
+/// nothing was begun. Asides that dead processes left are removed.
+pub fn finish_begun(target: &Path) -> Result<Option<Finished>, Fault> {
+    let finished = match Begun::find(target)? {
+        Some(begun) => {
+            let is_replaced = begun.finish()?;
+            Some(Finished { quarantine: begun.quarantine(1), is_replaced })
+        }
+        None => None,
+    };
+    let record = with_suffix(target, RECORD);
+    match aside::sweep(target, || is_there(&record)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, target = %target.display(), "what dead runs left beside it takes room still");
+        }
+        _ => {}
+    }
+    Ok(finished)
+}
+
+/// Journal mode, owner and mode of the new file; then durable.
+fn dress(file: &File, looks: &Looks) -> io::Result<()> {
+    if file.metadata()?.len() >= HEADER_LEN as u64 {
+        let mut header = [0; HEADER_LEN];
+        file.read_exact_at(&mut header, 0)?;
+        set_journal(&mut header, looks.journal);
+        file.write_all_at(&header, 0)?;
+    }
+    if let Some((user, group)) = looks.owner {
+        fchown(file, Some(user), Some(group))?;
+    }
+    file.set_permissions(Permissions::from_mode(looks.mode & 0o666 | 0o600))?;
+    file.sync_all()
+}
+
+/// Refuses where something was begun, or is under way.
+fn refuse_begun(target: &Path) -> Result<(), Fault> {
+    match is_there(&with_suffix(target, RECORD)) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(locked(target)),
+        Err(error) => Err(Fault::io(format!("`{}`", target.display()), &error)),
+    }
+}
+
+fn locked(target: &Path) -> Fault {
+    Fault::new(Kind::Locked, format!("another restore to `{}` is under way", target.display()))
+        .hint("wait until it is done, then try again")
+}
+
+/// Up to the record, which stands and is locked then: nothing has moved yet.
+fn begin(aside: &Aside, target: &Path, looks: &Looks, stamp: &str) -> Result<Begun, Fault> {
+    let shown = target.display();
+    let io = |error: io::Error| Fault::io(format!("`{shown}`"), &error);
+    if !is_stamp(stamp) {
+        return Err(Fault::new(Kind::Target, "a quarantine cannot be named after such a stamp"));
+    }
+    refuse_begun(target)?;
+    let mut found = Vec::new();
+    for suffix in FILES {
+        let path = with_suffix(target, suffix);
+        match path.symlink_metadata() {
+            Ok(file) if file.is_file() => found.push(suffix),
+            Ok(_) => {
+                return Err(Fault::new(Kind::Target, format!("`{}` is no regular file", path.display()))
+                    .hint("name the database file itself"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error)),
+        }
+    }
+    if found.is_empty() {
+        return Err(Fault::new(Kind::Target, format!("`{shown}` is not there any more")));
+    }
+    dress(aside.file(), looks).map_err(io)?;
+    let (bytes, blake3) = File::open(aside.path()).and_then(|file| digest(&file)).map_err(io)?;
+    let record = Record {
+        v: FORMAT,
+        aside: aside.letters(),
+        bytes,
+        blake3,
+        stamp: free_stamp(target, stamp).map_err(io)?,
+        had_main: found.contains(&""),
+    };
+    let draft = Aside::beside(target)?;
+    let text = serde_json::to_vec(&record).map_err(|error| io(error.into()))?;
+    draft.file().write_all(&text).and_then(|()| draft.file().sync_all()).map_err(io)?;
+    match draft.give_name(&with_suffix(target, RECORD)) {
+        Ok(lock) => Ok(Begun { target: target.to_owned(), record, is_whole: true, _lock: lock }),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(locked(target)),
+        Err(error) => Err(io(error)),
+    }
+}
+
+/// `stamp`, or where there is a directory of that name already, with a number behind it.
+fn free_stamp(target: &Path, stamp: &str) -> io::Result<String> {
+    for number in 1..=QUARANTINES_MAX {
+        let stamp = numbered(stamp, number);
+        if !is_there(&quarantine(target, &stamp))? {
+            return Ok(stamp);
+        }
+    }
+    Err(io::Error::other("too many quarantines of the same name"))
+}
+
+fn numbered(stamp: &str, number: u32) -> String {
+    if number == 1 { stamp.to_owned() } else { format!("{stamp}-{number}") }
+}
+
+fn quarantine(target: &Path, stamp: &str) -> PathBuf {
+    with_suffix(target, format!(".quarantine-{stamp}"))
+}
+
+/// Whether `stamp` can be a part of a file's name, and never leads elsewhere.
+fn is_stamp(stamp: &str) -> bool {
+    let may = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:+".contains(&byte);
+    (1..=STAMP_CHARS_MAX).contains(&stamp.len()) && stamp.bytes().all(may)
+}
+
+/// Length and BLAKE3 of what `file`, from where it stands, holds.
+fn digest(file: &File) -> io::Result<(u64, String)> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file)?;
+    Ok((hasher.count(), hasher.finalize().to_hex().to_string()))
+}
+
+/// What the record says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    v: u32,
+    /// The letters of the new file's name; other names are the target's.
+    aside: String,
+    /// The new file's length and BLAKE3.
+    bytes: u64,
+    blake3: String,
+    /// In the name of the directory for what was there.
+    stamp: String,
+    /// Whether a main file was there, or only what is beside one.
+    had_main: bool,
+}
+
+impl Record {
+    fn read(file: &File) -> Result<Self, String> {
+        let mut text = String::new();
+        file.take(RECORD_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
+        let record: Self = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        match record.v == FORMAT && is_stamp(&record.stamp) {
+            true => Ok(record),
+            false => Err("another release wrote it".to_owned()),
+        }
+    }
+
+    /// Whether the file at `path` is whole. One that the disk cannot read to its end is not.
+    fn is_true_of(&self, path: &Path) -> io::Result<bool> {
+        match path.symlink_metadata() {
+            Ok(found) if found.len() != self.bytes || !found.is_file() => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            found => found?,
+        };
+        Ok(digest(&File::open(path)?).is_ok_and(|found| found == (self.bytes, self.blake3.clone())))
+    }
+}
+
+/// A replacement that has a record.
+#[derive(Debug)]
+struct Begun {
+    target: PathBuf,
+    record: Record,
+    /// Whether the new file is what the record says; otherwise the old ones come back.
+    is_whole: bool,
+    _lock: File,
+}
+
+/// What is to be done next.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// This directory is made.
+    Make(PathBuf),
+    /// A file gets another name.
+    Move(PathBuf, PathBuf),
+    /// The new file gets the target's name.
+    Place(PathBuf),
+    /// This directory, which is empty, goes.
+    Unmake(PathBuf),
+    /// Nothing but to remove the record. Whether the new file has the name.
+    Done(bool),
+}
+
+impl Begun {
+    /// What a dead process had begun at `target`, locked.
+    fn find(target: &Path) -> Result<Option<Self>, Fault> {
+        let path = with_suffix(target, RECORD);
+        let io = |error: io::Error| Fault::io(format!("`{}`", path.display()), &error);
+        let odd = |why: &str| {
+            Fault::new(Kind::Target, format!("`{}` does not tell what was begun: {why}", path.display()))
+                .hint("see what lies beside it; files of the old database are in a directory whose name has `.quarantine-`; then move it away")
+        };
+        match path.symlink_metadata() {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => return Err(odd("it is no regular file")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        }
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(io)?,
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(locked(target)),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
+        // Whoever held it may have come to the end meanwhile.
+        if !is_at(&file, &path).map_err(io)? {
+            return Ok(None);
+        }
+        let record = Record::read(&file).map_err(|why| odd(&why))?;
+        let aside = aside::path_of(target, &record.aside).ok_or_else(|| odd("another release wrote it"))?;
+        let is_whole = record.is_true_of(&aside).map_err(io)?;
+        Ok(Some(Self { target: target.to_owned(), record, is_whole, _lock: file }))
+    }
+
+    /// Step after step to the end. Whether the new file has the name then.
+    fn finish(&self) -> Result<bool, Fault> {
+        let io = |error: io::Error| Fault::io(format!("`{}`", self.target.display()), &error);
+        // The names of the record and of the new file.
+        sync_dir(dir_of(&self.target)).map_err(io)?;
+        for _ in 0..STEPS_MAX {
+            match self.next().map_err(io)? {
+                Step::Done(is_replaced) => {
+                    remove(&with_suffix(&self.target, RECORD)).map_err(io)?;
+                    sync_dir(dir_of(&self.target)).map_err(io)?;
+                    return Ok(is_replaced);
+                }
+                step => self.take(&step).map_err(io)?,
+            }
+        }
+        let why = format!("an application makes `{}` anew each time it is set aside", self.target.display());
+        Err(Fault::new(Kind::Busy, why).hint("stop the application, then try again"))
+    }
+
+    /// What lies on the disk says what comes next.
+    fn next(&self) -> io::Result<Step> {
+        let aside = self.aside();
+        let first = self.quarantine(1);
+        let has_main = is_there(&self.target)?;
+        let main_went = is_there(&self.file_in(&first, ""))?;
+        if !is_there(&aside)? && has_main && (main_went || !self.record.had_main) {
+            return Ok(Step::Done(true));
+        }
+        if !self.is_whole {
+            return self.next_back(&first, has_main, main_went);
+        }
+        let mut found = Vec::new();
+        for suffix in FILES {
+            if is_there(&with_suffix(&self.target, suffix))? {
+                found.push(suffix);
+            }
+        }
+        let Some(suffix) = found.first() else { return Ok(Step::Place(aside)) };
+        // Files that came after the old main file went are not its, nor those beside a main file where none was.
+        let is_old = !main_went && (self.record.had_main || !has_main);
+        let dir = match is_old && !is_there(&self.file_in(&first, suffix))? {
+            true => first,
+            false => self.later(&found)?,
+        };
+        match is_there(&dir)? {
+            false => Ok(Step::Make(dir)),
+            true => Ok(Step::Move(with_suffix(&self.target, suffix), self.file_in(&dir, suffix))),
+        }
+    }
+
+    /// The same where the old files are to come back. They stay with another database's files as little as those with them.
+    fn next_back(&self, first: &Path, has_main: bool, main_went: bool) -> io::Result<Step> {
+        let is_foreign = if main_went { self.any_there()? } else { has_main && !self.record.had_main };
+        for suffix in FILES.iter().rev().filter(|_| !is_foreign) {
+            let (from, to) = (self.file_in(first, suffix), with_suffix(&self.target, suffix));
+            if is_there(&from)? && !is_there(&to)? {
+                return Ok(Step::Move(from, to));
+            }
+        }
+        match is_there(first)? && fs::read_dir(first)?.next().is_none() {
+            true => Ok(Step::Unmake(first.to_owned())),
+            false => Ok(Step::Done(false)),
+        }
+    }
+
+    fn take(&self, step: &Step) -> io::Result<()> {
+        let dir = dir_of(&self.target);
+        match step {
+            Step::Make(path) => {
+                DirBuilder::new().mode(0o700).create(path)?;
+                sync_dir(dir)
+            }
+            Step::Move(from, to) => {
+                rename_new(from, to)?;
+                // First where it is, then where it no longer is: a power cut rather leaves two names than none.
+                sync_dir(dir_of(to))?;
+                sync_dir(dir_of(from))
+            }
+            Step::Place(aside) => match rename_new(aside, &self.target) {
+                // An application made a database meanwhile: that is set aside as well.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                Err(error) => Err(error),
+                Ok(()) => sync_dir(dir),
+            },
+            Step::Unmake(path) => {
+                fs::remove_dir(path)?;
+                sync_dir(dir)
+            }
+            Step::Done(_) => Ok(()),
+        }
+    }
+
+    /// The first further directory that has no main file yet, nor any of these `files`.
+    fn later(&self, files: &[&str]) -> io::Result<PathBuf> {
+        for number in 2..=QUARANTINES_MAX {
+            let dir = self.quarantine(number);
+            let mut is_free = !is_there(&self.file_in(&dir, ""))?;
+            for suffix in files {
+                is_free &= !is_there(&self.file_in(&dir, suffix))?;
+            }
+            if is_free {
+                return Ok(dir);
+            }
+        }
+        Err(io::Error::other("too many quarantines of the same name"))
+    }
+
+    fn any_there(&self) -> io::Result<bool> {
+        for suffix in FILES {
+            if is_there(&with_suffix(&self.target, suffix))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn aside(&self) -> PathBuf {
+        aside::path_of(&self.target, &self.record.aside).expect("BUG: a record that names no aside")
+    }
+
+    fn quarantine(&self, number: u32) -> PathBuf {
+        quarantine(&self.target, &numbered(&self.record.stamp, number))
+    }
+
+    /// The file of the target with `suffix`, in `dir`.
+    fn file_in(&self, dir: &Path, suffix: &str) -> PathBuf {
+        with_suffix(&dir.join(self.target.file_name().unwrap_or_default()), suffix)
+    }
+}
