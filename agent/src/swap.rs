@@ -471,3 +471,321 @@ impl Begun {
         with_suffix(&dir.join(self.target.file_name().unwrap_or_default()), suffix)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rusqlite::Connection;
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::MetadataExt;
+
+    const STAMP: &str = "20261121T101112Z";
+    const LOOKS: Looks = Looks { journal: Journal::Rollback, mode: 0o640, owner: None };
+
+    /// A directory with a target, and files of an old database with these suffixes.
+    struct Scene {
+        _dir: tempfile::TempDir,
+        target: PathBuf,
+    }
+
+    /// What a test does to the disk after a process died.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Then {
+        Nothing,
+        /// The new file's content is not what was written.
+        AsideRots,
+        /// It is shorter.
+        AsideIsCut,
+        /// It is not there.
+        AsideIsGone,
+    }
+
+    impl Scene {
+        fn new(old: &[&str]) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            // A name that is no UTF-8, where file systems take such.
+            let name: &std::ffi::OsStr = if cfg!(target_os = "linux") {
+                std::os::unix::ffi::OsStrExt::from_bytes(b"shop \xff.db")
+            } else {
+                "shop .db".as_ref()
+            };
+            let target = dir.path().join(name);
+            old.iter().for_each(|suffix| put(&target, suffix, "old"));
+            Self { _dir: dir, target }
+        }
+
+        fn aside(&self) -> Aside {
+            let aside = Aside::beside(&self.target).unwrap();
+            aside.file().write_all("new".repeat(100).as_bytes()).unwrap();
+            aside
+        }
+
+        fn record(&self) -> PathBuf {
+            with_suffix(&self.target, RECORD)
+        }
+
+        fn quarantine(&self, stamp: &str) -> PathBuf {
+            quarantine(&self.target, stamp)
+        }
+
+        /// A replacement that dies after so many steps past the record; whether there were so many.
+        fn die_after(&self, steps: usize) -> bool {
+            let aside = self.aside();
+            let begun = begin(&aside, &self.target, &LOOKS, STAMP).unwrap();
+            for _ in 0..steps {
+                match begun.next().unwrap() {
+                    Step::Done(_) => return false,
+                    step => begun.take(&step).unwrap(),
+                }
+            }
+            die(aside);
+            true
+        }
+
+        /// Everything below the directory: names from the target's on, and contents.
+        fn files(&self) -> BTreeMap<String, String> {
+            let mut files = BTreeMap::new();
+            let mut dirs = vec![self.target.parent().unwrap().to_owned()];
+            while let Some(dir) = dirs.pop() {
+                for entry in fs::read_dir(dir).unwrap() {
+                    let path = entry.unwrap().path();
+                    if path.is_dir() {
+                        dirs.push(path);
+                        continue;
+                    }
+                    let name = path.strip_prefix(self.target.parent().unwrap()).unwrap();
+                    let name = name
+                        .to_string_lossy()
+                        .replace(&*self.target.file_name().unwrap().to_string_lossy(), "X");
+                    let text = fs::read_to_string(&path).unwrap();
+                    files.insert(name, if text.len() == 300 { "new".to_owned() } else { text });
+                }
+            }
+            files
+        }
+
+        /// The same of one directory that is expected: `whose` files with these suffixes.
+        fn expect(dir: &str, whose: &str, suffixes: &[&str]) -> BTreeMap<String, String> {
+            suffixes.iter().map(|suffix| (format!("{dir}X{suffix}"), format!("{whose}{suffix}"))).collect()
+        }
+
+        /// The end of all that goes well: the new file in place, and the old ones together elsewhere.
+        fn expect_replaced(old: &[&str]) -> BTreeMap<String, String> {
+            let mut files = Self::expect(&format!("X.quarantine-{STAMP}/"), "old", old);
+            files.insert("X".to_owned(), "new".to_owned());
+            files
+        }
+    }
+
+    fn put(target: &Path, suffix: &str, whose: &str) {
+        fs::write(with_suffix(target, suffix), format!("{whose}{suffix}")).unwrap();
+    }
+
+    /// The file stays as a killed process leaves it: there, and no longer locked.
+    fn die(aside: Aside) {
+        let path = aside.path().to_owned();
+        let (elsewhere, is_there) = (with_suffix(&path, "-kept"), path.exists());
+        if is_there {
+            fs::hard_link(&path, &elsewhere).unwrap();
+        }
+        drop(aside);
+        if is_there {
+            fs::rename(&elsewhere, &path).unwrap();
+        }
+    }
+
+    fn aside_of(scene: &Scene) -> Option<PathBuf> {
+        let mut entries = fs::read_dir(scene.target.parent().unwrap()).unwrap();
+        entries.find_map(|entry| {
+            let path = entry.unwrap().path();
+            path.file_name().unwrap().to_string_lossy().contains(".pullback-aside-").then_some(path)
+        })
+    }
+
+    /// All sets of files that an old database can consist of.
+    fn sets() -> impl Iterator<Item = Vec<&'static str>> {
+        (1..16).map(|bits| {
+            FILES
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| bits >> at & 1 == 1)
+                .map(|(_, suffix)| *suffix)
+                .collect()
+        })
+    }
+
+    #[test]
+    fn a_new_file_is_placed_where_nothing_is() {
+        let scene = Scene::new(&[]);
+        let aside = scene.aside();
+        let path = aside.path().to_owned();
+        assert_eq!(aside.file().metadata().unwrap().mode() & 0o777, 0o600);
+        place(aside, &scene.target, &Looks { mode: 0o4755, ..LOOKS }).unwrap();
+        assert_eq!(scene.files(), Scene::expect_replaced(&[]));
+        assert_eq!(fs::metadata(&scene.target).unwrap().mode() & 0o7777, 0o644);
+        assert!(!path.exists());
+        assert_eq!(finish_begun(&scene.target).unwrap(), None);
+        assert_eq!(scene.files(), Scene::expect_replaced(&[]));
+    }
+
+    #[test]
+    fn nothing_is_placed_beside_files_of_an_older_database_or_what_was_begun() {
+        for suffix in FILES {
+            let scene = Scene::new(&[suffix]);
+            let fault = place(scene.aside(), &scene.target, &LOOKS).unwrap_err();
+            assert_eq!(fault.kind, Kind::Target, "{suffix}: {fault}");
+            assert_eq!(scene.files(), Scene::expect("", "old", &[suffix]));
+        }
+        let scene = Scene::new(&[""]);
+        scene.die_after(4);
+        let fault = place(scene.aside(), &with_suffix(&scene.target, ""), &LOOKS).unwrap_err();
+        assert_eq!(fault.kind, Kind::Locked);
+    }
+
+    #[test]
+    fn what_came_between_the_look_and_the_rename_is_left() {
+        let scene = Scene::new(&[""]);
+        let error = scene.aside().give_name(&scene.target).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(scene.files(), Scene::expect("", "old", &[""]));
+    }
+
+    #[test]
+    fn what_was_there_is_set_aside_whole() {
+        for old in sets() {
+            let scene = Scene::new(&old);
+            let dir = replace(scene.aside(), &scene.target, &LOOKS, STAMP).unwrap();
+            assert_eq!(dir, scene.quarantine(STAMP));
+            assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
+            assert_eq!(fs::metadata(&scene.target).unwrap().mode() & 0o7777, 0o640);
+            assert_eq!(scene.files(), Scene::expect_replaced(&old), "{old:?}");
+            assert_eq!(finish_begun(&scene.target).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn the_main_file_goes_last_and_the_new_one_comes_right_after_it() {
+        let scene = Scene::new(&FILES);
+        let (aside, dir) = (scene.aside(), scene.quarantine(STAMP));
+        let begun = begin(&aside, &scene.target, &LOOKS, STAMP).unwrap();
+        assert!(scene.record().exists());
+        let mut steps = Vec::new();
+        loop {
+            let step = begun.next().unwrap();
+            begun.take(&step).unwrap();
+            steps.push(step);
+            if steps.last() == Some(&Step::Done(true)) {
+                break;
+            }
+        }
+        let moved = |suffix| {
+            let to = with_suffix(&dir.join(scene.target.file_name().unwrap()), suffix);
+            Step::Move(with_suffix(&scene.target, suffix), to)
+        };
+        let mut expected = vec![Step::Make(dir.clone())];
+        expected.extend(["-wal", "-shm", "-journal", ""].map(moved));
+        expected.extend([Step::Place(aside.path().to_owned()), Step::Done(true)]);
+        assert_eq!(steps, expected);
+    }
+
+    /// Lets a replacement die after so many steps, does something to the new file, and finishes it twice. Whether there are so many.
+    #[track_caller]
+    fn check_death(old: &[&str], steps: usize, then: Then) -> bool {
+        let scene = Scene::new(old);
+        if !scene.die_after(steps) {
+            return false;
+        }
+        let aside = aside_of(&scene);
+        match (then, &aside) {
+            (Then::Nothing, _) | (_, None) => {}
+            (Then::AsideRots, Some(path)) => fs::write(path, "now".repeat(100)).unwrap(),
+            (Then::AsideIsCut, Some(path)) => fs::write(path, "new").unwrap(),
+            (Then::AsideIsGone, Some(path)) => fs::remove_file(path).unwrap(),
+        }
+        let is_replaced = then == Then::Nothing || aside.is_none();
+        let finished = finish_begun(&scene.target).unwrap();
+        assert_eq!(finished, Some(Finished { quarantine: scene.quarantine(STAMP), is_replaced }));
+        for _ in 0..2 {
+            let expected =
+                if is_replaced { Scene::expect_replaced(old) } else { Scene::expect("", "old", old) };
+            assert_eq!(scene.files(), expected, "{old:?}, died after {steps} steps, {then:?}");
+            assert_eq!(scene.quarantine(STAMP).exists(), is_replaced);
+            assert_eq!(finish_begun(&scene.target).unwrap(), None);
+        }
+        // And nothing stands in the way of the next one.
+        if is_replaced || old.contains(&"") {
+            replace(scene.aside(), &scene.target, &LOOKS, STAMP).unwrap();
+        }
+        true
+    }
+
+    #[test]
+    fn a_run_that_died_after_any_step_is_completed_or_taken_back() {
+        for then in [Then::Nothing, Then::AsideRots, Then::AsideIsCut, Then::AsideIsGone] {
+            for old in sets() {
+                let deaths = (0..).take_while(|steps| check_death(&old, *steps, then)).count();
+                // Nothing yet; a directory; each file; the new one.
+                assert_eq!(deaths, 1 + 1 + old.len() + 1, "{old:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_that_died_before_its_record_has_changed_nothing() {
+        let scene = Scene::new(&FILES);
+        die(scene.aside());
+        let draft = Aside::beside(&scene.target).unwrap();
+        draft.file().write_all(b"{\"v\":1").unwrap();
+        die(draft);
+        assert_eq!(scene.files().len(), FILES.len() + 2);
+        assert_eq!(finish_begun(&scene.target).unwrap(), None);
+        assert_eq!(scene.files(), Scene::expect("", "old", &FILES));
+    }
+
+    #[test]
+    fn taking_back_can_die_as_well() {
+        for moved in 0..=FILES.len() {
+            for back in 0..=moved + 1 {
+                let scene = Scene::new(&FILES);
+                assert!(scene.die_after(1 + moved));
+                fs::write(aside_of(&scene).unwrap(), "now").unwrap();
+                let begun = Begun::find(&scene.target).unwrap().unwrap();
+                for _ in 0..back {
+                    let step = begun.next().unwrap();
+                    begun.take(&step).unwrap();
+                    assert!(scene.target.exists(), "the main file comes back first");
+                }
+                drop(begun);
+                assert!(!finish_begun(&scene.target).unwrap().unwrap().is_replaced);
+                assert_eq!(scene.files(), Scene::expect("", "old", &FILES));
+                assert!(!scene.quarantine(STAMP).exists());
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_on_the_way_brings_everything_back() {
+        // Something that cannot be renamed away from under a name of ours: the quarantine cannot be made.
+        if rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: a directory that cannot be written: root may write it");
+        } else {
+            let scene = Scene::new(&FILES);
+            let dir = scene.target.parent().unwrap();
+            fs::set_permissions(dir, Permissions::from_mode(0o500)).unwrap();
+            assert_eq!(Aside::beside(&scene.target).unwrap_err().kind, Kind::Refused);
+            fs::set_permissions(dir, Permissions::from_mode(0o700)).unwrap();
+        }
+        let scene = Scene::new(&FILES);
+        let aside = scene.aside();
+        let begun = begin(&aside, &scene.target, &LOOKS, STAMP).unwrap();
+        // What has the directory's name is a file.
+        fs::write(scene.quarantine(STAMP), "odd").unwrap();
+        assert!(begun.finish().is_err());
+        drop(begun);
+        drop(aside);
+        fs::remove_file(scene.quarantine(STAMP)).unwrap();
+        assert!(!finish_begun(&scene.target).unwrap().unwrap().is_replaced);
+        assert_eq!(scene.files(), Scene::expect("", "old", &FILES));
+    }
+}
