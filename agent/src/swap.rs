@@ -107,18 +107,7 @@ pub fn place(aside: Aside, target: &Path, looks: &Looks) -> Result<(), Fault> {
 /// after `stamp`; then gives `aside` the name. Returns the directory. An error leaves, or brings back, what was there; where
 /// even that fails, [`finish_begun`] does it.
 pub fn replace(aside: Aside, target: &Path, looks: &Looks, stamp: &str) -> Result<PathBuf, Fault> {
-    let begun = begin(&aside, target, looks, stamp)?;
-    let fault = match begun.finish() {
-        Ok(_) => return Ok(begun.quarantine(1)),
-        Err(fault) => fault,
-    };
-    // Once the new file has the name, what is left to do is for the next run.
-    if is_there(aside.path()).unwrap_or(false)
-        && let Err(error) = (Begun { is_whole: false, ..begun }).finish()
-    {
-        tracing::warn!(why = %error, target = %target.display(), "what was set aside is not all back; the next restore goes on");
-    }
-    Err(fault)
+    begin(&aside, target, looks, stamp)?.carry_out(aside.path())
 }
 
 /// Completes what a [`replace`] that died had begun at `target`, or takes it back where the new file is not whole; `None`:
@@ -218,7 +207,9 @@ fn begin(aside: &Aside, target: &Path, looks: &Looks, stamp: &str) -> Result<Beg
 fn free_stamp(target: &Path, stamp: &str) -> io::Result<String> {
     for number in 1..=QUARANTINES_MAX {
         let stamp = numbered(stamp, number);
-        if !is_there(&quarantine(target, &stamp))? {
+        let dir = quarantine(target, &stamp);
+        // The longest name there, so that one that is too long is found out now.
+        if !is_there(&file_in(&dir, target, SIDES[2]))? && !is_there(&dir)? {
             return Ok(stamp);
         }
     }
@@ -231,6 +222,11 @@ fn numbered(stamp: &str, number: u32) -> String {
 
 fn quarantine(target: &Path, stamp: &str) -> PathBuf {
     with_suffix(target, format!(".quarantine-{stamp}"))
+}
+
+/// The file of `target` with `suffix`, in `dir`.
+fn file_in(dir: &Path, target: &Path, suffix: &str) -> PathBuf {
+    with_suffix(&dir.join(target.file_name().unwrap_or_default()), suffix)
 }
 
 /// Whether `stamp` can be a part of a file's name, and never leads elsewhere.
@@ -342,6 +338,21 @@ impl Begun {
         Ok(Some(Self { target: target.to_owned(), record, is_whole, _lock: file }))
     }
 
+    /// To the end, or back. Returns where the old files are.
+    fn carry_out(self, aside: &Path) -> Result<PathBuf, Fault> {
+        let fault = match self.finish() {
+            Ok(_) => return Ok(self.quarantine(1)),
+            Err(fault) => fault,
+        };
+        // Once the new file has the name, what is left to do is for the next run.
+        if is_there(aside).unwrap_or(false)
+            && let Err(error) = (Self { is_whole: false, ..self }).finish()
+        {
+            tracing::warn!(why = %error, "what was set aside is not all back; the next restore goes on");
+        }
+        Err(fault)
+    }
+
     /// Step after step to the end. Whether the new file has the name then.
     fn finish(&self) -> Result<bool, Fault> {
         let io = |error: io::Error| Fault::io(format!("`{}`", self.target.display()), &error);
@@ -401,7 +412,7 @@ impl Begun {
                 return Ok(Step::Move(from, to));
             }
         }
-        match is_there(first)? && fs::read_dir(first)?.next().is_none() {
+        match first.is_dir() && fs::read_dir(first)?.next().is_none() {
             true => Ok(Step::Unmake(first.to_owned())),
             false => Ok(Step::Done(false)),
         }
@@ -466,9 +477,8 @@ impl Begun {
         quarantine(&self.target, &numbered(&self.record.stamp, number))
     }
 
-    /// The file of the target with `suffix`, in `dir`.
     fn file_in(&self, dir: &Path, suffix: &str) -> PathBuf {
-        with_suffix(&dir.join(self.target.file_name().unwrap_or_default()), suffix)
+        file_in(dir, &self.target, suffix)
     }
 }
 
@@ -764,28 +774,194 @@ mod tests {
         }
     }
 
+    /// Sets or clears what keeps even root from renaming the file at `path`; whether that can be done here.
+    #[cfg(target_os = "linux")]
+    fn pin(path: &Path, is_pinned: bool) -> bool {
+        use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+        let file = File::open(path).unwrap();
+        let flags = ioctl_getflags(&file).unwrap_or(IFlags::empty());
+        let flags = if is_pinned { flags | IFlags::IMMUTABLE } else { flags - IFlags::IMMUTABLE };
+        let is_done = ioctl_setflags(&file, flags).is_ok();
+        if !is_done {
+            eprintln!(
+                "SKIPPED: a file that cannot be renamed: it takes root, and a file system with such a flag"
+            );
+        }
+        is_done
+    }
+
+    #[cfg(target_os = "linux")]
     #[test]
     fn an_error_on_the_way_brings_everything_back() {
-        // Something that cannot be renamed away from under a name of ours: the quarantine cannot be made.
-        if rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: a directory that cannot be written: root may write it");
-        } else {
-            let scene = Scene::new(&FILES);
-            let dir = scene.target.parent().unwrap();
-            fs::set_permissions(dir, Permissions::from_mode(0o500)).unwrap();
-            assert_eq!(Aside::beside(&scene.target).unwrap_err().kind, Kind::Refused);
-            fs::set_permissions(dir, Permissions::from_mode(0o700)).unwrap();
+        // The last of the old files stays where it is, whatever is done.
+        for old in sets() {
+            let scene = Scene::new(&old);
+            let last = with_suffix(&scene.target, old.last().unwrap());
+            if !pin(&last, true) {
+                return;
+            }
+            let fault = replace(scene.aside(), &scene.target, &LOOKS, STAMP).unwrap_err();
+            pin(&last, false);
+            assert_eq!(fault.kind, Kind::Refused, "{fault}");
+            assert_eq!(scene.files(), Scene::expect("", "old", &old));
+            assert!(!scene.quarantine(STAMP).exists());
+            assert_eq!(finish_begun(&scene.target).unwrap(), None);
         }
+        // The new file does.
         let scene = Scene::new(&FILES);
         let aside = scene.aside();
         let begun = begin(&aside, &scene.target, &LOOKS, STAMP).unwrap();
-        // What has the directory's name is a file.
-        fs::write(scene.quarantine(STAMP), "odd").unwrap();
-        assert!(begun.finish().is_err());
-        drop(begun);
+        pin(aside.path(), true);
+        assert_eq!(begun.carry_out(aside.path()).unwrap_err().kind, Kind::Refused);
+        pin(aside.path(), false);
         drop(aside);
-        fs::remove_file(scene.quarantine(STAMP)).unwrap();
+        assert_eq!(scene.files(), Scene::expect("", "old", &FILES));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_cannot_be_taken_back_at_once_is_by_the_next_run() {
+        let scene = Scene::new(&FILES);
+        let aside = scene.aside();
+        let begun = begin(&aside, &scene.target, &LOOKS, STAMP).unwrap();
+        (0..3).for_each(|_| begun.take(&begun.next().unwrap()).unwrap());
+        let moved = begun.file_in(&scene.quarantine(STAMP), "-wal");
+        if !pin(&moved, true) {
+            return;
+        }
+        pin(&scene.target, true);
+        assert!(begun.carry_out(aside.path()).is_err());
+        drop(aside);
+        assert!(scene.record().exists() && moved.exists());
+        assert!(finish_begun(&scene.target).is_err(), "it cannot yet");
+        assert!(scene.record().exists() && moved.exists());
+        [&moved, &scene.target].map(|path| pin(path, false));
         assert!(!finish_begun(&scene.target).unwrap().unwrap().is_replaced);
         assert_eq!(scene.files(), Scene::expect("", "old", &FILES));
+    }
+
+    #[test]
+    fn a_running_replacement_and_its_files_are_left_alone() {
+        let scene = Scene::new(&FILES);
+        let waiting = scene.aside();
+        assert_eq!(finish_begun(&scene.target).unwrap(), None);
+        assert!(waiting.path().exists(), "somebody works on it");
+        let aside = scene.aside();
+        let begun = begin(&aside, &scene.target, &LOOKS, STAMP).unwrap();
+        begun.take(&begun.next().unwrap()).unwrap();
+        let before = scene.files();
+        assert_eq!(finish_begun(&scene.target).unwrap_err().kind, Kind::Locked);
+        let second = replace(waiting, &scene.target, &LOOKS, STAMP).unwrap_err();
+        assert_eq!(second.kind, Kind::Locked);
+        assert_eq!(scene.files().len(), before.len() - 1, "only what the second one had made itself went");
+        begun.carry_out(aside.path()).unwrap();
+        assert_eq!(scene.files(), Scene::expect_replaced(&FILES));
+    }
+
+    #[test]
+    fn only_asides_of_this_target_are_swept() {
+        let scene = Scene::new(&[""]);
+        let name = scene.target.file_name().unwrap();
+        let others = [
+            ".pullback-aside-abcdefg",
+            ".pullback-aside-abcdefghi",
+            ".pullback-aside-abcdefg-",
+            ".pullback-aside-abcdefgh-journal",
+            ".pullback-aside-abcdefgh.pullback-aside-abcdefgh",
+        ];
+        let beside = |suffix: &str| {
+            let mut other = std::ffi::OsString::from(".");
+            other.push(name);
+            other.push(suffix);
+            scene.target.with_file_name(other)
+        };
+        let other_target = scene.target.with_file_name("other.db");
+        die(Aside::beside(&other_target).unwrap());
+        others.iter().for_each(|suffix| fs::write(beside(suffix), "x").unwrap());
+        let dir = beside(".pullback-aside-abcdefgh");
+        fs::create_dir(&dir).unwrap();
+        let before = scene.files();
+        die(scene.aside());
+        assert_eq!(finish_begun(&scene.target).unwrap(), None);
+        assert_eq!(scene.files(), before);
+        assert!(dir.exists());
+    }
+
+    #[test]
+    fn an_aside_that_a_record_needs_is_not_swept() {
+        let scene = Scene::new(&[""]);
+        scene.die_after(0);
+        aside::sweep(&scene.target, || is_there(&scene.record())).unwrap();
+        assert!(aside_of(&scene).is_some());
+        aside::sweep(&scene.target, || Ok(false)).unwrap();
+        assert!(aside_of(&scene).is_none());
+    }
+
+    #[test]
+    fn odd_targets_are_refused_and_left_as_they_are() {
+        let check = |make: &dyn Fn(&Path), suffix: &str| {
+            let scene = Scene::new(&[]);
+            put(&scene.target, "-shm", "old");
+            make(&with_suffix(&scene.target, suffix));
+            let before = fs::symlink_metadata(with_suffix(&scene.target, suffix)).unwrap().ino();
+            let fault = replace(scene.aside(), &scene.target, &LOOKS, STAMP).unwrap_err();
+            assert_eq!(fault.kind, Kind::Target, "{fault}");
+            assert_eq!(fs::symlink_metadata(with_suffix(&scene.target, suffix)).unwrap().ino(), before);
+            assert_eq!(fs::read_dir(scene.target.parent().unwrap()).unwrap().count(), 2);
+        };
+        for suffix in ["", "-wal", "-journal"] {
+            check(&|path| fs::create_dir(path).unwrap(), suffix);
+            check(&|path| std::os::unix::fs::symlink("nowhere", path).unwrap(), suffix);
+            #[cfg(target_os = "linux")]
+            check(&|path| rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o600.into()).unwrap(), suffix);
+        }
+        let scene = Scene::new(&[]);
+        let kind = |outcome: Result<PathBuf, Fault>| outcome.unwrap_err().kind;
+        assert_eq!(kind(replace(scene.aside(), &scene.target, &LOOKS, STAMP)), Kind::Target);
+        put(&scene.target, "", "old");
+        for stamp in ["", "../x", "a/b", "a b", &"x".repeat(STAMP_CHARS_MAX + 1)] {
+            assert_eq!(kind(replace(scene.aside(), &scene.target, &LOOKS, stamp)), Kind::Target);
+        }
+        assert_eq!(scene.files(), Scene::expect("", "old", &[""]));
+        let missing = Aside::beside(&scene.target.with_file_name("missing").join("x.db")).unwrap_err();
+        assert_eq!(missing.kind, Kind::Target);
+        assert_eq!(Aside::beside(Path::new("/")).unwrap_err().kind, Kind::Target);
+        assert_eq!(finish_begun(&scene.target.with_file_name("missing").join("x.db")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_refused_before_anything_moves() {
+        let scene = Scene::new(&[]);
+        let target = scene.target.with_file_name("x".repeat(230));
+        fs::write(&target, "old").unwrap();
+        let aside = Aside::beside(&target).unwrap();
+        replace(aside, &target, &LOOKS, STAMP).unwrap_err();
+        assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(&target).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_record_that_tells_nothing_is_left_for_a_person() {
+        let scene = Scene::new(&[""]);
+        scene.die_after(0);
+        let good = fs::read_to_string(scene.record()).unwrap();
+        let letters = aside_of(&scene).unwrap();
+        let letters = letters.to_string_lossy();
+        let odd = [
+            String::new(),
+            good.replace("\"v\":1", "\"v\":2"),
+            good.replace(STAMP, "../x"),
+            good.replace(&letters[letters.len() - 8..], "../../xy"),
+            format!("{}{good}", " ".repeat(RECORD_BYTES_MAX as usize)),
+        ];
+        for text in odd {
+            assert_ne!(text, good);
+            fs::write(scene.record(), text).unwrap();
+            let before = scene.files();
+            assert_eq!(finish_begun(&scene.target).unwrap_err().kind, Kind::Target);
+            assert_eq!(scene.files(), before);
+        }
+        fs::write(scene.record(), &good).unwrap();
+        assert!(finish_begun(&scene.target).unwrap().unwrap().is_replaced);
     }
 }
