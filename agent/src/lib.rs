@@ -31,6 +31,7 @@ pub mod restore;
 pub mod stage;
 pub mod live;
 pub mod swap;
+pub mod aside;
 pub mod tables;
 
 mod sink;
