@@ -27,5 +27,7 @@ pub mod statistics;
 pub mod config;
 pub mod serve;
 pub mod one_file;
+pub mod tables;
 
+mod foreign_keys;
 mod sink;
