@@ -34,4 +34,5 @@ pub mod swap;
 pub mod aside;
 pub mod tables;
 
+mod foreign_keys;
 mod sink;

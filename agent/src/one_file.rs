@@ -123,6 +123,15 @@ fn check(path: &Path) -> Result<(Verdict, Vec<String>), Fault> {
 
 /// Opens a database file that nobody else writes, for reading, without a trace beside it.
 pub fn open_private(path: &Path) -> rusqlite::Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(private_uri(path), flags)?;
+    connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    Ok(connection)
+}
+
+/// The name under which SQLite opens the file at `path`, which nobody writes, for reading and without a trace beside it.
+pub(crate) fn private_uri(path: &Path) -> String {
     let mut uri = String::from("file:");
     for byte in std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()) {
         match byte {
@@ -131,11 +140,7 @@ pub fn open_private(path: &Path) -> rusqlite::Result<Connection> {
         }
     }
     uri.push_str("?immutable=1&mode=ro");
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(uri, flags)?;
-    connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    Ok(connection)
+    uri
 }
 
 /// An unnamed-to-others file for a snapshot that is only looked into.
