@@ -42,6 +42,8 @@ pub mod differences;
 pub mod drill;
 pub mod hooks;
 pub mod ping;
+pub mod health;
+pub mod stopping;
 pub mod schedule;
 pub mod systemd;
 pub mod launchd;
