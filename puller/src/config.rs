@@ -51,7 +51,7 @@ pub struct Config {
     /// `[source.NAME]`, by their names.
     #[serde(default, rename = "source")]
     pub sources: BTreeMap<String, Source>,
-    /// What is run before and after pulls.
+    /// What is run before and after pulls and restores.
     #[serde(default)]
     pub hooks: Hooks,
     /// Who is told of runs.
@@ -101,6 +101,14 @@ pub struct Hooks {
     pub on_failure: Option<Vec<String>>,
     /// After the first good pull that follows a failed one.
     pub on_recovery: Option<Vec<String>>,
+    /// Before a restore in place, which is not begun where this fails.
+    pub before_restore: Option<Vec<String>>,
+    /// After a restore in place, which did not succeed where this fails.
+    pub after_restore: Option<Vec<String>>,
+    /// After that a URL of the application, which must answer with 2xx.
+    pub after_restore_url: Option<String>,
+    /// How long it is asked.
+    pub after_restore_wait: Option<Span>,
     /// How long each may take.
     pub timeout: Option<Span>,
 }
@@ -113,8 +121,16 @@ impl Hooks {
             Moment::AfterPull => &self.after_pull,
             Moment::OnFailure => &self.on_failure,
             Moment::OnRecovery => &self.on_recovery,
+            Moment::BeforeRestore => &self.before_restore,
+            Moment::AfterRestore => &self.after_restore,
         }
         .as_deref()
+    }
+
+    /// What is asked after a restore, and how long, as [`crate::health::healthy`] wants it.
+    pub fn health(&self) -> Option<(&str, Duration)> {
+        let wait = self.after_restore_wait.map_or(crate::health::WAIT, |span| span.0);
+        Some((self.after_restore_url.as_deref()?, wait))
     }
 }
 
@@ -254,6 +270,9 @@ impl Config {
                 "a hook is a program and its arguments, such as [\"/usr/local/bin/tell\", \"me\"]".to_owned(),
             ));
         }
+        if let Some(Err(why)) = self.hooks.after_restore_url.as_deref().map(crate::ping::check) {
+            return Err(("hooks".to_owned(), format!("after_restore_url: {why}")));
+        }
         match &self.ping {
             Some(ping) => crate::ping::check(&ping.url).map_err(|why| ("ping".to_owned(), why)),
             None => Ok(()),
@@ -333,10 +352,7 @@ mod tests {
             "line 1 (`source.gym`): remote_agent: to be a name",
         );
         check("\"\\u001b[2J\" = 1", "unknown field `\\u{1b}[2J`");
-        check(
-            "[ping]\nurl = \"https://me:word@hc.example/key#1\"",
-            "`https://hc.example/…` is no URL to ping",
-        );
+        check("[ping]\nurl = \"https://me:word@hc.example/key#1\"", "`https://hc.example/…` is no URL");
         check("keep-last = 3", "line 1 (`keep-last = 3`): unknown field");
         check("keep = { last = 3, weeks = 1 }", "unknown field `weeks`");
         check("\n[source.gym]\nverify = \"full\"", "line 2 (`[source.gym]`): missing field `address`");
@@ -346,9 +362,27 @@ mod tests {
         check("[hooks]\nafter_pull = []", "line 1 (`hooks`): a hook is a program");
         check("[hooks]\nbefore_pull = [\"\"]", "line 1 (`hooks`): a hook is a program");
         check("[hooks]\ntimeout = \"5s\"", "timeout: Some(Span(5s))");
-        check("[ping]\nurl = \"hc.example/x\"", "line 1 (`ping`): `hc.example/…` is no URL to ping");
+        check("[hooks]\nafter_restore = [\"\"]", "line 1 (`hooks`): a hook is a program");
+        check("[hooks]\nafter_restore_wait = \"2m\"", "after_restore_wait: Some(Span(120s))");
+        check(
+            "[hooks]\nafter_restore_url = \"gym:8000/health\"",
+            "line 1 (`hooks`): after_restore_url: `gym:8000/…` is no URL",
+        );
+        check("[ping]\nurl = \"hc.example/x\"", "line 1 (`ping`): `hc.example/…` is no URL");
         check("[ping]\nurl = \"https://hc.example/x\"", "url: \"https://hc.example/x\"");
         check("[source.gym]\naddress = \"/a\"\nexpect = { members = 1 }", "\"members\": 1");
+    }
+
+    #[test]
+    fn an_application_is_asked_for_half_a_minute_unless_it_says_otherwise() {
+        let health = |text: &str| {
+            let config = Config::parse(&format!("[hooks]\n{text}")).expect("a right configuration");
+            config.hooks.health().map(|(url, wait)| (url.to_owned(), wait.as_secs()))
+        };
+        assert_eq!(health("after_restore_wait = 5"), None);
+        let url = "after_restore_url = \"http://gym:8000/health\"\n";
+        assert_eq!(health(url), Some(("http://gym:8000/health".to_owned(), 30)));
+        assert_eq!(health(&format!("{url}after_restore_wait = \"2m\"")).map(|health| health.1), Some(120));
     }
 
     proptest! {

@@ -1,4 +1,5 @@
-//! Hooks: programs of the user's that are run before and after pulls. What they do, or fail to do, changes no pull.
+//! Hooks: programs of the user's that are run before and after pulls and restores. What they do, or fail to do, changes no
+//! pull; around a restore in place they decide.
 
 use crate::config::Hooks;
 use pullback_shared::fault::Kind;
@@ -36,7 +37,7 @@ const EXIT: &str = "PULLER_EXIT";
 const ERROR_CODE: &str = "PULLER_ERROR_CODE";
 
 /// The variables that say the same as fields of the report (doc/json.md), each with where it stands there.
-const FIELDS: [(&str, &str); 16] = [
+const FIELDS: [(&str, &str); 18] = [
     ("PULLER_SOURCE", "/source"),
     ("PULLER_OUTCOME", "/outcome"),
     ("PULLER_TRANSFER", "/transfer"),
@@ -50,6 +51,8 @@ const FIELDS: [(&str, &str); 16] = [
     ("PULLER_CHANGED_PAGES", "/changed_pages"),
     ("PULLER_BYTES_RECEIVED", "/bytes_received"),
     ("PULLER_DURATION_SECONDS", "/duration_seconds"),
+    ("PULLER_TARGET", "/target"),
+    ("PULLER_SAFETY", "/safety"),
     ("PULLER_ERROR_WORD", "/error/code"),
     ("PULLER_ERROR", "/error/message"),
     ("PULLER_HINT", "/error/hint"),
@@ -71,11 +74,22 @@ pub enum Moment {
     OnFailure,
     /// After the first good pull that follows one that was none.
     OnRecovery,
+    /// Before a restore in place begins; where this fails, it does not.
+    BeforeRestore,
+    /// After a restore in place; where this fails, it did not succeed.
+    AfterRestore,
 }
 
 impl Moment {
     /// In the order in which they can come.
-    pub const ALL: [Self; 4] = [Self::BeforePull, Self::AfterPull, Self::OnFailure, Self::OnRecovery];
+    pub const ALL: [Self; 6] = [
+        Self::BeforePull,
+        Self::AfterPull,
+        Self::OnFailure,
+        Self::OnRecovery,
+        Self::BeforeRestore,
+        Self::AfterRestore,
+    ];
 
     /// The key in `[hooks]`.
     pub fn word(self) -> &'static str {
@@ -84,6 +98,8 @@ impl Moment {
             Self::AfterPull => "after_pull",
             Self::OnFailure => "on_failure",
             Self::OnRecovery => "on_recovery",
+            Self::BeforeRestore => "before_restore",
+            Self::AfterRestore => "after_restore",
         }
     }
 }
@@ -99,9 +115,9 @@ impl fmt::Display for Moment {
 pub struct Facts<'a> {
     /// Where the source is; empty where that cannot be told.
     pub address: &'a str,
-    /// The report as `--json` prints it; before a pull, only its `source`.
+    /// The report as `--json` prints it; before a pull or a restore, what is known of it by then.
     pub report: &'a Value,
-    /// The exit code of this source's pull, and what was wrong, if anything; none before it.
+    /// The exit code of this source's pull, and what was wrong, if anything; none before it, and none around a restore.
     pub end: Option<(u8, Option<Kind>)>,
     /// Nothing was pulled: the values are examples.
     pub is_test: bool,
@@ -174,7 +190,8 @@ fn start(mut command: Command) -> std::io::Result<(Child, Output)> {
     Ok((child, Output::gather(reader)))
 }
 
-fn wait(mut child: Child, began: Instant, limit: Duration) -> Result<(), String> {
+/// Waits for a program of the user's; at the limit it is killed, with its process group if it has one of its own.
+pub(crate) fn wait(mut child: Child, began: Instant, limit: Duration) -> Result<(), String> {
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),

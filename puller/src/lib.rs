@@ -36,6 +36,8 @@ pub mod restore;
 pub mod drill;
 pub mod hooks;
 pub mod ping;
+pub mod health;
+pub mod stopping;
 pub mod schedule;
 pub mod systemd;
 pub mod launchd;

@@ -4,6 +4,7 @@
 use pullback_shared::text::{printable, to_hex};
 use rustls::crypto::CryptoProvider;
 use std::fmt;
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -74,18 +75,7 @@ impl Ping {
     /// Of a run that begins. `url` is one that [`check`] has passed.
     pub fn new(url: &str) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let run = run_id(&provider);
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::PlatformVerifier)
-            .unversioned_rustls_crypto_provider(provider);
-        let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(TRY_TIME_MAX))
-            .max_redirects(REDIRECTS_MAX)
-            .http_status_as_error(false)
-            .user_agent(concat!("puller/", env!("CARGO_PKG_VERSION")))
-            .tls_config(tls.build())
-            .build();
-        Ok(Self { url: Url::parse(url)?, agent: agent.into(), run })
+        Ok(Self { url: Url::parse(url)?, run: run_id(&provider), agent: client(provider) })
     }
 
     /// Tells of `event`; tries again where that may help, but not once `is_over`. Gives also how long that took.
@@ -130,7 +120,50 @@ impl Ping {
     }
 }
 
-/// Why `url` is none that can be pinged.
+/// What speaks HTTP here, with its limits: to whom is pinged, and to an application after a restore.
+fn client(provider: Arc<CryptoProvider>) -> ureq::Agent {
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::PlatformVerifier)
+        .unversioned_rustls_crypto_provider(provider);
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(TRY_TIME_MAX))
+        .max_redirects(REDIRECTS_MAX)
+        .http_status_as_error(false)
+        .user_agent(concat!("puller/", env!("CARGO_PKG_VERSION")))
+        .tls_config(tls.build());
+    config.build().into()
+}
+
+/// What a URL is asked with more than once.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    url: String,
+    /// As it may be told: without a user, a password or a query.
+    pub(crate) shown: String,
+    agent: ureq::Agent,
+}
+
+impl Asker {
+    /// Of `url`, if it is one.
+    pub(crate) fn new(url: &str) -> Result<Self, String> {
+        let parts = Url::parse(url)?;
+        let agent = client(Arc::new(rustls::crypto::ring::default_provider()));
+        Ok(Self { url: url.to_owned(), shown: format!("{parts}{}", parts.path), agent })
+    }
+
+    /// Asks once, for `time` at most and never longer than a ping: the status, and the first bytes of what came with it.
+    pub(crate) fn get(&self, time: Duration, bytes_max: u64) -> Result<(u16, Vec<u8>), String> {
+        let request = self.agent.get(&self.url).config().timeout_global(Some(time.min(TRY_TIME_MAX))).build();
+        let mut answer = request.call().map_err(|error| printable(&error.to_string(), 200))?;
+        let mut body = Vec::new();
+        if let Err(error) = answer.body_mut().as_reader().take(bytes_max).read_to_end(&mut body) {
+            tracing::debug!(%error, "an answer was cut");
+        }
+        Ok((answer.status().as_u16(), body))
+    }
+}
+
+/// Why `url` is none that can be pinged, or asked.
 pub fn check(url: &str) -> Result<(), String> {
     Url::parse(url).map(drop)
 }
@@ -174,7 +207,7 @@ struct Url {
 
 impl Url {
     fn parse(url: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("`{}` is no URL to ping: {why}", printable(&without_path(url), 200));
+        let wrong = |why: &str| format!("`{}` is no URL: {why}", printable(&without_path(url), 200));
         if url.contains('#') {
             return Err(wrong("a `#` never reaches a server"));
         }
