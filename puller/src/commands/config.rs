@@ -118,7 +118,8 @@ fn variables() -> Vec<(String, String)> {
 /// Every value below `value` with the dotted key that leads to it.
 fn flatten(key: &str, value: toml::Value, found: &mut Vec<Setting>) {
     let toml::Value::Table(table) = value else {
-        let value = if key == "ping.url" { without_secret(value) } else { value };
+        let is_url = ["ping.url", "hooks.after_restore_url"].contains(&key);
+        let value = if is_url { without_secret(value) } else { value };
         return found.push(Setting { key: key.to_owned(), value, from: "file".to_owned() });
     };
     for (part, value) in table {
@@ -128,7 +129,7 @@ fn flatten(key: &str, value: toml::Value, found: &mut Vec<Setting>) {
     }
 }
 
-/// Whoever knows the path of a ping URL can say that all is well: only its host is shown.
+/// Whoever knows the path of a ping URL can say that all is well, and any URL may hold a password: only its host is shown.
 fn without_secret(url: toml::Value) -> toml::Value {
     let text = url.as_str().unwrap_or_default();
     let (scheme, rest) = text.split_once("://").unwrap_or(("", text));

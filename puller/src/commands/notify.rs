@@ -1,4 +1,4 @@
-//! `puller notify`: whether those who are to be told of runs can be told.
+//! `puller notify`: whether those who are to be told of runs can be told, and those who judge a restore be asked.
 
 use super::tell;
 use crate::cli::Cli;
@@ -6,11 +6,12 @@ use clap::{Subcommand, ValueEnum};
 use pullback_shared::fault::{Fault, Kind};
 use puller::clock;
 use puller::config::Config;
+use puller::health;
 use puller::hooks::{self, Facts, Moment};
 use puller::ping::{Event, Ping};
 use serde_json::json;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const EXAMPLE: &str = "\
 put one of these into the configuration:
@@ -23,7 +24,7 @@ put one of these into the configuration:
 
 #[derive(Subcommand)]
 pub(crate) enum NotifyCommand {
-    /// Run each hook once with example values, and ping once as of a run that began and ended well
+    /// Run each hook once with example values, ask `after_restore_url` once, and ping once as of a run that began and ended well
     Test {
         /// Only these; none: all that are configured
         #[arg(value_name = "WHAT")]
@@ -39,6 +40,9 @@ pub(crate) enum What {
     AfterPull,
     OnFailure,
     OnRecovery,
+    BeforeRestore,
+    AfterRestore,
+    AfterRestoreUrl,
     Ping,
 }
 
@@ -68,6 +72,9 @@ pub(crate) fn run(cli: &Cli, what: &NotifyCommand) -> Result<u8, Fault> {
             say_and_count(one);
         }
     }
+    if let Some((url, _)) = config.hooks.health().filter(|_| asked(What::AfterRestoreUrl)) {
+        say_and_count(ask(url));
+    }
     if let Some(ping) = config.ping.as_ref().filter(|_| asked(What::Ping)) {
         let ping = Ping::new(&ping.url).map_err(|why| Fault::new(Kind::Config, why))?;
         say_and_count(send(&ping, Event::Start));
@@ -91,6 +98,8 @@ impl What {
             Moment::AfterPull => Self::AfterPull,
             Moment::OnFailure => Self::OnFailure,
             Moment::OnRecovery => Self::OnRecovery,
+            Moment::BeforeRestore => Self::BeforeRestore,
+            Moment::AfterRestore => Self::AfterRestore,
         }
     }
 }
@@ -98,7 +107,7 @@ impl What {
 fn run_hook(config: &Config, moment: Moment) -> Result<Option<Told>, Fault> {
     let report = tell::example(moment, clock::now()?);
     let end = match moment {
-        Moment::BeforePull => None,
+        Moment::BeforePull | Moment::BeforeRestore | Moment::AfterRestore => None,
         Moment::AfterPull | Moment::OnRecovery => Some((0, None)),
         Moment::OnFailure => Some((Kind::Unreachable.exit(), Some(Kind::Unreachable))),
     };
@@ -109,6 +118,13 @@ fn run_hook(config: &Config, moment: Moment) -> Result<Option<Told>, Fault> {
         output: tell::last_lines(&ran, usize::MAX),
         result: ran.result.map(|()| "it ended with exit code 0".to_owned()),
     }))
+}
+
+/// Once: nothing was just started that would need a moment.
+fn ask(url: &str) -> Told {
+    let began = Instant::now();
+    let result = health::healthy(url, Duration::ZERO).map(|()| "it answered that all is well".to_owned());
+    Told { what: "after_restore_url".to_owned(), duration: began.elapsed(), result, output: Vec::new() }
 }
 
 fn send(ping: &Ping, event: Event<'_>) -> Told {
@@ -132,11 +148,11 @@ fn say(cli: &Cli, told: &Told) {
     match result {
         Ok(_) if cli.common.quiet => {}
         Ok(_) => {
-            println!("{what:<12}  ok      {seconds:.1} s: {detail}");
+            println!("{what:<17}  ok      {seconds:.1} s: {detail}");
             output.iter().for_each(|line| println!("  {line}"));
         }
         Err(_) => {
-            eprintln!("{what:<12}  failed  {seconds:.1} s: {detail}");
+            eprintln!("{what:<17}  failed  {seconds:.1} s: {detail}");
             output.iter().for_each(|line| eprintln!("  {line}"));
         }
     }

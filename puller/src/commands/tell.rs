@@ -168,6 +168,14 @@ pub(crate) fn example(moment: Moment, at: Timestamp) -> Value {
             "verdict": "ok", "checked": "full", "page_size": 4096, "page_count": 1000, "changed_pages": 10,
             "bytes_received": 5000, "duration_seconds": 0.5, "error": null,
         }),
+        Moment::BeforeRestore => json!({
+            "at": at, "source": "example", "copy": "example-000001-20261121T090000Z", "snapshot": "00".repeat(32),
+            "target": "/nowhere/example.db",
+        }),
+        Moment::AfterRestore => json!({
+            "at": at, "source": "example", "outcome": "restored", "copy": "example-000001-20261121T090000Z",
+            "snapshot": "00".repeat(32), "target": "/nowhere/example.db", "safety": "example-000002-20261121T100000Z",
+        }),
         Moment::OnFailure => json!({
             "at": at, "source": "example", "outcome": "failed", "duration_seconds": 0.5,
             "error": super::error_json(
