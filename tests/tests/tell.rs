@@ -5,7 +5,7 @@ use pullback_tests::pinged::{Answer, Pinged};
 use pullback_tests::privilege::skip;
 use pullback_tests::sandbox::{Pulled, Ran, Sandbox, wait_until};
 use pullback_tests::served::Served;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,6 +20,10 @@ struct Place {
 /// A hook in the configuration that writes its environment to `told`.
 const TELLING: &str = r#"["/bin/sh", "-c", "{ echo; env; } >> ../told"]"#;
 
+/// Every moment a hook can have, in the order of `notify test`.
+const MOMENTS: [&str; 6] =
+    ["before_pull", "after_pull", "on_failure", "on_recovery", "before_restore", "after_restore"];
+
 impl Place {
     fn new(config: &str) -> Self {
         let sandbox = Sandbox::new();
@@ -33,7 +37,7 @@ impl Place {
     /// The same where every moment has a hook that writes down what it is told.
     fn with_all_hooks(config: &str) -> Self {
         let hook = |moment: &str| format!("{moment} = {TELLING}\n");
-        let hooks: String = ["before_pull", "after_pull", "on_failure", "on_recovery"].map(hook).concat();
+        let hooks: String = MOMENTS.map(hook).concat();
         Self::new(&format!("{config}\n[hooks]\n{hooks}"))
     }
 
@@ -494,11 +498,13 @@ fn notify_test_runs_each_hook_and_pings_and_says_what_came_of_it() {
     let place = Place::with_all_hooks(&ping(&server.url("/p")));
     let ran = place.puller(&["notify", "test"]).exits(0);
     for part in [
-        "before_pull   ok",
-        "after_pull    ok",
-        "on_failure    ok",
-        "on_recovery   ok",
-        "ping start    ok",
+        "before_pull        ok",
+        "after_pull         ok",
+        "on_failure         ok",
+        "on_recovery        ok",
+        "before_restore     ok",
+        "after_restore      ok",
+        "ping start         ok",
         "it answered 200",
     ] {
         assert!(ran.stdout.contains(part), "`{part}` of {ran}");
@@ -508,7 +514,7 @@ fn notify_test_runs_each_hook_and_pings_and_says_what_came_of_it() {
     assert!(told.iter().all(|told| told["PULLER_TEST"] == "1"), "{told:?}");
     assert_eq!(told[2]["PULLER_ERROR_CODE"], "P03");
     let hooks: Vec<&str> = told.iter().map(|told| told["PULLER_HOOK"].as_str()).collect();
-    assert_eq!(hooks, ["before_pull", "after_pull", "on_failure", "on_recovery"]);
+    assert_eq!(hooks, MOMENTS);
     assert_eq!(place.puller(&["notify", "test", "-q"]).exits(0).stdout, "");
     place.told();
     place.puller(&["notify", "test", "on_failure"]).exits(0);
@@ -541,6 +547,51 @@ fn notify_test_fails_where_one_cannot_be_told() {
         nothing.stderr.contains("neither a hook nor a ping") && nothing.stderr.contains("[hooks]"),
         "{nothing}"
     );
+}
+
+#[test]
+fn notify_test_tells_the_hooks_around_a_restore_what_they_decide_upon() {
+    let place = Place::with_all_hooks("");
+    place.puller(&["notify", "test", "-q", "before_restore", "after_restore"]).exits(0);
+    let [before, after] = place.told().try_into().expect("two hooks");
+    let common =
+        ["PULLER_ADDRESS", "PULLER_COPY", "PULLER_HOOK", "PULLER_SNAPSHOT", "PULLER_SOURCE", "PULLER_TARGET"];
+    let known = |told: &BTreeMap<String, String>| -> BTreeSet<String> {
+        told.keys().filter(|name| *name != "PULLER_TEST").cloned().collect()
+    };
+    let (common, more) = (common.map(str::to_owned), ["PULLER_OUTCOME", "PULLER_SAFETY"].map(str::to_owned));
+    assert_eq!(known(&before), common.clone().into());
+    assert_eq!(known(&after), common.into_iter().chain(more).collect());
+    assert_eq!((&*after["PULLER_OUTCOME"], &*after["PULLER_TARGET"]), ("restored", "/nowhere/example.db"));
+    assert_ne!(after["PULLER_SAFETY"], after["PULLER_COPY"]);
+}
+
+#[test]
+fn notify_test_asks_what_judges_a_restore_once() {
+    let server = Pinged::start(|_, request| match request.path.as_str() {
+        "/well" => Answer::Status(204),
+        "/there" => Answer::See("/well".to_owned()),
+        _ => Answer::Status(503),
+    });
+    let place = Place::new("");
+    let ask = |path: &str| {
+        let url = server.url(path).replace("http://", "http://me:secret@");
+        place.configure(&format!("[hooks]\nafter_restore_url = \"{url}\"\nafter_restore_wait = \"1h\"\n"));
+        place.puller(&["notify", "test"])
+    };
+    let well = ask("/there").exits(0);
+    assert!(well.stdout.contains("after_restore_url  ok") && well.stderr.is_empty(), "{well}");
+    assert_eq!(server.paths(), ["/there", "/well"]);
+    let ill = ask("/ill").exits(1);
+    let url = server.url("/ill");
+    assert!(ill.stderr.contains(&format!("failed  0.0 s: `{url}` failed: it answered 503: `OK`")), "{ill}");
+    assert_eq!(server.paths().len(), 3, "nothing was just started that would need a moment");
+    let shown = place.puller(&["config", "show"]).exits(0);
+    assert!(shown.stdout.contains("after_restore_url") && !shown.stdout.contains("secret"), "{shown}");
+    place.puller(&["notify", "test", "ping"]).exits(2);
+    place.configure("[hooks]\nafter_restore_url = \"gym:8000/health\"\n");
+    let wrong = place.puller(&["config", "check"]).exits(2);
+    assert!(wrong.stderr.contains("line 1 (`hooks`): after_restore_url: `gym:8000/…` is no URL"), "{wrong}");
 }
 
 /// A web server with TLS and a certificate of its own making, as `openssl` comes with one.
