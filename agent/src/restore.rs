@@ -1,5 +1,6 @@
 //! One restore at the agent, from the puller's request to what was read back: what is there, what is to be there, and the swap.
 
+use crate::aside::Aside;
 use crate::call::{Inbound, Outbound};
 use crate::collector::{Collector, Outlet};
 use crate::live::{Copied, Live, Written};
@@ -8,7 +9,6 @@ use crate::room::disk;
 use crate::settings::Settings;
 use crate::source::{self, Hold, Source};
 use crate::stage::{self, Staged};
-use crate::aside::{self, Aside};
 use crate::swap::{self, Looks};
 use crate::tables;
 use pullback_shared::fault::{Fault, Kind};

@@ -207,20 +207,8 @@ pub(crate) enum Command {
     },
     /// Restore the newest good copy into a scratch place, check it in full, and remove it: does it work, and how long does it take?
     Drill(crate::commands::drill::Drill),
-    /// Write a copy to a new file, as a database again
-    Restore {
-        /// The source
-        source: String,
-        /// A copy: `latest`, `latest~2`, an id as `list` shows it, or the beginning of one
-        #[arg(default_value = "latest")]
-        copy: String,
-        /// The file to write; it must not exist
-        #[arg(long, value_name = "TARGET", env = "PULLER_TO")]
-        to: PathBuf,
-        /// Only prove the copy and say what would be done
-        #[arg(short = 'n', long, env = "PULLER_DRY_RUN", value_parser = BoolishValueParser::new())]
-        dry_run: bool,
-    },
+    /// Make a database of a copy again: in a new file, in the place of one that is there, or where it came from
+    Restore(crate::commands::restore::Restore),
     /// Write the database file of a copy to stdout, proven first
     Cat(crate::commands::cat::Cat),
     /// Ask a copy something in SQL, for reading only

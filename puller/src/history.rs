@@ -2,7 +2,9 @@
 
 use crate::durable;
 use crate::manifest::Manifest;
+use crate::pull::Pulled;
 use crate::source_dir::SourceDir;
+use jiff::Timestamp;
 use pullback_shared::fault::Fault;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -23,6 +25,18 @@ pub fn late_line(manifest: &Manifest) -> Value {
         "transfer": manifest.transfer.kind, "snapshot": manifest.snapshot, "copy": manifest.copy,
         "verdict": manifest.verdict.word(), "checked": manifest.checked().word(),
         "notes": ["the run was cut short after the copy was stored"],
+    })
+}
+
+/// The line of the pull, at `at`, that saved what a restore was about to replace.
+pub fn safety_line(pulled: &Pulled, at: Timestamp) -> Value {
+    let manifest = &pulled.manifest;
+    json!({
+        "v": 1, "at": crate::clock::rfc3339(at), "run": "pull",
+        "outcome": if pulled.stored { "stored" } else { "unchanged" }, "transfer": pulled.transfer,
+        "snapshot": manifest.snapshot, "copy": manifest.copy, "verdict": manifest.verdict.word(),
+        "checked": pulled.checked.word(), "bytes_received": pulled.bytes_received,
+        "notes": ["the safety copy of a restore"],
     })
 }
 

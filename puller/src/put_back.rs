@@ -5,6 +5,7 @@
 
 use crate::client::{Client, Restoring};
 use crate::content::Content;
+use crate::history;
 use crate::pull::{self, Options, Run, Watch};
 use crate::restore_record::{self, Record};
 use crate::source_dir::{Lock, SourceDir, StoredCopy};
@@ -13,8 +14,7 @@ use crate::upload;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::Journal;
-use pullback_shared::page::Geometry;
-use pullback_shared::restoring::{self, Apply, Facts, Reply, Request, Restored, There};
+use pullback_shared::restoring::{self, Apply, Reply, Request, Restored, There};
 use pullback_shared::snapshot::SnapshotId;
 use std::path::Path;
 
@@ -124,6 +124,7 @@ impl Begun {
         let Folder { source, lock, options, now } = folder;
         let mut run = Run { source, lock, options, now: *now, watch };
         let pulled = run.pull_over(&mut self.client)?;
+        history::add(source, &history::safety_line(&pulled, *now))?;
         let copy = source.copy(&pulled.manifest.copy)?;
         Ok(Safety { copy: Some(copy), notes: pulled.notes })
     }
@@ -267,11 +268,6 @@ pub fn record(what: &What<'_>, safety: Option<&str>, now: Timestamp) -> Result<R
         tables: what.tables.to_vec(),
         to_start: None,
     })
-}
-
-/// Whether what is to be there differs from what is there in a way that an application would notice while it runs.
-pub fn differs_in_shape(facts: &Facts, geometry: Geometry) -> bool {
-    facts.geometry.page_size != geometry.page_size
 }
 
 /// What a source is that SQLite cannot read as it stands.

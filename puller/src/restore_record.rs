@@ -71,6 +71,14 @@ impl Record {
             .map_err(|error| Fault::io(format!("`{}`", file.display()), &error))
     }
 
+    /// Takes it away: the only restore that was begun has changed nothing.
+    pub fn remove(source: &SourceDir, _lock: &Lock) -> Result<(), Fault> {
+        let file = file_of(source);
+        durable::remove(&file)
+            .and_then(|()| durable::sync_dir(source.dir()))
+            .map_err(|error| Fault::io(format!("`{}`", file.display()), &error))
+    }
+
     /// Whether it was begun and has not ended.
     pub fn is_open(&self) -> bool {
         self.ended_at.is_none()

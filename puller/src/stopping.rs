@@ -148,6 +148,9 @@ mod tests {
     /// Set for a process of this test that is to be killed, to where it works.
     const TO_BE_KILLED_IN: &str = "TEST_STOPPING_TO_BE_KILLED_IN";
 
+    /// Set for a process of this test whose output is looked at.
+    const TO_WRITE: &str = "TEST_STOPPING_TO_WRITE";
+
     /// A command that writes `word` into a file of `dir`.
     fn say(dir: &Path, word: &str) -> String {
         format!("echo {word} >> '{}/said'", dir.display())
@@ -220,6 +223,34 @@ mod tests {
         let began = Instant::now();
         let why = run("sleep 60", Duration::from_millis(100)).unwrap_err();
         assert!(why.contains("longer than 100ms") && began.elapsed() < Duration::from_secs(20), "{why}");
+    }
+
+    #[test]
+    fn a_command_that_nobody_can_see_is_killed_with_all_that_it_started() {
+        if File::open("/dev/tty").is_ok() {
+            return eprintln!("SKIPPED: with a terminal, commands stay in its group of processes");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let late = format!("(sleep 1; {}) & wait", say(dir.path(), "late"));
+        run(&late, Duration::from_millis(100)).unwrap_err();
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(said(dir.path()), "");
+    }
+
+    #[test]
+    fn what_commands_write_is_no_data() {
+        if std::env::var_os(TO_WRITE).is_some() {
+            let stopped = Stopped::stop("echo one; echo two >&2", Some("echo three; false")).unwrap();
+            stopped.start().unwrap_err();
+            return;
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "stopping::tests::what_commands_write_is_no_data", "--nocapture"]);
+        let output = command.env(TO_WRITE, "1").stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success());
+        let (data, talk) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(talk, "one\ntwo\nthree\n");
+        assert!(["one", "two", "three"].iter().all(|word| !data.lines().any(|line| line == *word)), "{data}");
     }
 
     #[test]

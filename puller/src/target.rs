@@ -178,6 +178,11 @@ impl Target {
         }
     }
 
+    /// The one at `address`.
+    pub fn of(address: Address, config: &Config) -> Self {
+        Self::at(&address.to_string(), address, config)
+    }
+
     fn at(typed: &str, address: Address, config: &Config) -> Self {
         let key = address.key();
         let is_it = |source: &config::Source| {

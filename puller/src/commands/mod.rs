@@ -9,6 +9,7 @@ mod accept;
 pub(crate) mod cat;
 mod config;
 mod demo;
+mod differences;
 pub(crate) mod drill;
 pub(crate) mod doctor;
 pub(crate) mod explain;
@@ -23,7 +24,8 @@ pub(crate) mod pin;
 mod progress;
 mod pull;
 mod pull_report;
-mod restore;
+mod put_back;
+pub(crate) mod restore;
 mod rotate;
 pub(crate) mod schedule;
 mod schedule_run;
@@ -62,7 +64,7 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
             verify::run(cli, source.as_deref(), copy.as_deref(), *full, *sample)
         }
         Command::Drill(asked) => drill::run(cli, asked),
-        Command::Restore { source, copy, to, dry_run } => restore::run(cli, source, copy, to, *dry_run),
+        Command::Restore(asked) => restore::run(cli, asked),
         Command::Rotate { source, all: _, keep, dry_run } => {
             rotate::run(cli, source.as_deref(), keep, *dry_run)
         }

@@ -1,0 +1,541 @@
+//! `puller restore --in-place`, `--undo`, and `--to` a database that is there or another machine.
+
+use super::progress::Bar;
+use super::restore::{Restore, proven};
+use super::{differences, tell, text};
+use crate::cli::Cli;
+use jiff::Timestamp;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::restoring::There;
+use pullback_shared::text::printable;
+use puller::address::Address;
+use puller::client::Client;
+use puller::config::{Config, Hooks};
+use puller::differences::Differences;
+use puller::health;
+use puller::hooks::{self, Moment};
+use puller::judge::Verify;
+use puller::manifest::Manifest;
+use puller::proof;
+use puller::pull::{Options, shape};
+use puller::put_back::{self, Begun, Done, Folder, Ready, Safety, What};
+use puller::restore_record::Record;
+use puller::source_dir::{Lock, SourceDir, StoredCopy};
+use puller::ssh::Door;
+use puller::stopping::Stopped;
+use puller::store::Store;
+use puller::target::Target;
+use puller::unpacked::Unpacked;
+use puller::{clock, history};
+use serde_json::{Value, json};
+use std::io::{BufRead, IsTerminal};
+use std::time::{Duration, Instant};
+
+/// Lines of a failed hook's output that are said.
+const HOOK_LINES_MAX: usize = 3;
+
+/// How long an agent may give no sign of life.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Restores `copy` of `source` at `place`, or where the source itself is.
+pub(crate) fn run(
+    cli: &Cli,
+    asked: &Restore,
+    config: &Config,
+    store: &Store,
+    source: SourceDir,
+    copy: &StoredCopy,
+    place: Option<&Address>,
+) -> Result<u8, Fault> {
+    let address = place.map_or_else(|| source.address(), |place| Ok(place.clone()))?;
+    let name = config.table_of(&source).map(|(name, _)| name.to_owned());
+    let door =
+        super::door(&asked.door, config, name.as_deref(), config.timeout.map_or(TIMEOUT, |span| span.0))?;
+    let run = PutBack {
+        cli,
+        asked,
+        config,
+        store,
+        source,
+        copy,
+        address,
+        door,
+        is_in_place: place.is_none(),
+        hooks,
+    };
+    match asked.dry_run {
+        true => run.plan(),
+        false => run.restore(),
+    }
+}
+
+struct PutBack<'a> {
+    cli: &'a Cli,
+    asked: &'a Restore,
+    config: &'a Config,
+    store: &'a Store,
+    /// Whose copy it is.
+    source: SourceDir,
+    copy: &'a StoredCopy,
+    /// Where it goes.
+    address: Address,
+    door: Door,
+    is_in_place: bool,
+    /// None where a hook started this program: hooks that restore would call each other for ever.
+    hooks: Hooks,
+}
+
+/// What a person should know of a restore when it is over.
+struct Report {
+    outcome: &'static str,
+    target: String,
+    safety: Option<String>,
+    differences: Option<Differences>,
+    done: Option<Done>,
+    notes: Vec<String>,
+    took: Duration,
+}
+
+impl PutBack<'_> {
+    /// `--dry-run`: what is there, in rows, and what would be there. Nothing is opened for writing.
+    fn plan(&self) -> Result<u8, Fault> {
+        let file = proven(&self.source, self.copy, false)?;
+        let mut client = Client::open(&self.address, &self.door)?;
+        let database = client.info(true)?.databases.into_iter().next();
+        let database =
+            database.ok_or_else(|| Fault::new(Kind::Protocol, "the agent said nothing of the database"))?;
+        let problem = database.problem.map(Fault::decode);
+        let is_missing = problem.as_ref().is_some_and(|fault| fault.kind == Kind::Missing);
+        let mut notes = Vec::new();
+        if let Some(fault) = problem.filter(|_| !is_missing) {
+            match self.asked.force {
+                true => notes.push(format!("what is there would be set aside: {fault}")),
+                false => return Err(fault),
+            }
+        }
+        let then = match self.manifest()?.page_count {
+            0 => Vec::new(),
+            _ => proof::count_rows(file.path())?,
+        };
+        let now = database.tables.into_iter().map(|table| (table.name, table.rows)).collect();
+        let differences = Differences::of_counts(now, then, &self.asked.tables);
+        let report = Report {
+            outcome: "planned",
+            target: printable(&database.path, 1024),
+            safety: None,
+            differences: Some(differences),
+            done: None,
+            notes,
+            took: Duration::ZERO,
+        };
+        self.say(&report)?;
+        Ok(0)
+    }
+
+    fn restore(&self) -> Result<u8, Fault> {
+        let (now, began) = (clock::now()?, Instant::now());
+        let mut into = self.is_in_place.then(|| self.source.clone());
+        let mut lock = into.as_mut().map(SourceDir::lock_anew).transpose()?;
+        let file = proven(&self.source, self.copy, lock.is_none())?;
+        let is_local = matches!(self.address, Address::Local(_));
+        let client = Client::open(&self.address, &self.door)?;
+        client.notes().iter().for_each(|note| self.note(note));
+        let begun = Begun::ask(client, is_local)?;
+        begun.target().finished.iter().for_each(|finished| self.note(finished));
+        if begun.target().there == There::Nothing {
+            return self.to_nothing(begun, &file, began);
+        }
+        if !self.asked.yes && !is_somebody_there() {
+            return Err(Fault::new(
+                Kind::Usage,
+                "a restore replaces what is there, and nobody is there to be asked",
+            )
+            .hint("look at it first with `--dry-run`; `--yes` goes on without asking"));
+        }
+        let mut into = match into.take() {
+            Some(into) => into,
+            None => self.folder_of(&begun)?,
+        };
+        let lock = match lock.take() {
+            Some(lock) => lock,
+            None => into.lock_anew()?,
+        };
+        let before = Record::read(&into)?;
+        self.note_open(before.as_ref());
+        let options = self.options();
+        let mut folder = Folder { source: &mut into, lock: &lock, options: &options, now };
+        self.replace(begun, &file, &mut folder, before.as_ref(), began)
+    }
+
+    /// Where nothing is: what is there afterwards is a new file.
+    fn to_nothing(&self, begun: Begun, file: &Unpacked, began: Instant) -> Result<u8, Fault> {
+        let target = begun.target().path.clone();
+        let bar = Bar::new(self.cli, &self.source.shown());
+        let what = self.what(file);
+        let done = begun
+            .stage(&what, None, false, &bar)
+            .and_then(|ready| ready.apply(None, false, None, &mut |_, _, _| Ok(()), &bar));
+        bar.clear();
+        let report = Report {
+            outcome: "restored",
+            target,
+            safety: None,
+            differences: None,
+            done: Some(done?),
+            notes: Vec::new(),
+            took: began.elapsed(),
+        };
+        self.say(&report)?;
+        Ok(0)
+    }
+
+    fn replace(
+        &self,
+        mut begun: Begun,
+        file: &Unpacked,
+        folder: &mut Folder<'_>,
+        before: Option<&Record>,
+        began: Instant,
+    ) -> Result<u8, Fault> {
+        let target = begun.target().path.clone();
+        let bar = Bar::new(self.cli, &folder.source.shown());
+        let safety = begun.save(folder, self.asked.force, &bar);
+        bar.clear();
+        let Safety { copy: safety, mut notes } = safety?;
+        let what = self.what(file);
+        let differences = match &safety {
+            Some(safety) => self.differences(folder.source, safety, file, &mut notes)?,
+            None => None,
+        };
+        let mut report = Report {
+            outcome: "unchanged",
+            target,
+            safety: safety.as_ref().map(|copy| copy.id.clone()),
+            differences,
+            done: None,
+            notes,
+            took: began.elapsed(),
+        };
+        let is_same = safety.as_ref().map(shape).transpose()? == Some(shape(self.copy)?);
+        if is_same {
+            self.say(&report)?;
+            return Ok(0);
+        }
+        if !self.agreed(&report)? {
+            report.outcome = "declined";
+            self.say(&report)?;
+            return Ok(Kind::Target.exit());
+        }
+        self.run_hook(Moment::BeforeRestore, &report, folder.source)
+            .map_err(|why| Fault::new(Kind::Target, format!("{why}; nothing was changed")))?;
+        let done = begun
+            .stage(&what, safety.as_ref().map(|copy| (&*folder.source, copy)), safety.is_none(), &bar)
+            .and_then(|ready| self.apply(ready, &what, safety, folder, before, &bar));
+        bar.clear();
+        report.took = began.elapsed();
+        let done = done.map_err(|fault| self.failed(fault, folder.source, &report))?;
+        report.outcome = "restored";
+        report.safety = done.safety.clone();
+        report.notes.extend(done.notes.iter().cloned());
+        report.done = Some(done);
+        let liked = self.is_liked(&report, folder.source);
+        self.record_run(&report, folder.source, folder.now, liked.as_ref().err());
+        self.say(&report)?;
+        liked.map(|()| 0)
+    }
+
+    /// From the record that a restore begins to the one that it ended, with the application stopped in between if that was asked.
+    fn apply(
+        &self,
+        ready: Ready,
+        what: &What<'_>,
+        safety: Option<StoredCopy>,
+        folder: &mut Folder<'_>,
+        before: Option<&Record>,
+        bar: &Bar,
+    ) -> Result<Done, Fault> {
+        let mut record = put_back::record(what, safety.as_ref().map(|copy| copy.id.as_str()), folder.now)?;
+        record.to_start = self.asked.start_cmd.clone();
+        record.write(folder.source, folder.lock)?;
+        let stopped = self.asked.stop_cmd.as_deref();
+        let stopped = stopped.map(|stop| Stopped::stop(stop, self.asked.start_cmd.as_deref())).transpose();
+        let done = stopped.and_then(|stopped| {
+            let is_stopped = stopped.is_some();
+            let mut newer = |source: &SourceDir, lock: &Lock, id: &str| {
+                record.safety = Some(id.to_owned());
+                record.write(source, lock)
+            };
+            let done = ready.apply(safety, is_stopped, Some(&mut *folder), &mut newer, bar);
+            let started = stopped.map_or(Ok(()), Stopped::start);
+            done.and_then(|done| started.map(|()| done))
+        });
+        match &done {
+            Ok(done) => {
+                record.ended_at = Some(clock::now()?);
+                record.to_start = None;
+                record.safety.clone_from(&done.safety);
+                record.quarantine.clone_from(&done.restored.quarantine);
+                record.write(folder.source, folder.lock)?;
+            }
+            // Nothing was changed, and the way back is still that of the restore before.
+            Err(fault) if !may_have_begun(fault.kind) => match before {
+                Some(before) => before.write(folder.source, folder.lock)?,
+                None => Record::remove(folder.source, folder.lock)?,
+            },
+            Err(_) => {}
+        }
+        done
+    }
+
+    fn what<'a>(&'a self, file: &'a Unpacked) -> What<'a> {
+        What { source: &self.source, copy: self.copy, tables: &self.asked.tables, file }
+    }
+
+    fn manifest(&self) -> Result<&Manifest, Fault> {
+        self.copy.manifest.as_ref().map_err(|why| puller::unpacked::rotten(&self.source, self.copy, why))
+    }
+
+    /// How the safety copy is pulled: nothing goes for it, and nothing is packed while copies are being read.
+    fn options(&self) -> Options {
+        Options {
+            verify: self.config.verify.unwrap_or(Verify::Auto),
+            full: false,
+            rules: None,
+            pack: None,
+            expect: std::collections::BTreeMap::new(),
+            path: None,
+            imported: None,
+        }
+    }
+
+    /// The folder in the store of a target that is not the source itself.
+    fn folder_of(&self, begun: &Begun) -> Result<SourceDir, Fault> {
+        let address = match &self.address {
+            Address::Local(_) => Address::Local(begun.target().path.clone().into()),
+            address => address.clone().at(&begun.target().path),
+        };
+        let target = Target::of(address, self.config);
+        let known = target.folder(self.store)?;
+        if let Some(other) =
+            known.as_ref().filter(|known| known.dir() != self.source.dir() && !self.asked.force)
+        {
+            return Err(Fault::new(
+                Kind::Target,
+                format!(
+                    "`{}` is the source `{}`, and the copy is of `{}`; nothing was changed",
+                    begun.target().path,
+                    other.shown(),
+                    self.source.shown()
+                ),
+            )
+            .hint("`--force` replaces it all the same"));
+        }
+        match known {
+            Some(known) => Ok(known),
+            None => self.store.create(&target.address, target.name.as_deref()),
+        }
+    }
+
+    fn differences(
+        &self,
+        into: &SourceDir,
+        safety: &StoredCopy,
+        file: &Unpacked,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Differences>, Fault> {
+        let is_empty =
+            |copy: &StoredCopy| copy.manifest.as_ref().is_ok_and(|manifest| manifest.page_count == 0);
+        if is_empty(safety) || is_empty(self.copy) {
+            return Ok(None);
+        }
+        let now = Unpacked::of(into, safety)?;
+        match puller::differences::between(now.path(), file.path(), &|_| {}) {
+            Ok(mut differences) => {
+                differences.only(&self.asked.tables);
+                Ok(Some(differences))
+            }
+            Err(fault) => {
+                notes.push(format!("what differs cannot be told: {fault}"));
+                Ok(None)
+            }
+        }
+    }
+
+    fn agreed(&self, report: &Report) -> Result<bool, Fault> {
+        let manifest = self.manifest()?;
+        let (taken, size) = (text::when(manifest.taken_at, clock::now()?), text::bytes(manifest.bytes));
+        let what = match self.asked.tables.as_slice() {
+            [] => "the database".to_owned(),
+            tables => format!("of the database: {}", printable(&tables.join(", "), 400)),
+        };
+        if !self.cli.common.quiet || !self.asked.yes {
+            eprintln!("{} of {taken}, {size}, will replace {what} `{}`", manifest.copy, report.target);
+            match &report.safety {
+                Some(safety) => eprintln!("what is there now is kept as {safety}"),
+                None => eprintln!("what is there now is set aside beside it"),
+            }
+            if let Some(differences) = &report.differences {
+                eprint!("{}", differences::shown(differences));
+            }
+            report.notes.iter().for_each(|note| self.note(note));
+        }
+        if self.asked.yes {
+            return Ok(true);
+        }
+        eprint!("Replace it? [y/N] ");
+        let mut answer = String::new();
+        let read = std::io::stdin().lock().read_line(&mut answer);
+        read.map_err(|error| Fault::io("the terminal", &error))?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+
+    /// Runs the hook of `moment`; why it came to nothing, if it did.
+    fn run_hook(&self, moment: Moment, report: &Report, into: &SourceDir) -> Result<(), String> {
+        let address = self.address.to_string();
+        let json = self.json(report, into);
+        let facts = hooks::Facts { address: &address, report: &json, end: None, is_test: false };
+        let Some(ran) = hooks::run(&self.hooks, moment, &facts) else { return Ok(()) };
+        let said = tell::last_lines(&ran, HOOK_LINES_MAX).join(" | ");
+        ran.result.map_err(|why| {
+            let said = if said.is_empty() { said } else { format!("; it said: {said}") };
+            format!("the hook `{moment}` failed: {why}{said}")
+        })
+    }
+
+    /// Whether the hook and the URL of after a restore find that all is well.
+    fn is_liked(&self, report: &Report, into: &SourceDir) -> Result<(), Fault> {
+        let hook = self.run_hook(Moment::AfterRestore, report, into);
+        let liked = hook.and_then(|()| match self.hooks.health() {
+            Some((url, wait)) => health::healthy(url, wait),
+            None => Ok(()),
+        });
+        liked.map_err(|why| {
+            Fault::new(Kind::Target, format!("the copy is in place, and {why}"))
+                .hint(format!("`puller restore --undo {}` brings back what was there before", into.shown()))
+        })
+    }
+
+    /// A restore that failed, with the way back where something may have been replaced.
+    fn failed(&self, fault: Fault, into: &SourceDir, report: &Report) -> Fault {
+        let at = clock::now().unwrap_or_default();
+        self.record_run(report, into, at, Some(&fault));
+        match (may_have_begun(fault.kind), &report.safety) {
+            (true, Some(safety)) => {
+                let undo = format!(
+                    "what was there before is copy {safety}; `puller restore --undo {}` brings it back, if anything was replaced",
+                    into.shown()
+                );
+                let hint = if fault.hint.is_empty() { undo } else { format!("{}; {undo}", fault.hint) };
+                fault.hint(hint)
+            }
+            _ => fault,
+        }
+    }
+
+    fn record_run(&self, report: &Report, into: &SourceDir, at: Timestamp, fault: Option<&Fault>) {
+        let mut line = self.json(report, into);
+        line["at"] = clock::rfc3339(at).into();
+        line["run"] = "restore".into();
+        if let Some(fault) = fault {
+            line["outcome"] = "failed".into();
+            line["error"] = super::error_json(fault);
+        }
+        if let Err(fault) = history::add(into, &line) {
+            eprintln!("warning: the restore does not stand in the history: {fault}");
+        }
+    }
+
+    fn note(&self, note: &str) {
+        if !self.cli.common.quiet {
+            eprintln!("note: {}", printable(note, 1000));
+        }
+    }
+
+    /// A restore that was cut: what it left is whole, and a person should know of it.
+    fn note_open(&self, record: Option<&Record>) {
+        let Some(record) = record.filter(|record| record.is_open()) else { return };
+        self.note(&format!(
+            "the restore of {} that was begun at {} was cut; the database is as it was before it or as that copy",
+            record.copy,
+            clock::rfc3339(record.begun_at)
+        ));
+    }
+
+    fn json(&self, report: &Report, into: &SourceDir) -> Value {
+        let restored = report.done.as_ref().map(|done| &done.restored);
+        let manifest = self.copy.manifest.as_ref().ok();
+        let table = |table: &pullback_shared::restoring::Table| json!({"table": table.name, "rows_before": table.rows_before, "rows": table.rows});
+        json!({
+            "v": 1, "source": into.shown(), "from": self.source.shown(), "copy": self.copy.id,
+            "snapshot": manifest.map(|manifest| &manifest.snapshot), "outcome": report.outcome, "target": report.target,
+            "bytes": manifest.map(|manifest| manifest.bytes), "journal": restored.map(|restored| restored.journal.word()),
+            "safety": report.safety, "quarantine": restored.and_then(|restored| restored.quarantine.as_ref()),
+            "tables": restored.map_or(&[][..], |restored| &restored.tables).iter().map(table).collect::<Vec<_>>(),
+            "differences": report.differences.as_ref().map(differences::json),
+            "moved_on": restored.is_some_and(|restored| restored.moved_on),
+            "held_seconds": restored.map(|restored| restored.held_micros as f64 / 1e6),
+            "bytes_received": report.done.as_ref().map(|done| done.bytes_received),
+            "bytes_sent": report.done.as_ref().map(|done| done.bytes_sent),
+            "duration_seconds": report.took.as_secs_f64(), "notes": report.notes,
+        })
+    }
+
+    fn say(&self, report: &Report) -> Result<(), Fault> {
+        if self.cli.common.json {
+            println!("{}", self.json(report, &self.source));
+            return Ok(());
+        }
+        if self.cli.common.quiet {
+            return Ok(());
+        }
+        let (id, target) = (&self.copy.id, &report.target);
+        let size = text::bytes(self.manifest()?.bytes);
+        match report.outcome {
+            "planned" => println!("{id} would replace `{target}`, {size}"),
+            "unchanged" => println!("`{target}` is {id} already; nothing was changed"),
+            "declined" => println!(
+                "nothing was changed; what is there is kept as {}",
+                report.safety.as_deref().unwrap_or("it was")
+            ),
+            _ => println!("{id} restored and proven: `{target}`, {size}"),
+        }
+        if report.outcome == "planned"
+            && let Some(differences) = &report.differences
+        {
+            print!("{}", differences::shown(differences));
+        }
+        let restored = report.done.as_ref().map(|done| &done.restored);
+        for table in restored.map_or(&[][..], |restored| &restored.tables) {
+            let before = table.rows_before.map_or("no such table".to_owned(), |rows| rows.to_string());
+            println!("  {}: {before} before, {} now", printable(&table.name, 100), table.rows);
+        }
+        if let Some(quarantine) = restored.and_then(|restored| restored.quarantine.as_ref()) {
+            println!("  what was there before is in `{quarantine}`");
+        }
+        if let Some(safety) = report.safety.as_ref().filter(|_| report.outcome == "restored") {
+            println!("  what was there before is copy {safety}; `puller restore --undo` brings it back");
+        }
+        if report.outcome != "declined" {
+            report.notes.iter().for_each(|note| self.note(note));
+        }
+        Ok(())
+    }
+}
+
+fn is_somebody_there() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Whether a restore that failed so may have replaced something.
+fn may_have_begun(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Lost
+            | Kind::Unreachable
+            | Kind::Unproven
+            | Kind::Interrupted
+            | Kind::Internal
+            | Kind::Protocol
+            | Kind::Io
+    )
+}
