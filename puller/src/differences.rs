@@ -34,26 +34,6 @@ impl Differences {
         *self == Self::default()
     }
 
-    /// From rows that were only counted, now and in the copy; -1 where they could not be. Of `tables`, or of all without any.
-    pub fn of_counts(now: Vec<(String, i64)>, then: Vec<(String, i64)>, tables: &[String]) -> Self {
-        let mut counts: BTreeMap<String, TableDifference> = BTreeMap::new();
-        let of = |counts: &mut BTreeMap<String, TableDifference>,
-                  table: String,
-                  set: &dyn Fn(&mut TableDifference)| {
-            let empty = TableDifference { table: table.clone(), ..TableDifference::default() };
-            set(counts.entry(table).or_insert(empty));
-        };
-        for (table, rows) in now {
-            of(&mut counts, table, &|of| of.rows_now = u64::try_from(rows).ok());
-        }
-        for (table, rows) in then {
-            of(&mut counts, table, &|of| of.rows_then = u64::try_from(rows).ok());
-        }
-        let mut differences = Self { tables: counts.into_values().collect(), ..Self::default() };
-        differences.only(tables);
-        differences
-    }
-
     /// Leaves only what concerns `tables`; without any, all.
     pub fn only(&mut self, tables: &[String]) {
         if tables.is_empty() {

@@ -4,6 +4,7 @@ use super::text;
 use pullback_shared::text::printable;
 use puller::differences::{Differences, TableDifference};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Tables that are shown to people; scripts get all.
 const TABLES_SHOWN_MAX: usize = 40;
@@ -35,6 +36,35 @@ pub(crate) fn shown(differences: &Differences) -> String {
         let newer = if now > then { ": the schema is newer than the copy's" } else { "" };
         said.push_str(&format!("user_version {now} becomes {then}{newer}\n"));
     }
+    said
+}
+
+/// The rows of each table, now and in the copy, where they were only counted; of `tables`, or of all without any.
+pub(crate) fn counted(now: &[(String, i64)], then: &[(String, i64)], tables: &[String]) -> Vec<Value> {
+    let is_meant =
+        |name: &str| tables.is_empty() || tables.iter().any(|table| table.eq_ignore_ascii_case(name));
+    let names: BTreeSet<&str> = now.iter().chain(then).map(|(name, _)| name.as_str()).collect();
+    let rows = |of: &[(String, i64)], name: &str| {
+        of.iter().find(|(table, _)| table == name).and_then(|(_, rows)| u64::try_from(*rows).ok())
+    };
+    let row = |name: &str| json!({"table": name, "rows_now": rows(now, name), "rows_then": rows(then, name)});
+    names.into_iter().filter(|name| is_meant(name)).map(row).collect()
+}
+
+/// As [`counted`] gives them, for people.
+pub(crate) fn shown_counts(rows: &[Value]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut table = text::table(&["TABLE", "ROWS NOW", "IN THE COPY"]);
+    let count = |value: &Value| value.as_u64().map_or("none".to_owned(), |count| count.to_string());
+    for row in rows.iter().take(TABLES_SHOWN_MAX) {
+        let name = printable(row["table"].as_str().unwrap_or_default(), 60);
+        table.add_row([name, count(&row["rows_now"]), count(&row["rows_then"])]);
+    }
+    let mut said = table.trim_fmt();
+    said.push('\n');
+    more(&mut said, rows.len(), TABLES_SHOWN_MAX, "tables");
     said
 }
 

@@ -117,18 +117,22 @@ impl PutBack<'_> {
             0 => Vec::new(),
             _ => proof::count_rows(file.path())?,
         };
-        let now = database.tables.into_iter().map(|table| (table.name, table.rows)).collect();
-        let differences = Differences::of_counts(now, then, &self.asked.tables);
-        let report = Report {
-            outcome: "planned",
-            target: printable(&database.path, 1024),
-            safety: None,
-            differences: Some(differences),
-            done: None,
-            notes,
-            took: Duration::ZERO,
-        };
-        self.say(&report)?;
+        let now: Vec<(String, i64)> =
+            database.tables.into_iter().map(|table| (table.name, table.rows)).collect();
+        let rows = differences::counted(&now, &then, &self.asked.tables);
+        let (id, target) = (&self.copy.id, printable(&database.path, 1024));
+        if self.cli.common.json {
+            let line = json!({
+                "v": 1, "source": self.source.shown(), "copy": id, "outcome": "planned", "target": target,
+                "bytes": self.manifest()?.bytes, "journal": self.manifest()?.source.journal, "rows": rows, "notes": notes,
+            });
+            println!("{line}");
+        } else if !self.cli.common.quiet {
+            let what = if is_missing { "would be written to" } else { "would replace" };
+            println!("{id} {what} `{target}`, {}", text::bytes(self.manifest()?.bytes));
+            print!("{}", differences::shown_counts(&rows));
+            notes.iter().for_each(|note| self.note(note));
+        }
         Ok(0)
     }
 
@@ -491,18 +495,12 @@ impl PutBack<'_> {
         let (id, target) = (&self.copy.id, &report.target);
         let size = text::bytes(self.manifest()?.bytes);
         match report.outcome {
-            "planned" => println!("{id} would replace `{target}`, {size}"),
             "unchanged" => println!("`{target}` is {id} already; nothing was changed"),
             "declined" => println!(
                 "nothing was changed; what is there is kept as {}",
                 report.safety.as_deref().unwrap_or("it was")
             ),
             _ => println!("{id} restored and proven: `{target}`, {size}"),
-        }
-        if report.outcome == "planned"
-            && let Some(differences) = &report.differences
-        {
-            print!("{}", differences::shown(differences));
         }
         let restored = report.done.as_ref().map(|done| &done.restored);
         for table in restored.map_or(&[][..], |restored| &restored.tables) {
