@@ -51,6 +51,7 @@ pub(crate) fn run(
     let name = config.table_of(&source).map(|(name, _)| name.to_owned());
     let door =
         super::door(&asked.door, config, name.as_deref(), config.timeout.map_or(TIMEOUT, |span| span.0))?;
+    let by_hook = std::env::var_os(hooks::MARKER).is_some_and(|value| !value.is_empty());
     let run = PutBack {
         cli,
         asked,
@@ -61,7 +62,7 @@ pub(crate) fn run(
         address,
         door,
         is_in_place: place.is_none(),
-        hooks,
+        hooks: if by_hook { Hooks::default() } else { config.hooks.clone() },
     };
     match asked.dry_run {
         true => run.plan(),
