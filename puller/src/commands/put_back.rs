@@ -309,6 +309,7 @@ impl PutBack<'_> {
             pack: None,
             expect: std::collections::BTreeMap::new(),
             path: None,
+            is_safety: true,
             imported: None,
         }
     }

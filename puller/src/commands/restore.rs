@@ -98,7 +98,7 @@ fn copy_of(asked: &Restore, config: &Config, source: &SourceDir) -> Result<Store
             (None, None) => Err(nothing("there was nothing before the last restore".to_owned())),
         };
     }
-    let Some(at) = &asked.at else { return source.copy(&asked.copy) };
+    let Some(at) = &asked.at else { return source.copy_to_restore(&asked.copy) };
     let table = config.table_of(source).map(|(_, table)| table);
     let until = time_of(at, &super::zone(None, config, table))?;
     let is_before = |copy: &StoredCopy| {
