@@ -96,7 +96,7 @@ impl Live {
     }
 
     /// Notes what is the newest commit now.
-    fn look(&mut self) -> Result<(), Fault> {
+    pub fn look(&mut self) -> Result<(), Fault> {
         let guard = &self.guard;
         self.seen = until_free(self.limits.lock_wait, &self.source, || {
             guard.execute_batch("BEGIN")?;

@@ -7,7 +7,7 @@ use crate::live::{Copied, Live, Written};
 use crate::relay;
 use crate::room::disk;
 use crate::settings::Settings;
-use crate::source::{self, Hold, Source};
+use crate::source::{self, Hold};
 use crate::stage::{self, Staged};
 use crate::swap::{self, Looks};
 use crate::tables;
@@ -18,7 +18,7 @@ use pullback_shared::restoring::{Apply, Content, Facts, Reply, Request, Restored
 use pullback_shared::snapshot::SnapshotId;
 use pullback_shared::text::printable;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use std::time::Duration;
 const PERSON_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The same while writers are kept out for it.
-const FROZEN_WAIT: Duration = Duration::from_secs(300);
+const FROZEN_WAIT: Duration = Duration::from_secs(120);
 
 /// Safety copies that may turn out to be too old, after the write lock was there.
 const MOVED_MAX: u32 = 5;
@@ -131,7 +131,7 @@ impl Restore<'_> {
             Some(from) if call.is_local => stage::copy_local(Path::new(from), aside.file(), &self.content)?,
             Some(_) => return Err(broken("a path of the puller's machine")),
             None => {
-                self.check_disk(&self.path, self.content.geometry.bytes())?;
+                self.check_disk(self.content.geometry.bytes())?;
                 call.outbound.say(Reply::Want { delta: false })?;
                 stage::fill(aside.file(), &self.content, None, call.inbound)?;
             }
@@ -143,8 +143,8 @@ impl Restore<'_> {
 
     /// Where there is one.
     fn over_database(&self, mut live: Live, call: &mut Call<'_>) -> Result<(), Fault> {
-        let staged = self.stage(live.path(), call)?;
         self.check_room(live.facts())?;
+        let staged = self.stage(live.path(), call)?;
         call.outbound.say(Reply::Staged)?;
         let mut apply = self.apply(call, PERSON_WAIT)?;
         if apply.safety.is_none() {
@@ -153,19 +153,20 @@ impl Restore<'_> {
             stage::copy_local(staged.path(), aside.file(), &self.content)?;
             return self.swap(aside, &apply, true, call);
         }
-        let mut is_unsafe = false;
-        if apply.tables.is_empty() && self.needs_sole(live.facts(), staged.path())? {
+        let mut is_due = apply.tables.is_empty() && self.needs_sole(live.facts(), staged.path())?;
+        if is_due {
             if !apply.stopped {
                 return Err(self.cannot_be_open(live.facts()));
             }
             live.become_sole()?;
-            is_unsafe = true;
         }
-        for _ in 0..=MOVED_MAX {
-            if is_unsafe {
-                live.freeze()?;
+        for tried in 0..=MOVED_MAX {
+            if is_due {
+                // The first time much may have to be copied: writers wait only for what comes after it.
+                let wait = if tried == 1 { PERSON_WAIT } else { FROZEN_WAIT };
+                if tried == 1 { live.look() } else { live.freeze() }?;
                 call.outbound.say(Reply::Moved)?;
-                apply = self.apply(call, FROZEN_WAIT)?;
+                apply = self.apply(call, wait)?;
             }
             let done = match apply.tables.is_empty() {
                 true => self.whole(&mut live, &staged, call)?,
@@ -174,7 +175,7 @@ impl Restore<'_> {
             if let Some((tables, copied)) = done {
                 return self.prove(live, copied, tables, call);
             }
-            is_unsafe = true;
+            is_due = true;
         }
         Err(Fault::new(
             Kind::Busy,
@@ -208,18 +209,32 @@ impl Restore<'_> {
         }
     }
 
-    /// The `-wal` or the journal grows to the whole database before anything else may go, and the database itself may grow.
+    /// The stage comes first. The `-wal` or the journal grows to the whole database before anything else may go, and the database itself may grow.
     fn check_room(&self, facts: &Facts) -> Result<(), Fault> {
         let (new, old) = (self.content.geometry.bytes(), facts.geometry.bytes());
         let log = match facts.journal {
             Journal::Wal => new,
             Journal::Rollback => old,
         };
-        self.check_disk(&self.path, log + new.saturating_sub(old))
+        let is_staged_here =
+            self.content.local_path.is_none() && self.is_on_disk_of(&self.settings.temp_dir());
+        let stage = if is_staged_here { new } else { 0 };
+        self.check_disk(stage + log + new.saturating_sub(old))
     }
 
-    fn check_disk(&self, path: &Path, needed: u64) -> Result<(), Fault> {
-        let dir = path.parent().unwrap_or(Path::new("/"));
+    /// Whether `dir` is on the same file system as the target.
+    fn is_on_disk_of(&self, dir: &Path) -> bool {
+        let of = |path: &Path| path.metadata().map(|metadata| metadata.dev()).ok();
+        of(dir) == of(self.dir())
+    }
+
+    /// The folder of the target.
+    fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
+    fn check_disk(&self, needed: u64) -> Result<(), Fault> {
+        let dir = self.dir();
         let (free, _) = disk(dir).map_err(|error| Fault::io(format!("`{}`", dir.display()), &error))?;
         match needed <= free {
             true => Ok(()),
@@ -322,12 +337,11 @@ impl Restore<'_> {
             )
             .hint("restore the whole copy, without `--table`"));
         }
-        let dir = self.path.parent().unwrap_or(Path::new("/"));
+        let dir = self.dir();
         let parent = dir.metadata().map_err(|error| Fault::io(format!("`{}`", dir.display()), &error))?;
-        let owner = rustix::process::geteuid().is_root().then(|| {
-            use std::os::unix::fs::MetadataExt;
-            self.path.metadata().map_or((parent.uid(), parent.gid()), |old| (old.uid(), old.gid()))
-        });
+        let owner = rustix::process::geteuid()
+            .is_root()
+            .then(|| self.path.metadata().map_or((parent.uid(), parent.gid()), |old| (old.uid(), old.gid())));
         let journal = self.content.journal;
         let looks = Looks { journal, mode: self.content.mode, owner };
         let is_there = is_database || self.path.symlink_metadata().is_ok() || left_over(&self.path).is_some();
@@ -350,8 +364,8 @@ impl Restore<'_> {
                 ));
             }
         };
-        let snapshot = Source::find(&self.path)?;
-        let snapshot = name_of(snapshot.hold(self.settings.hold)?, &self.settings.temp_dir())?;
+        // It was read back before it got the name: to open it once more would leave a `-wal` beside it.
+        let snapshot = self.content.snapshot;
         let quarantine = quarantine.map(|dir| dir.to_string_lossy().into_owned());
         let restored =
             Restored { snapshot, moved_on: false, journal, quarantine, tables: Vec::new(), held_micros: 0 };

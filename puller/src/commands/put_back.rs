@@ -226,7 +226,7 @@ impl PutBack<'_> {
             self.say(&report)?;
             return Ok(0);
         }
-        if !self.agreed(&report)? {
+        if !self.agreed(&mut report)? {
             report.outcome = "declined";
             self.say(&report)?;
             return Ok(Kind::Target.exit());
@@ -367,15 +367,16 @@ impl PutBack<'_> {
         }
     }
 
-    fn agreed(&self, report: &Report) -> Result<bool, Fault> {
+    /// Shows what is about to happen, and asks, unless that was said.
+    fn agreed(&self, report: &mut Report) -> Result<bool, Fault> {
         let manifest = self.manifest()?;
         let (taken, size) = (text::when(manifest.taken_at, clock::now()?), text::bytes(manifest.bytes));
         let what = match self.asked.tables.as_slice() {
-            [] => "the database".to_owned(),
-            tables => format!("of the database: {}", printable(&tables.join(", "), 400)),
+            [] => "will replace".to_owned(),
+            tables => format!("will give its {} to", printable(&tables.join(", "), 400)),
         };
         if !self.cli.common.quiet || !self.asked.yes {
-            eprintln!("{} of {taken}, {size}, will replace {what} `{}`", manifest.copy, report.target);
+            eprintln!("{} of {taken}, {size}, {what} `{}`", manifest.copy, report.target);
             match &report.safety {
                 Some(safety) => eprintln!("what is there now is kept as {safety}"),
                 None => eprintln!("what is there now is set aside beside it"),
@@ -383,7 +384,7 @@ impl PutBack<'_> {
             if let Some(differences) = &report.differences {
                 eprint!("{}", differences::shown(differences));
             }
-            report.notes.iter().for_each(|note| self.note(note));
+            report.notes.drain(..).for_each(|note| self.note(&note));
         }
         if self.asked.yes {
             return Ok(true);
@@ -515,9 +516,7 @@ impl PutBack<'_> {
         if let Some(safety) = report.safety.as_ref().filter(|_| report.outcome == "restored") {
             println!("  what was there before is copy {safety}; `puller restore --undo` brings it back");
         }
-        if report.outcome != "declined" {
-            report.notes.iter().for_each(|note| self.note(note));
-        }
+        report.notes.iter().for_each(|note| self.note(note));
         Ok(())
     }
 }
