@@ -318,7 +318,11 @@ impl SourceDir {
     /// The copy `wanted` for a restore, where `latest` passes over safety copies: a restore that is typed again means the same copy
     /// as before, and not what it has just replaced.
     pub fn copy_to_restore(&self, wanted: &str) -> Result<StoredCopy, Fault> {
-        self.find(wanted, |copy| copy.is_good() && !copy.is_safety(), "good copies that are not a restore's safety copies")
+        self.find(
+            wanted,
+            |copy| copy.is_good() && !copy.is_safety(),
+            "good copies that are not a restore's safety copies",
+        )
     }
 
     fn find(

@@ -11,7 +11,7 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
-use puller::address::Address;
+use puller::address::{Address, absolute};
 use puller::clock;
 use puller::config::Config;
 use puller::restore::{self, Restored};
@@ -19,6 +19,7 @@ use puller::restore_record::Record;
 use puller::source_dir::{SourceDir, StoredCopy};
 use puller::verify;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What `restore` was asked.
 #[derive(clap::Args)]
@@ -164,9 +165,12 @@ fn to_new_file(
         )
         .hint("restore the whole copy, without `--table`"));
     }
-    let restored =
-        mending(source, copy, !asked.dry_run, |copy| restore::to_new_file(source, copy, to, asked.dry_run))?;
-    say(cli, source, &restored, asked.dry_run);
+    let began = Instant::now();
+    let write = || {
+        mending(source, copy, !asked.dry_run, |copy| restore::to_new_file(source, copy, to, asked.dry_run))
+    };
+    let restored = if asked.dry_run { write()? } else { put_back::stopped_for(asked, |_| write())? };
+    say(cli, source, copy, &restored, asked.dry_run, began.elapsed());
     Ok(0)
 }
 
@@ -201,12 +205,13 @@ pub(crate) fn proven(
     mending(source, copy, may_mend, |copy| puller::unpacked::Unpacked::proven(source, copy))
 }
 
-fn say(cli: &Cli, source: &SourceDir, restored: &Restored, dry_run: bool) {
+fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dry_run: bool, took: Duration) {
     if cli.common.json {
-        let line = serde_json::json!({
-            "v": 1, "source": source.shown(), "copy": restored.copy, "outcome": if dry_run { "planned" } else { "restored" },
-            "target": restored.target, "bytes": restored.bytes, "journal": restored.journal,
-        });
+        let outcome = if dry_run { "planned" } else { "restored" };
+        let target = absolute(&restored.target);
+        let mut line = put_back::object(source, copy, outcome, &target.to_string_lossy());
+        line["journal"] = restored.journal.into();
+        line["duration_seconds"] = took.as_secs_f64().into();
         println!("{line}");
     } else if !cli.common.quiet {
         let done = if dry_run { "would be restored" } else { "restored and proven" };
