@@ -254,3 +254,110 @@ fn varint(page: &[u8], at: usize) -> Option<(u64, usize)> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::Connection;
+    use std::fs;
+    use tempfile::TempDir;
+
+    /// A database with the table `t`, made by `sql`; and its root.
+    fn database(sql: &str) -> (TempDir, u32) {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = Connection::open(dir.path().join("then")).unwrap();
+        connection.execute_batch(sql).unwrap();
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 't'";
+        let root = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+        (dir, root)
+    }
+
+    /// What differs once `change` was done to the bytes of the file.
+    fn differing_after((dir, root): &(TempDir, u32), change: impl Fn(&mut Vec<u8>)) -> Vec<Range> {
+        let (now, then) = (dir.path().join("now"), dir.path().join("then"));
+        let mut bytes = fs::read(&then).unwrap();
+        change(&mut bytes);
+        fs::write(&now, bytes).unwrap();
+        differing(&Pages::open(&now).unwrap(), *root, &Pages::open(&then).unwrap(), *root)
+    }
+
+    const FORMS: [&str; 2] = ["", "WITHOUT ROWID"];
+
+    #[test]
+    fn rows_of_any_length_are_followed_into_their_overflow_pages() {
+        for (form, page_size) in FORMS.into_iter().zip([512, 1024]).chain(FORMS.into_iter().zip([4096, 512]))
+        {
+            let of_all = database(&format!(
+                "PRAGMA page_size = {page_size}; CREATE TABLE t (id INTEGER PRIMARY KEY, v) {form};
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
+                 INSERT INTO t SELECT i, zeroblob(i * 13) FROM n;"
+            ));
+            assert_eq!(differing_after(&of_all, |_| {}), [], "{form}");
+        }
+        for form in FORMS {
+            // Around the longest row that fits into a page, in both forms.
+            for len in (985..1_005).chain(4_040..4_070).chain([500, 3_000, 9_000]) {
+                let of_one = database(&format!(
+                    "CREATE TABLE t (id INTEGER PRIMARY KEY, v) {form}; INSERT INTO t VALUES (1, zeroblob({len}) || 'end')"
+                ));
+                assert_eq!(differing_after(&of_one, |_| {}), [], "{len} {form}");
+                let changed = differing_after(&of_one, |bytes| {
+                    // The last byte of the row, which may be the only one in its page.
+                    let page =
+                        if bytes.len() > 2 * 4096 { bytes.len() - 4096..bytes.len() } else { 4096..8192 };
+                    let page = &mut bytes[page];
+                    let at = page.iter().rposition(|byte| *byte == b'd').expect("the end of the row");
+                    page[at] = b'D';
+                });
+                assert_eq!(changed, [Range::ALL], "{len} {form}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_it_cannot_be_told_everything_may_differ() {
+        for form in FORMS {
+            let some = database(&format!(
+                "CREATE TABLE t (id INTEGER PRIMARY KEY, v) {form};
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+                 INSERT INTO t SELECT i, zeroblob(300) FROM n;"
+            ));
+            let root = (some.1 as usize - 1) * 4096;
+            // Bytes are reserved at the end of each page on one side.
+            assert_eq!(differing_after(&some, |bytes| bytes[20] = 8), [Range::ALL]);
+            // No page of a b-tree.
+            assert_eq!(differing_after(&some, |bytes| bytes[root] = 77), [Range::ALL]);
+            // Cut short.
+            assert_eq!(differing_after(&some, |bytes| bytes.truncate(root + 4096)), [Range::ALL]);
+            // A tree whose every page is its root, on both sides.
+            let then = some.0.path().join("then");
+            let mut bytes = fs::read(&then).unwrap();
+            let page = &mut bytes[root..root + 4096];
+            let cells: Vec<usize> = Cells::of(page).unwrap().starts().collect();
+            cells
+                .into_iter()
+                .chain([8])
+                .for_each(|at| page[at..at + 4].copy_from_slice(&some.1.to_be_bytes()));
+            fs::write(then, bytes).unwrap();
+            assert_eq!(differing_after(&some, |_| {}), [Range::ALL]);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for bytes in [&b""[..], b"SQLite format 3\0", &[0; 4096]] {
+            fs::write(dir.path().join("now"), bytes).unwrap();
+            assert!(Pages::open(&dir.path().join("now")).is_none());
+        }
+    }
+
+    #[test]
+    fn ranges_that_meet_are_one_and_there_is_a_limit_to_them() {
+        let some = database("CREATE TABLE t (v)");
+        let pages = Pages::open(&some.0.path().join("then")).unwrap();
+        let mut walk = Walk { now: &pages, then: &pages, left: 0, ranges: Vec::new() };
+        let range = |first: i64, last: i64| Range { first, last };
+        [range(i64::MIN, 0), range(1, 5), range(7, 9)].into_iter().for_each(|range| walk.add(range));
+        assert_eq!(walk.ranges, [range(i64::MIN, 5), range(7, 9)]);
+        (10..20_000).for_each(|n| walk.add(range(n * 10, n * 10 + 1)));
+        assert_eq!(walk.ranges.len(), RANGES_MAX);
+        assert_eq!(walk.ranges[RANGES_MAX - 1].last, 199_991);
+    }
+}
