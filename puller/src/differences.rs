@@ -677,7 +677,7 @@ mod tests {
 
     #[test]
     fn other_objects_and_the_user_version_are_told() {
-        let base = "CREATE TABLE t (a); CREATE VIEW gone AS SELECT 1; CREATE INDEX same ON t (a); CREATE VIEW other AS SELECT 1;
+        let base = "CREATE TABLE t (a UNIQUE); CREATE VIEW gone AS SELECT 1; CREATE INDEX same ON t (a); CREATE VIEW other AS SELECT 1;
              PRAGMA user_version = 7;";
         let since = "DROP VIEW gone; DROP VIEW other; CREATE VIEW other AS SELECT 2; PRAGMA user_version = 8;
              CREATE TRIGGER late AFTER INSERT ON t BEGIN SELECT 1; END;";
@@ -788,6 +788,9 @@ mod tests {
         );
         assert!((9..500).contains(&few), "{few}");
         assert_eq!(compared("CREATE TABLE other (v); INSERT INTO other VALUES (1)"), 0);
+        let (pair, said) = (Pair::of(&base, "UPDATE member SET name = 'x'"), Cell::new(0));
+        between(&pair.now, &pair.then, &|_| said.set(said.get() + 1)).unwrap();
+        assert_eq!(said.get(), 60_000 / ROWS_A_REPORT + 1);
     }
 
     proptest! {

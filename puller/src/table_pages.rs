@@ -5,7 +5,7 @@
 //! page, is said to differ, and SQLite reads it then.
 
 use pullback_shared::cells::Cells;
-use pullback_shared::header::{HEADER_LEN, MAGIC};
+use pullback_shared::header::HEADER_LEN;
 use pullback_shared::page::PageSize;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -46,7 +46,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Of the file at `path`; `None`: it does not look like a database.
+    /// Of the file at `path`; `None`: it has no pages.
     pub fn open(path: &Path) -> Option<Self> {
         let file = File::open(path).ok()?;
         let mut header = [0; HEADER_LEN];
@@ -57,12 +57,7 @@ impl Pages {
         };
         let size = PageSize::new(size)?.as_usize();
         let count = file.metadata().ok()?.len() / size as u64;
-        header.starts_with(MAGIC).then_some(Self {
-            file,
-            size,
-            usable: size - usize::from(header[20]),
-            count,
-        })
+        Some(Self { file, size, usable: size - usize::from(header[20]), count })
     }
 
     fn read(&self, no: u32) -> Option<Vec<u8>> {
@@ -294,6 +289,7 @@ mod tests {
             ));
             assert_eq!(differing_after(&of_all, |_| {}), [], "{form}");
         }
+        assert_eq!(differing_after(&database("CREATE TABLE t (v)"), |_| {}), []);
         for form in FORMS {
             // Around the longest row that fits into a page, in both forms.
             for len in (985..1_005).chain(4_040..4_070).chain([500, 3_000, 9_000]) {
@@ -329,17 +325,27 @@ mod tests {
             assert_eq!(differing_after(&some, |bytes| bytes[root] = 77), [Range::ALL]);
             // Cut short.
             assert_eq!(differing_after(&some, |bytes| bytes.truncate(root + 4096)), [Range::ALL]);
-            // A tree whose every page is its root, on both sides.
-            let then = some.0.path().join("then");
-            let mut bytes = fs::read(&then).unwrap();
-            let page = &mut bytes[root..root + 4096];
-            let cells: Vec<usize> = Cells::of(page).unwrap().starts().collect();
-            cells
-                .into_iter()
-                .chain([8])
-                .for_each(|at| page[at..at + 4].copy_from_slice(&some.1.to_be_bytes()));
-            fs::write(then, bytes).unwrap();
-            assert_eq!(differing_after(&some, |_| {}), [Range::ALL]);
+            // On both sides alike: a tree that leads back to its root, and one in which a page has its place many times over.
+            for levels in [1, 15] {
+                let then = some.0.path().join("then");
+                let mut bytes = fs::read(&then).unwrap();
+                let sound = bytes.clone();
+                let page = sound[root..root + 4096].to_vec();
+                let links: Vec<usize> = Cells::of(&page).unwrap().starts().chain([8]).collect();
+                let below = links.iter().take(levels).map(|at| number(&page, *at).unwrap());
+                let mut level = some.1;
+                for next in below.map(|next| if levels == 1 { some.1 } else { next }) {
+                    let at = (level as usize - 1) * 4096;
+                    bytes[at..at + 4096].copy_from_slice(&page);
+                    links.iter().for_each(|link| {
+                        bytes[at + link..at + link + 4].copy_from_slice(&next.to_be_bytes())
+                    });
+                    level = next;
+                }
+                fs::write(&then, bytes).unwrap();
+                assert_eq!(differing_after(&some, |_| {}), [Range::ALL], "{form} {levels}");
+                fs::write(then, sound).unwrap();
+            }
         }
         let dir = tempfile::tempdir().unwrap();
         for bytes in [&b""[..], b"SQLite format 3\0", &[0; 4096]] {
