@@ -28,6 +28,7 @@ use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What SQLite may put beside a main file.
 const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -52,6 +53,10 @@ const QUARANTINES_MAX: u32 = 100;
 
 /// An application that makes a new database whenever one was set aside is given up on after so many steps.
 const STEPS_MAX: usize = 100;
+
+/// How often the record's lock is tried, and how long is waited in between.
+const LOCK_TRIES: u32 = 10;
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// How the database file is to look.
 #[derive(Clone, Copy, Debug)]
@@ -323,10 +328,15 @@ impl Begun {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(io)?,
         };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(locked(target)),
-            Err(TryLockError::Error(error)) => return Err(io(error)),
+        let mut tries = 1;
+        while let Err(error) = file.try_lock() {
+            match error {
+                TryLockError::Error(error) => return Err(io(error)),
+                TryLockError::WouldBlock if tries == LOCK_TRIES => return Err(locked(target)),
+                // A program that a dead one was just starting has its files open until it begins.
+                TryLockError::WouldBlock => std::thread::sleep(LOCK_RETRY),
+            }
+            tries += 1;
         }
         // Whoever held it may have come to the end meanwhile.
         if !is_at(&file, &path).map_err(io)? {
