@@ -79,7 +79,8 @@ pub struct Finished {
     pub is_replaced: bool,
 }
 
-/// Gives `aside` the name `target`, where nothing is, nor anything of an older database beside it. Durable.
+/// Gives `aside` the name `target`, where nothing is, nor anything of an older database beside it. Durable. What a dead run had
+/// begun there is finished first, by [`finish_begun`].
 pub fn place(aside: Aside, target: &Path, looks: &Looks) -> Result<(), Fault> {
     let shown = target.display();
     let io = |error: io::Error| Fault::io(format!("`{shown}`"), &error);
@@ -109,8 +110,8 @@ pub fn place(aside: Aside, target: &Path, looks: &Looks) -> Result<(), Fault> {
 }
 
 /// Sets aside what is at `target`, main file, `-wal`, `-shm` and `-journal` together, in a new directory beside it, named
-/// after `stamp`; then gives `aside` the name. Returns the directory. An error leaves, or brings back, what was there; where
-/// even that fails, [`finish_begun`] does it.
+/// after `stamp`; then gives `aside` the name. Returns the directory. What a dead run had begun is finished first, by
+/// [`finish_begun`]. An error leaves, or brings back, what was there; where even that fails, the next [`finish_begun`] does it.
 pub fn replace(aside: Aside, target: &Path, looks: &Looks, stamp: &str) -> Result<PathBuf, Fault> {
     begin(&aside, target, looks, stamp)?.carry_out(aside.path())
 }
@@ -378,7 +379,11 @@ impl Begun {
                 step => self.take(&step).map_err(io)?,
             }
         }
-        let why = format!("an application makes `{}` anew each time it is set aside", self.target.display());
+        let (target, dir) = (self.target.display(), self.quarantine(1));
+        let why = format!(
+            "an application makes `{target}` anew each time it is set aside; what was there first is in `{}`",
+            dir.display()
+        );
         Err(Fault::new(Kind::Busy, why).hint("stop the application, then try again"))
     }
 
@@ -431,6 +436,9 @@ impl Begun {
         let dir = dir_of(&self.target);
         match step {
             Step::Make(path) => {
+                if *path != self.quarantine(1) {
+                    tracing::warn!(dir = %path.display(), "another database came meanwhile; it is set aside as well");
+                }
                 DirBuilder::new().mode(0o700).create(path)?;
                 sync_dir(dir)
             }
@@ -1039,6 +1047,29 @@ mod tests {
                 assert_eq!(count(&old), 500);
             }
         }
+    }
+
+    #[test]
+    fn an_application_that_makes_its_database_anew_is_not_raced_for_ever() {
+        let scene = Scene::new(&FILES);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let fault = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = File::create_new(&scene.target);
+                }
+            });
+            let outcome = replace(scene.aside(), &scene.target, &LOOKS, STAMP);
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            outcome.unwrap_err()
+        });
+        assert_eq!(fault.kind, Kind::Busy);
+        assert_eq!(finish_begun(&scene.target).unwrap(), None);
+        let files = scene.files();
+        for (name, text) in Scene::expect(&format!("X.quarantine-{STAMP}/"), "old", &FILES) {
+            assert_eq!(files.get(&name), Some(&text));
+        }
+        assert!(files.contains_key("X") && !files.values().any(|text| text == "new"));
     }
 
     #[test]
