@@ -190,11 +190,10 @@ fn begin(aside: &Aside, target: &Path, looks: &Looks, stamp: &str) -> Result<Beg
         return Err(Fault::new(Kind::Target, format!("`{shown}` is not there any more")));
     }
     dress(aside.file(), looks).map_err(io)?;
-    let (bytes, blake3) = File::open(aside.path()).and_then(|file| digest(&file)).map_err(io)?;
+    let blake3 = File::open(aside.path()).and_then(|file| digest(&file)).map_err(io)?;
     let record = Record {
         v: FORMAT,
         aside: aside.letters(),
-        bytes,
         blake3,
         stamp: free_stamp(target, stamp).map_err(io)?,
         had_main: found.contains(&""),
@@ -241,11 +240,11 @@ fn is_stamp(stamp: &str) -> bool {
     (1..=STAMP_CHARS_MAX).contains(&stamp.len()) && stamp.bytes().all(may)
 }
 
-/// Length and BLAKE3 of what `file`, from where it stands, holds.
-fn digest(file: &File) -> io::Result<(u64, String)> {
+/// BLAKE3 of what `file`, from where it stands, holds.
+fn digest(file: &File) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file)?;
-    Ok((hasher.count(), hasher.finalize().to_hex().to_string()))
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// What the record says.
@@ -254,8 +253,7 @@ struct Record {
     v: u32,
     /// The letters of the new file's name; other names are the target's.
     aside: String,
-    /// The new file's length and BLAKE3.
-    bytes: u64,
+    /// What the new file holds.
     blake3: String,
     /// In the name of the directory for what was there.
     stamp: String,
@@ -277,11 +275,11 @@ impl Record {
     /// Whether the file at `path` is whole. One that the disk cannot read to its end is not.
     fn is_true_of(&self, path: &Path) -> io::Result<bool> {
         match path.symlink_metadata() {
-            Ok(found) if found.len() != self.bytes || !found.is_file() => return Ok(false),
+            Ok(found) if !found.is_file() => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             found => found?,
         };
-        Ok(digest(&File::open(path)?).is_ok_and(|found| found == (self.bytes, self.blake3.clone())))
+        Ok(digest(&File::open(path)?).is_ok_and(|found| found == self.blake3))
     }
 }
 
@@ -381,7 +379,7 @@ impl Begun {
         }
         let (target, dir) = (self.target.display(), self.quarantine(1));
         let why = format!(
-            "an application makes `{target}` anew each time it is set aside; what was there first is in `{}`",
+            "an application makes `{target}` anew each time it is set aside; what was there first is in `{}`, unless it could be put back",
             dir.display()
         );
         Err(Fault::new(Kind::Busy, why).hint("stop the application, then try again"))
@@ -859,7 +857,7 @@ mod tests {
         assert!(scene.record().exists() && moved.exists());
         assert!(finish_begun(&scene.target).is_err(), "it cannot yet");
         assert!(scene.record().exists() && moved.exists());
-        [&moved, &scene.target].map(|path| pin(path, false));
+        assert!(pin(&moved, false) && pin(&scene.target, false));
         assert!(!finish_begun(&scene.target).unwrap().unwrap().is_replaced);
         assert_eq!(scene.files(), Scene::expect("", "old", &FILES));
     }
@@ -1050,26 +1048,36 @@ mod tests {
     }
 
     #[test]
-    fn an_application_that_makes_its_database_anew_is_not_raced_for_ever() {
+    fn an_application_that_makes_its_database_anew_is_neither_raced_for_ever_nor_robbed() {
         let scene = Scene::new(&FILES);
         let is_over = std::sync::atomic::AtomicBool::new(false);
-        let fault = std::thread::scope(|scope| {
-            scope.spawn(|| {
+        let (outcome, made) = std::thread::scope(|scope| {
+            let application = scope.spawn(|| {
+                let mut made = 0;
                 while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                    let _ = File::create_new(&scene.target);
+                    made += usize::from(File::create_new(&scene.target).is_ok());
                 }
+                made
             });
             let outcome = replace(scene.aside(), &scene.target, &LOOKS, STAMP);
             is_over.store(true, std::sync::atomic::Ordering::Relaxed);
-            outcome.unwrap_err()
+            (outcome, application.join().unwrap())
         });
-        assert_eq!(fault.kind, Kind::Busy);
         assert_eq!(finish_begun(&scene.target).unwrap(), None);
         let files = scene.files();
-        for (name, text) in Scene::expect(&format!("X.quarantine-{STAMP}/"), "old", &FILES) {
+        let is_back = files["X"] == "old";
+        let dir = if is_back { String::new() } else { format!("X.quarantine-{STAMP}/") };
+        for (name, text) in Scene::expect(&dir, "old", &FILES) {
             assert_eq!(files.get(&name), Some(&text));
         }
-        assert!(files.contains_key("X") && !files.values().any(|text| text == "new"));
+        assert_eq!(files.values().filter(|text| text.is_empty()).count(), made);
+        match outcome {
+            Ok(_) => assert_eq!(files["X"], "new"),
+            Err(fault) => {
+                assert_eq!(fault.kind, Kind::Busy);
+                assert!(is_back || files["X"].is_empty());
+            }
+        }
     }
 
     #[test]
