@@ -147,6 +147,18 @@ fn every_name_is_durable_before_the_next_one_changes() {
 }
 
 #[test]
+fn a_file_system_without_renames_that_replace_nothing_will_do() {
+    if !is_usable() {
+        return;
+    }
+    let scene = Scene::new();
+    assert!(scene.traced("replace", &["-e", "trace=?renameat2", "-e", "inject=?renameat2:error=EINVAL"]));
+    assert_eq!(scene.files(), Scene::expected(true));
+    let log = fs::read_to_string(scene.log()).expect("there is a log");
+    assert!(log.matches("(INJECTED)").count() >= FILES.len() + 2, "{log}");
+}
+
+#[test]
 fn a_process_killed_at_any_system_call_leaves_the_old_database_or_the_new_one() {
     if !is_usable() {
         return;
