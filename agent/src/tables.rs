@@ -187,6 +187,19 @@ fn find(connection: &Connection, names: &[String]) -> Result<Vec<Table>, Fault> 
 }
 
 fn list(connection: &Connection, schema: &str) -> rusqlite::Result<Vec<Listed>> {
+    // Which tables belong to a virtual table, SQLite knows once it has looked at that.
+    for owner in listed(connection, schema)?.iter().filter(|listed| listed.kind == "virtual") {
+        is_known(connection, schema, owner);
+    }
+    listed(connection, schema)
+}
+
+/// Whether SQLite here has the module of the virtual table `owner`.
+fn is_known(connection: &Connection, schema: &str, owner: &Listed) -> bool {
+    connection.prepare(&format!("SELECT 1 FROM {schema}.{}", quoted(&owner.name))).is_ok()
+}
+
+fn listed(connection: &Connection, schema: &str) -> rusqlite::Result<Vec<Listed>> {
     let sql = "SELECT name, type, wr FROM pragma_table_list WHERE schema = ?1 ORDER BY name COLLATE NOCASE";
     let mut statement = connection.prepare(sql)?;
     let listed = statement.query_map([schema], |row| {
@@ -203,7 +216,7 @@ fn foreign_owner(connection: &Connection, schema: &str, listed: &[Listed], name:
         owner.kind == "virtual"
             && start.eq_ignore_ascii_case(&owner.name)
             && name[start.len()..].starts_with('_')
-            && connection.prepare(&format!("SELECT 1 FROM {schema}.{}", quoted(&owner.name))).is_err()
+            && !is_known(connection, schema, owner)
     };
     listed.iter().find(owns).map(|owner| shown(&owner.name))
 }
@@ -466,7 +479,6 @@ fn shown(name: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use rusqlite::types::Value;
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
@@ -535,7 +547,7 @@ mod tests {
         #[track_caller]
         fn refused(&self, names: &[&str], kind: Kind, words: &[&str]) {
             let before = dump(&self.target);
-            let fault = self.put(names).unwrap_err();
+            let Err(fault) = self.put(names) else { panic!("{words:?}") };
             assert_eq!(fault.kind, kind, "{fault:?}");
             for word in words {
                 assert!(fault.message.contains(word) || fault.hint.contains(word), "`{word}` in {fault:?}");
@@ -553,7 +565,7 @@ mod tests {
         let mut statement = connection.prepare(sql).unwrap();
         let count = statement.column_count();
         let rows = statement.query_map([], |row| {
-            let values: Result<Vec<Value>, _> = (0..count).map(|column| row.get(column)).collect();
+            let values: Result<Vec<ValueRef<'_>>, _> = (0..count).map(|column| row.get_ref(column)).collect();
             values.map(|values| format!("{values:?}"))
         });
         rows.unwrap().collect::<Result<_, _>>().unwrap()
@@ -939,7 +951,10 @@ mod tests {
         for (sql, words) in [
             ("UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a CHECK (foreign_one(a)))'", "foreign_one"),
             ("UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a COLLATE foreign_one UNIQUE)'", "SQLite says"),
-            ("UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a DEFAULT (foreign_one()))'", "foreign_one"),
+            (
+                "UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a, b AS (foreign_one(a)) STORED)'",
+                "foreign_one",
+            ),
             ("UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a); DROP TABLE other'", "SQLite says"),
             ("UPDATE sqlite_schema SET sql = 'CREATE TABLE u(a)'", "`t`"),
             ("UPDATE sqlite_schema SET sql = 'CREATE TEMP TABLE t(a)'", "`t`"),
@@ -952,9 +967,20 @@ mod tests {
             ("UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a TEXT)'", "read back, are not those"),
         ] {
             for target in [OTHER, "CREATE TABLE other(a); CREATE TABLE t(x); INSERT INTO t VALUES (5)"] {
-                two("wal", target, &format!("{base}{sql};")).refused(&["t"], Kind::Target, &[words]);
+                let two = two("wal", target, &format!("{base}{sql};"));
+                let kind = match words {
+                    _ if words.starts_with("another table") || words.starts_with("read back") => {
+                        Kind::Unproven
+                    }
+                    _ => Kind::Target,
+                };
+                two.refused(&["t"], kind, &[words]);
             }
         }
+        // What is not asked of a function that is not here is made.
+        let copy =
+            format!("{base} UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a DEFAULT (foreign_one()))';");
+        check(OTHER, &copy, &["t"]);
     }
 
     #[test]
