@@ -948,35 +948,26 @@ mod tests {
     #[test]
     fn what_sqlite_cannot_make_here_is_refused() {
         let base = "PRAGMA writable_schema = ON; CREATE TABLE t(a); INSERT INTO t VALUES (1);";
-        for (sql, words) in [
-            ("UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a CHECK (foreign_one(a)))'", "foreign_one"),
-            ("UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a COLLATE foreign_one UNIQUE)'", "SQLite says"),
-            (
-                "UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a, b AS (foreign_one(a)) STORED)'",
-                "foreign_one",
-            ),
-            ("UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a); DROP TABLE other'", "SQLite says"),
-            ("UPDATE sqlite_schema SET sql = 'CREATE TABLE u(a)'", "`t`"),
-            ("UPDATE sqlite_schema SET sql = 'CREATE TEMP TABLE t(a)'", "`t`"),
-            ("UPDATE sqlite_schema SET sql = 'create table t(a)'", "another table, index or trigger"),
-            ("UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a CHECK (a > 1))'", "CHECK constraint failed"),
-            (
-                "UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a NOT NULL)'; INSERT INTO t VALUES (NULL)",
-                "NOT NULL",
-            ),
-            ("UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a TEXT)'", "read back, are not those"),
+        for (said, kind, words) in [
+            ("CREATE TABLE t(a CHECK (foreign_one(a)))", Kind::Target, "foreign_one"),
+            ("CREATE TABLE t(a, b AS (foreign_one(a)) STORED)", Kind::Target, "foreign_one"),
+            ("CREATE TABLE t(a COLLATE foreign_one UNIQUE)", Kind::Target, "no such collation"),
+            ("CREATE TABLE t(a); DROP TABLE other", Kind::Target, "Multiple statements"),
+            ("CREATE TABLE u(a)", Kind::Damaged, "malformed"),
+            ("CREATE TEMP TABLE t(a)", Kind::Damaged, "malformed"),
+            ("create table t(a)", Kind::Unproven, "another table, index or trigger"),
+            ("CREATE TABLE t(a CHECK (a > 1))", Kind::Target, "CHECK constraint failed"),
+            ("CREATE TABLE t(a TEXT)", Kind::Unproven, "read back, are not those"),
         ] {
             for target in [OTHER, "CREATE TABLE other(a); CREATE TABLE t(x); INSERT INTO t VALUES (5)"] {
-                let two = two("wal", target, &format!("{base}{sql};"));
-                let kind = match words {
-                    _ if words.starts_with("another table") || words.starts_with("read back") => {
-                        Kind::Unproven
-                    }
-                    _ => Kind::Target,
-                };
-                two.refused(&["t"], kind, &[words]);
+                let copy = format!("{base} UPDATE sqlite_schema SET sql = '{said}';");
+                two("wal", target, &copy).refused(&["t"], kind, &[words]);
             }
         }
+        let copy = format!(
+            "{base} INSERT INTO t VALUES (NULL); UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a NOT NULL)';"
+        );
+        two("wal", "", &copy).refused(&["t"], Kind::Target, &["NOT NULL"]);
         // What is not asked of a function that is not here is made.
         let copy =
             format!("{base} UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a DEFAULT (foreign_one()))';");
