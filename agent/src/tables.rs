@@ -506,19 +506,19 @@ mod tests {
             wait: Duration::ZERO,
             _dir: dir,
         };
-        let set =
-            format!("PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF; PRAGMA journal_mode = {journal};");
-        Connection::open(&two.target).unwrap().execute_batch(&format!("{set}{target}")).unwrap();
-        Connection::open(&two.copy).unwrap().execute_batch(&format!("{set}{copy}")).unwrap();
+        let set = "PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF;";
+        let target = format!("{set} PRAGMA journal_mode = {journal}; {target}");
+        Connection::open(&two.target).unwrap().execute_batch(&target).unwrap();
+        Connection::open(&two.copy).unwrap().execute_batch(&format!("{set} {copy}")).unwrap();
         two
     }
 
     impl Two {
         fn open(&self) -> Connection {
             let connection = Connection::open(&self.target).unwrap();
-            connection.busy_timeout(Duration::ZERO).unwrap();
             // No power is cut here.
             connection.execute_batch("PRAGMA synchronous = OFF").unwrap();
+            connection.busy_timeout(Duration::ZERO).unwrap();
             connection
         }
 
@@ -953,8 +953,8 @@ mod tests {
             ("CREATE TABLE t(a, b AS (foreign_one(a)) STORED)", Kind::Target, "foreign_one"),
             ("CREATE TABLE t(a COLLATE foreign_one UNIQUE)", Kind::Target, "no such collation"),
             ("CREATE TABLE t(a); DROP TABLE other", Kind::Damaged, "malformed"),
-            ("CREATE TABLE u(a)", Kind::Target, "no such table: main.t"),
-            ("CREATE TEMP TABLE t(a)", Kind::Damaged, "malformed"),
+            ("CREATE TABLE u(a)", Kind::Damaged, "malformed"),
+            ("CREATE TEMP TABLE t(a)", Kind::Target, "no such table: main.t"),
             ("create table t(a)", Kind::Unproven, "another table, index or trigger"),
             ("CREATE TABLE t(a CHECK (a > 1))", Kind::Target, "CHECK constraint failed"),
             ("CREATE TABLE t(a TEXT)", Kind::Unproven, "read back, are not those"),
