@@ -714,7 +714,7 @@ mod tests {
             "CREATE TABLE t(a INT PRIMARY KEY DESC, b INTEGER); INSERT INTO t(oid, a, b) VALUES (-5, 2, 1), (9, 1, 1);".into(),
             "CREATE TABLE t(a INTEGER PRIMARY KEY DESC, b); INSERT INTO t(oid, a) VALUES (77, 2), (9, 1), (8, 4);".into(),
             // Trailing words, and text in double quotes.
-            "CREATE TABLE t /* a */ (a DEFAULT \"text\", -- b\n b) -- c\n; CREATE INDEX t_a ON t(a) /* d */ ;".into(),
+            "CREATE TABLE t /* a */ (a CHECK (a <> \"text\"), -- b\n b) -- c\n; CREATE INDEX t_a ON t(a) /* d */ ;".into(),
             "CREATE TABLE t (a PRIMARY KEY) WITHOUT ROWID ; CREATE INDEX t_a ON t(a) WHERE a > 0 ;".into(),
             "CREATE TABLE t AS SELECT 1 AS a, 'x' AS \"b c\";".into(),
             "CREATE TABLE u(a INTEGER PRIMARY KEY, b UNIQUE); ALTER TABLE u ADD COLUMN c DEFAULT 7;
