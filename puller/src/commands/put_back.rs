@@ -425,7 +425,7 @@ impl PutBack<'_> {
                 None => eprintln!("what is there now is set aside beside it"),
             }
             if let Some(differences) = &report.differences {
-                eprint!("{}", differences::shown(differences));
+                eprintln!("{}", differences::words(differences));
             }
             report.notes.drain(..).for_each(|note| self.note(&note));
         }
@@ -524,7 +524,7 @@ impl PutBack<'_> {
         let mut line = object(&self.source, self.copy, report.outcome, &report.target);
         line["source"] = into.shown().into();
         line["safety"] = report.safety.clone().into();
-        line["differences"] = report.differences.as_ref().map(differences::json).into();
+        line["differences"] = report.differences.as_ref().map(differences::values).into();
         line["duration_seconds"] = report.took.as_secs_f64().into();
         line["notes"] = report.notes.clone().into();
         if let Some(Done { restored, bytes_received, bytes_sent, .. }) = &report.done {
