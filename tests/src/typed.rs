@@ -100,6 +100,11 @@ impl<'a> Desk<'a> {
         Self { sandbox, sshd }
     }
 
+    /// The sandbox that it is in.
+    pub fn sandbox(&self) -> &Sandbox {
+        self.sandbox
+    }
+
     /// Whether `pi` can be reached.
     pub fn has_pi(&self) -> bool {
         self.sshd.is_some()

@@ -174,6 +174,12 @@ fn type_all(desk: &Desk<'_>, title: &str) -> Vec<Ran> {
     commands("doc/operations.md", title).iter().map(|command| desk.type_in(command).exits(0)).collect()
 }
 
+/// The newest good copy of `gym` as a file beside the database, whatever is packed later.
+fn saved(desk: &Desk<'_>) -> PathBuf {
+    desk.type_in("puller cat gym > ./saved.db").exits(0);
+    desk.sandbox().db("saved.db")
+}
+
 /// What one query of one number gives.
 fn number(db: &rusqlite::Connection, sql: &str) -> i64 {
     db.query_row(sql, [], |row| row.get(0)).expect("a number")
@@ -190,7 +196,7 @@ fn a_restore_in_place_works_as_typed_under_a_live_application() {
     let application = live_gym(&source, 300_000);
     let members = number(&application, MEMBERS);
     desk.type_in("puller pull ./app.db --name gym").exits(0);
-    let stored = copy(&desk);
+    let stored = saved(&desk);
     application.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM members WHERE id > 5").unwrap();
     let said = type_all(&desk, "Restoring");
     assert_eq!(said.len(), 4);
@@ -224,7 +230,7 @@ fn a_dead_sd_card_costs_what_came_since_the_last_pull() {
     let source = sandbox.file("home/gym/app.db");
     drop(live_gym(&source, 300_000));
     desk.type_in("puller pull pi:gym/app.db --name gym").exits(0);
-    let stored = copy(&desk);
+    let stored = saved(&desk);
     // The card dies: the database, and all that the agent knew.
     fs::remove_dir_all(sandbox.file("home/gym")).unwrap();
     fs::remove_dir_all(sandbox.file("home/.local/state/pullback/mirrors")).unwrap();
@@ -277,7 +283,7 @@ fn a_damaged_source_is_replaced_and_looked_through_as_typed() {
     let source = sandbox.db("app.db");
     drop(live_gym(&source, 300_000));
     desk.type_in("puller pull ./app.db --name gym").exits(0);
-    let stored = copy(&desk);
+    let stored = saved(&desk);
     // The end of the file is gone.
     let file = fs::OpenOptions::new().write(true).open(&source).unwrap();
     file.set_len(file.metadata().unwrap().len() / 2).unwrap();
@@ -289,9 +295,13 @@ fn a_damaged_source_is_replaced_and_looked_through_as_typed() {
         refused.stderr.contains("cannot be saved first") && refused.stderr.contains("`--force`"),
         "{refused}"
     );
-    let said: Vec<Ran> = typed[1..].iter().map(|command| desk.type_in(command).exits(0)).collect();
+    desk.type_in(&typed[1]).exits(0);
     contents::assert_equal(&source, &stored);
-    assert!(said[3].stdout.contains("members"), "{}", said[3]);
+    if desk.type_in("sqlite3 ./saved.db .recover").code() != 0 {
+        return skip("`sqlite3 .recover`", "this `sqlite3` cannot do it, with a good file either");
+    }
+    let said: Vec<Ran> = typed[2..].iter().map(|command| desk.type_in(command).exits(0)).collect();
+    assert!(said[2].stdout.contains("members"), "{}", said[2]);
 }
 
 #[test]
@@ -305,7 +315,10 @@ fn a_lost_workstation_is_replaced_as_typed() {
     desk.also_called("nas");
     let _application = live_gym(&sandbox.file("home/gym/app.db"), 300_000);
     desk.type_in("puller pull pi:gym/app.db --name gym").exits(0);
+    // What a login finds without `~` is the real home directory here.
+    let nas = format!("nas:{}/", sandbox.file("home").display());
     let typed = commands("doc/operations.md", "A lost workstation");
+    let typed: Vec<String> = typed.iter().map(|command| command.replace("nas:", &nas)).collect();
     let (before, after) = typed.split_at(2);
     before.iter().for_each(|command| drop(desk.type_in(command).exits(0)));
     desk.type_in("chmod -R u+w ~/.local ~/.config && rm -r ~/.local ~/.config").exits(0);
