@@ -432,7 +432,7 @@ fn the_ten_minute_start_works_as_typed() {
     let source = sandbox.file("home/gym/app.db");
     let _application = live_gym(&source, 300_000);
     let start = commands("README.md", "Ten-minute start");
-    assert_eq!(start.len(), 12);
+    assert_eq!(start.len(), 15);
     start.iter().for_each(|command| drop(desk.type_in(command).exits(0)));
     contents::assert_equal(&source, &sandbox.db("gym-restored.db"));
     let crontab = || fs::read_to_string(sandbox.file("home/crontab")).unwrap();
