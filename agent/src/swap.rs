@@ -670,9 +670,9 @@ mod tests {
             assert_eq!(scene.files(), Scene::expect("", "old", &[suffix]));
         }
         let scene = Scene::new(&[""]);
-        scene.die_after(4);
-        let fault = place(scene.aside(), &with_suffix(&scene.target, ""), &LOOKS).unwrap_err();
-        assert_eq!(fault.kind, Kind::Locked);
+        scene.die_after(2);
+        assert_eq!(place(scene.aside(), &scene.target, &LOOKS).unwrap_err().kind, Kind::Locked);
+        assert_eq!(replace(scene.aside(), &scene.target, &LOOKS, STAMP).unwrap_err().kind, Kind::Locked);
     }
 
     #[test]
