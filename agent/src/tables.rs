@@ -1034,6 +1034,19 @@ mod tests {
     }
 
     #[test]
+    fn without_a_wal_a_reader_that_stays_is_told_before_rows_are_written() {
+        let copy = "PRAGMA writable_schema = ON; CREATE TABLE people(a); INSERT INTO people VALUES (1);
+                    UPDATE sqlite_schema SET sql = 'CREATE TABLE people(a CHECK (a > 1))';";
+        let two = two("delete", PEOPLE, copy);
+        let reader = two.open();
+        reader.execute_batch("BEGIN").unwrap();
+        assert_eq!(column::<i64>(&reader, "SELECT count(*) FROM people"), [3]);
+        two.refused(&["people"], Kind::Busy, &["transaction open"]);
+        reader.execute_batch("COMMIT").unwrap();
+        two.refused(&["people"], Kind::Target, &["CHECK constraint failed"]);
+    }
+
+    #[test]
     fn a_writer_in_a_transaction_is_waited_for_or_said() {
         for journal in JOURNALS {
             let two = two(journal, PEOPLE, PEOPLE);
