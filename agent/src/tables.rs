@@ -925,6 +925,13 @@ mod tests {
             &orphans,
             &["customers", "orders"],
         );
+        // Three before, two in the copy itself, and three that were none there.
+        let target = format!("{SHOP} INSERT INTO lines VALUES (7, 1), (7, 2), (7, 3);");
+        let copy = format!(
+            "{SHOP} INSERT INTO orders VALUES (1, NULL);
+             INSERT INTO lines VALUES (1, 1), (1, 2), (1, 3), (5, 1), (5, 2);"
+        );
+        two("wal", &target, &copy).refused(&["lines"], Kind::Target, &["`lines`", ": 2", "--table Orders"]);
         // As many as before, but another one.
         let two = two(
             "wal",
