@@ -381,7 +381,7 @@ impl PutBack<'_> {
                 None => eprintln!("what is there now is set aside beside it"),
             }
             if let Some(differences) = &report.differences {
-                eprint!("{}", differences::shown(differences));
+                eprintln!("{}", differences::words(differences));
             }
             report.notes.drain(..).for_each(|note| self.note(&note));
         }
@@ -477,7 +477,7 @@ impl PutBack<'_> {
             "bytes": manifest.map(|manifest| manifest.bytes), "journal": restored.map(|restored| restored.journal.word()),
             "safety": report.safety, "quarantine": restored.and_then(|restored| restored.quarantine.as_ref()),
             "tables": restored.map_or(&[][..], |restored| &restored.tables).iter().map(table).collect::<Vec<_>>(),
-            "differences": report.differences.as_ref().map(differences::json),
+            "differences": report.differences.as_ref().map(differences::values),
             "moved_on": restored.is_some_and(|restored| restored.moved_on),
             "held_seconds": restored.map(|restored| restored.held_micros as f64 / 1e6),
             "bytes_received": report.done.as_ref().map(|done| done.bytes_received),
