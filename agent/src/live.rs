@@ -21,6 +21,10 @@ use std::time::{Duration, Instant};
 /// Between two tries to get the write lock.
 const LOCK_RETRY: Duration = Duration::from_millis(2);
 
+/// Tries within which new readers and writers wait too: nobody who comes and goes keeps the lock from being had, and whoever stays
+/// keeps others out for about a second.
+const DRAIN_TRIES: i32 = 400;
+
 /// Pages copied between two words about progress.
 const PAGES_AT_ONCE: i32 = 4096;
 
@@ -71,7 +75,7 @@ impl Live {
     /// Opens the database as a writer, which recovers what a crash left of it, and looks at its state.
     pub fn open(path: &Path, limits: HoldLimits) -> Result<Self, Fault> {
         let source = Source::find(path)?;
-        let guard = open(&source)?;
+        let guard = open(&source, limits)?;
         let mut live = Self {
             facts: until_free(limits.lock_wait, &source, || facts_of(&guard))?,
             guard,
@@ -122,18 +126,21 @@ impl Live {
 
     /// Keeps every other writer out until [`Self::replace`], and looks at the state that stays so.
     pub fn freeze(&mut self) -> Result<(), Fault> {
-        if self.frozen.is_none() {
-            let writer = open(&self.source)?;
+        let writer = match self.frozen.take() {
+            Some(writer) => writer,
+            None => open(&self.source, self.limits)?,
+        };
+        if writer.is_autocommit() {
             until_free(self.limits.lock_wait, &self.source, || writer.execute_batch("BEGIN IMMEDIATE"))?;
-            self.frozen = Some(writer);
         }
+        self.frozen = Some(writer);
         self.look()
     }
 
     /// Takes the database out of WAL mode, which works only where nobody else has it open, and freezes it.
     pub fn become_sole(&mut self) -> Result<(), Fault> {
         if self.facts.journal == Journal::Wal && !self.was_wal {
-            self.guard = open(&self.source)?;
+            self.guard = open(&self.source, self.limits)?;
             let guard = &self.guard;
             let mode = until_free(self.limits.lock_wait, &self.source, || {
                 guard.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0))
@@ -158,12 +165,12 @@ impl Live {
         mut progress: impl FnMut(u32, u32) -> Result<(), Fault>,
     ) -> Result<Written, Fault> {
         let from = open_private(content).map_err(|error| self.failed(&error))?;
-        let mut writer = open(&self.source)?;
+        let mut writer = open(&self.source, self.limits)?;
         let version = until_free(self.limits.lock_wait, &self.source, || data_version(&writer))?;
+        writer.busy_handler(Some(drain)).map_err(|error| self.failed(&error))?;
         let backup = Backup::new(&from, &mut writer).map_err(|error| self.failed(&error))?;
-        // Only one of them can have the lock.
-        drop(self.frozen.take());
         let began = Instant::now();
+        self.thaw()?;
         self.lock(&backup, began)?;
         let locked = Instant::now();
         if self.has_moved()? {
@@ -183,6 +190,7 @@ impl Live {
             }
         }
         drop(backup);
+        writer.busy_timeout(Duration::ZERO).map_err(|error| self.failed(&error))?;
         Ok(Written::Copied(Copied {
             path: self.source.path().to_owned(),
             limits: self.limits,
@@ -191,6 +199,13 @@ impl Live {
             is_wal_again: self.was_wal,
             held: locked.elapsed(),
         }))
+    }
+
+    /// Gives the write lock up, since only one connection can have it: the next is quick, or somebody commits in between.
+    fn thaw(&self) -> Result<(), Fault> {
+        let frozen = self.frozen.as_ref().filter(|frozen| !frozen.is_autocommit());
+        let thawed = frozen.map_or(Ok(()), |frozen| frozen.execute_batch("ROLLBACK"));
+        thawed.map_err(|error| self.failed(&error))
     }
 
     /// A backup that copies no page takes the write lock.
@@ -210,12 +225,12 @@ impl Live {
         &mut self,
         work: impl FnOnce(&mut Connection, &mut dyn FnMut() -> Result<bool, Fault>) -> Result<T, Fault>,
     ) -> Result<(T, Copied), Fault> {
-        let mut writer = open(&self.source)?;
+        let mut writer = open(&self.source, self.limits)?;
         let wait = self.limits.lock_wait;
         writer.busy_timeout(wait).map_err(|error| self.failed(&error))?;
         let version = until_free(wait, &self.source, || data_version(&writer))?;
-        drop(self.frozen.take());
         let began = Instant::now();
+        self.thaw()?;
         let done = work(&mut writer, &mut || self.has_moved())?;
         let copied = Copied {
             path: self.source.path().to_owned(),
@@ -257,9 +272,17 @@ impl Copied {
         name: impl FnOnce(crate::source::Hold<'_>) -> Result<T, Fault>,
     ) -> Result<(T, bool), Fault> {
         let source = Source::find(&self.path)?;
-        let hold = source.hold(self.limits)?;
-        let now = until_free(self.limits.lock_wait, &source, || data_version(&self.writer))?;
-        Ok((name(hold)?, now != self.data_version))
+        let began = Instant::now();
+        loop {
+            let hold = source.hold(self.limits)?;
+            match data_version(&self.writer) {
+                Ok(now) => return Ok((name(hold)?, now != self.data_version)),
+                // Who is about to commit in a rollback mode waits for the hold, and lets nobody else read.
+                Err(error) if is_busy(&error) && began.elapsed() < self.limits.lock_wait => drop(hold),
+                Err(error) => return Err(failed(&source, &error)),
+            }
+            std::thread::sleep(LOCK_RETRY);
+        }
     }
 
     /// Brings the new state from the `-wal` into the database file, as far as others let it, so that the `-wal` does not stay as
@@ -276,17 +299,25 @@ impl Copied {
     }
 }
 
+/// Called by SQLite while somebody else has a lock. In a rollback mode it keeps what it has got of the lock meanwhile, so that
+/// only those who read already are waited for.
+fn drain(tries: i32) -> bool {
+    std::thread::sleep(LOCK_RETRY);
+    tries < DRAIN_TRIES
+}
+
 /// A connection that may write. Never one that makes the file.
-fn open(source: &Source) -> Result<Connection, Fault> {
+fn open(source: &Source, limits: HoldLimits) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = Connection::open_with_flags(source.path(), flags).and_then(|connection| {
         connection.busy_timeout(Duration::ZERO)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-        connection
-            .execute_batch("PRAGMA mmap_size = 0; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF")?;
         Ok(connection)
     });
     let connection = opened.map_err(|error| failed(source, &error))?;
+    let settings = "PRAGMA mmap_size = 0; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF";
+    // One of them reads the schema.
+    until_free(limits.lock_wait, source, || connection.execute_batch(settings))?;
     match connection.is_readonly("main") {
         Ok(false) => Ok(connection),
         _ => Err(Fault::new(Kind::Refused, format!("{source} may only be read by this user"))
