@@ -426,7 +426,7 @@ impl PutBack<'_> {
                 None => eprintln!("what is there now is set aside beside it"),
             }
             if let Some(differences) = &report.differences {
-                eprint!("{}", differences::shown(differences));
+                eprintln!("{}", differences::words(differences));
             }
             report.notes.iter().for_each(|note| self.note(note));
             report.notes_said = report.notes.len();
@@ -517,7 +517,7 @@ impl PutBack<'_> {
         let mut line = line(&self.source, self.copy, report.outcome, &report.target);
         line["source"] = into.shown().into();
         line["safety"] = json!(report.safety);
-        line["differences"] = json!(report.differences.as_ref().map(differences::json));
+        line["differences"] = json!(report.differences.as_ref().map(differences::values));
         line["duration_seconds"] = report.took.as_secs_f64().into();
         line["notes"] = json!(report.notes);
         let Some(Done { restored, bytes_received, bytes_sent, .. }) = &report.done else { return line };

@@ -29,6 +29,7 @@ mod mutation;
 mod peers;
 mod place;
 mod replicas;
+mod restore;
 mod source;
 mod space;
 mod ssh;
@@ -97,6 +98,8 @@ enum What {
     Ssh,
     /// What 30 daily copies take on a disk, and how long it takes to get the oldest of them back
     Space,
+    /// A restore here beside `cp`, and one behind ssh while an application writes
+    Restore,
     /// `cost`, `deltas`, `memory` and `latency`
     All,
 }
@@ -140,6 +143,7 @@ fn main() {
         What::Cut => cut::run,
         What::Two => two::run,
         What::Ssh => ssh::run,
+        What::Restore => restore::run,
         What::Fleet => return fleet::run(&workshop, arguments.agents, arguments.jobs, runs),
         What::Space => {
             let measure = |size_mb: &u64| space::run(&workshop, *size_mb, &arguments.space);
