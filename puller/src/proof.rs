@@ -288,6 +288,16 @@ fn check_foreign_keys(connection: &Connection, findings: &mut Findings) -> rusql
     Ok(())
 }
 
+/// The names of the tables and views of the file at `path`; none of an empty one.
+pub fn tables_and_views(path: &Path) -> Result<Vec<String>, Fault> {
+    let sqlite = |error: rusqlite::Error| Fault::new(Kind::Damaged, format!("`{}`: {error}", path.display()));
+    let connection = open_immutable(path).map_err(sqlite)?;
+    let sql = "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY name";
+    let mut statement = connection.prepare(sql).map_err(sqlite)?;
+    let names = statement.query_map([], |row| row.get(0)).map_err(sqlite)?;
+    names.collect::<Result<_, _>>().map_err(sqlite)
+}
+
 /// Tables of the file at `path` with their rows; -1 where SQLite cannot count them.
 pub fn count_rows(path: &Path) -> Result<Vec<(String, i64)>, Fault> {
     let sqlite = |error: rusqlite::Error| Fault::new(Kind::Damaged, format!("`{}`: {error}", path.display()));
