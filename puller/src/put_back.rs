@@ -100,6 +100,14 @@ impl Begun {
         &self.target
     }
 
+    /// Refuses what SQLite cannot open, unless it is to be set aside.
+    pub fn may_begin(&self, force: bool) -> Result<(), Fault> {
+        match &self.target.there {
+            There::Unreadable(fault) if !force => Err(unsaved(fault)),
+            _ => Ok(()),
+        }
+    }
+
     /// Saves what is there. What cannot be read is left, or, with `force`, set aside later.
     pub fn save(&mut self, folder: &mut Folder<'_>, force: bool, watch: &dyn Watch) -> Result<Safety, Fault> {
         let unreadable = match &self.target.there {
@@ -116,11 +124,7 @@ impl Begun {
                 copy: None,
                 notes: vec![format!("what is there cannot be copied first, and is set aside: {unreadable}")],
             }),
-            false => Err(Fault::new(
-                unreadable.kind,
-                format!("what is there cannot be saved first: {unreadable}; nothing was changed"),
-            )
-            .hint(FORCE_HINT)),
+            false => Err(unsaved(&unreadable)),
         }
     }
 
@@ -272,6 +276,11 @@ pub fn record(what: &What<'_>, safety: Option<&str>, now: Timestamp) -> Result<R
         tables: what.tables.to_vec(),
         to_start: None,
     })
+}
+
+fn unsaved(why: &Fault) -> Fault {
+    Fault::new(why.kind, format!("what is there cannot be saved first: {why}; nothing was changed"))
+        .hint(FORCE_HINT)
 }
 
 /// What a source is that SQLite cannot read as it stands.

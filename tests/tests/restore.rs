@@ -177,7 +177,7 @@ fn a_table_that_the_copy_does_not_have_is_said_before_anything_is_saved() {
     for more in [&["--yes"][..], &["--dry-run"]] {
         let words = [&["restore", "gym", "--in-place", "--table", "acess_log"][..], more].concat();
         let ran = sandbox.puller(&words).exits(10);
-        assert!(ran.stderr.contains("has no table `acess_log`; nothing was changed"), "{ran}");
+        assert!(ran.stderr.contains("has no table `acess_log`"), "{ran}");
         assert!(ran.stderr.contains("`access_log`"), "the hint has what is meant: {ran}");
     }
     assert_eq!(copies(&sandbox).len(), 1);
@@ -206,8 +206,5 @@ fn a_restore_to_where_nothing_is_any_more_is_in_the_history_and_leaves_nothing_t
 fn a_folder_that_is_not_there_is_named() {
     let (sandbox, _) = stored();
     let ran = restore(&sandbox, &sandbox.db("nowhere/back.db")).exits(1);
-    assert!(
-        ran.stderr.contains("there is no folder") && ran.stderr.contains("hint: make the folder"),
-        "{ran}"
-    );
+    assert!(ran.stderr.contains("nowhere`") && ran.stderr.contains("hint: make the folder"), "{ran}");
 }

@@ -6,7 +6,7 @@ use super::{differences, tell, text};
 use crate::cli::Cli;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::restoring::There;
+use pullback_shared::restoring::{Table, There};
 use pullback_shared::text::printable;
 use puller::address::Address;
 use puller::client::Client;
@@ -34,8 +34,8 @@ use std::time::{Duration, Instant};
 /// Lines of a failed hook's output that are said.
 const HOOK_LINES_MAX: usize = 3;
 
-/// Tables of a copy that are named where one is asked for that it does not have.
-const TABLES_NAMED_MAX: usize = 20;
+/// Tables of a copy that are said where one is asked for that it does not have.
+const TABLES_SAID_MAX: usize = 20;
 
 /// Characters of the target's path that are shown.
 const TARGET_CHARS_MAX: usize = 1024;
@@ -43,7 +43,7 @@ const TARGET_CHARS_MAX: usize = 1024;
 /// How long an agent may give no sign of life.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Restores `copy` of `source` at `place`, or where the source itself is.
+/// Restores `copy` of `source` at `address`.
 pub(crate) fn run(
     cli: &Cli,
     asked: &Restore,
@@ -51,9 +51,8 @@ pub(crate) fn run(
     store: &Store,
     source: SourceDir,
     copy: &StoredCopy,
-    place: Option<&Address>,
+    address: Address,
 ) -> Result<u8, Fault> {
-    let address = place.map_or_else(|| source.address(), |place| Ok(place.clone()))?;
     let name = config.table_of(&source).map(|(name, _)| name.to_owned());
     let door =
         super::door(&asked.door, config, name.as_deref(), config.timeout.map_or(TIMEOUT, |span| span.0))?;
@@ -67,7 +66,7 @@ pub(crate) fn run(
         copy,
         address,
         door,
-        is_in_place: place.is_none(),
+        is_in_place: asked.to.is_none(),
         hooks: if by_hook { Hooks::default() } else { config.hooks.clone() },
     };
     match asked.dry_run {
@@ -100,15 +99,16 @@ struct Report {
     differences: Option<Differences>,
     done: Option<Done>,
     notes: Vec<String>,
+    /// How many of the notes were said already.
+    notes_said: usize,
     took: Duration,
 }
 
 impl PutBack<'_> {
     /// `--dry-run`: what is there, in rows, and what would be there. Nothing is opened for writing.
     fn plan(&self) -> Result<u8, Fault> {
-        let began = Instant::now();
         let file = proven(&self.source, self.copy, false)?;
-        self.check_tables(&file)?;
+        self.has_tables(&file)?;
         let mut client = Client::open(&self.address, &self.door)?;
         let database = client.info(true)?.databases.into_iter().next();
         let database =
@@ -123,6 +123,9 @@ impl PutBack<'_> {
                 false => return Err(fault),
             }
         }
+        if !is_missing && !self.is_in_place {
+            self.known(&database.path)?;
+        }
         let then = match self.manifest()?.page_count {
             0 => Vec::new(),
             _ => proof::count_rows(file.path())?,
@@ -130,14 +133,13 @@ impl PutBack<'_> {
         let now: Vec<(String, i64)> =
             database.tables.into_iter().map(|table| (table.name, table.rows)).collect();
         let rows = differences::counted(&now, &then, &self.asked.tables);
-        let (id, target) = (&self.copy.id, self.shown(&database.path));
         if self.cli.common.json {
-            let mut line = object(&self.source, self.copy, "planned", &database.path);
-            line["differences"] = rows.into();
-            line["duration_seconds"] = began.elapsed().as_secs_f64().into();
-            line["notes"] = notes.into();
+            let mut line = line(&self.source, self.copy, "planned", &database.path);
+            line["rows"] = rows.into();
+            line["notes"] = json!(notes);
             println!("{line}");
         } else if !self.cli.common.quiet {
+            let (id, target) = (&self.copy.id, self.shown(&database.path));
             let what = if is_missing { "would be written to" } else { "would replace" };
             println!("{id} {what} `{target}`, {}", text::bytes(self.manifest()?.bytes));
             print!("{}", differences::shown_counts(&rows));
@@ -151,7 +153,7 @@ impl PutBack<'_> {
         let mut into = self.is_in_place.then(|| self.source.clone());
         let mut lock = into.as_mut().map(SourceDir::lock_anew).transpose()?;
         let file = proven(&self.source, self.copy, lock.is_none())?;
-        self.check_tables(&file)?;
+        self.has_tables(&file)?;
         let is_local = matches!(self.address, Address::Local(_));
         let client = Client::open(&self.address, &self.door)?;
         client.notes().iter().for_each(|note| self.note(note));
@@ -167,9 +169,10 @@ impl PutBack<'_> {
             )
             .hint("look at it first with `--dry-run`; `--yes` goes on without asking"));
         }
+        begun.may_begin(self.asked.force)?;
         let mut into = match into.take() {
             Some(into) => into,
-            None => self.folder_of(&begun)?,
+            None => self.folder_of(&begun.target().path)?,
         };
         let lock = match lock.take() {
             Some(lock) => lock,
@@ -207,6 +210,7 @@ impl PutBack<'_> {
             differences: None,
             done: Some(done?),
             notes: Vec::new(),
+            notes_said: 0,
             took: began.elapsed(),
         };
         if let Some((into, lock)) = into {
@@ -214,7 +218,7 @@ impl PutBack<'_> {
             record.write(into, lock)?;
             self.record_run(&report, into, now, None);
         }
-        self.say(&report)?;
+        self.say(&report, &self.source)?;
         Ok(0)
     }
 
@@ -243,16 +247,17 @@ impl PutBack<'_> {
             differences,
             done: None,
             notes,
+            notes_said: 0,
             took: began.elapsed(),
         };
         let is_same = safety.as_ref().map(shape).transpose()? == Some(shape(self.copy)?);
         if is_same {
-            self.say(&report)?;
+            self.say(&report, folder.source)?;
             return Ok(0);
         }
         if !self.agreed(&mut report)? {
             report.outcome = "declined";
-            self.say(&report)?;
+            self.say(&report, folder.source)?;
             return Ok(Kind::Target.exit());
         }
         self.run_hook(Moment::BeforeRestore, &report, folder.source)
@@ -269,7 +274,7 @@ impl PutBack<'_> {
         report.done = Some(done);
         let liked = self.is_liked(&report, folder.source);
         self.record_run(&report, folder.source, folder.now, liked.as_ref().err());
-        self.say(&report)?;
+        self.say(&report, folder.source)?;
         liked.map(|()| 0)
     }
 
@@ -311,27 +316,27 @@ impl PutBack<'_> {
         done
     }
 
-    /// A name that the copy does not have is said before anything is saved or stopped.
-    fn check_tables(&self, file: &Unpacked) -> Result<(), Fault> {
-        let asked = &self.asked.tables;
-        if asked.is_empty() {
+    /// Whether the copy has every table that was asked for; whether it can be moved by itself, the agent says.
+    fn has_tables(&self, file: &Unpacked) -> Result<(), Fault> {
+        if self.asked.tables.is_empty() {
             return Ok(());
         }
-        let tables = match self.manifest()?.page_count {
-            0 => Vec::new(),
-            _ => proof::tables(file.path())?,
-        };
-        let is_there = |name: &String| tables.iter().any(|table| table.eq_ignore_ascii_case(name));
-        let Some(missing) = asked.iter().find(|name| !is_there(name)) else { return Ok(()) };
-        let (missing, id) = (printable(missing, 100), &self.copy.id);
-        let names: Vec<String> = tables.iter().map(|name| format!("`{}`", printable(name, 60))).collect();
-        let hint = match names.get(TABLES_NAMED_MAX..).map_or(0, <[String]>::len) {
-            0 if names.is_empty() => "it has no tables".to_owned(),
-            0 => format!("it has {}", names.join(", ")),
-            more => format!("it has {}, and {more} more", names[..TABLES_NAMED_MAX].join(", ")),
-        };
-        Err(Fault::new(Kind::Unknown, format!("{id} has no table `{missing}`; nothing was changed"))
-            .hint(hint))
+        let names = proof::tables_and_views(file.path())?;
+        let is_there = |name: &&String| names.iter().any(|known| known.eq_ignore_ascii_case(name));
+        match self.asked.tables.iter().find(|name| !is_there(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let shown =
+                    names.iter().take(TABLES_SAID_MAX).map(|name| format!("`{}`", printable(name, 60)));
+                let has = match shown.collect::<Vec<_>>().as_slice() {
+                    [] => "it has no tables".to_owned(),
+                    shown if shown.len() < names.len() => format!("it has {}, and more", shown.join(", ")),
+                    shown => format!("it has {}", shown.join(", ")),
+                };
+                let what = format!("the copy {} has no table `{}`", self.copy.id, printable(name, 60));
+                Err(Fault::new(Kind::Unknown, what).hint(has))
+            }
+        }
     }
 
     fn what<'a>(&'a self, file: &'a Unpacked) -> What<'a> {
@@ -357,10 +362,20 @@ impl PutBack<'_> {
     }
 
     /// The folder in the store of a target that is not the source itself.
-    fn folder_of(&self, begun: &Begun) -> Result<SourceDir, Fault> {
+    fn folder_of(&self, path: &str) -> Result<SourceDir, Fault> {
+        let (target, known) = self.known(path)?;
+        match known {
+            Some(known) => Ok(known),
+            None => self.store.create(&target.address, target.name.as_deref()),
+        }
+    }
+
+    /// The target at `path`, as its agent calls it, and its folder, if it has one: without `--force`, only where the copy is of
+    /// that source or the target is none yet.
+    fn known(&self, path: &str) -> Result<(Target, Option<SourceDir>), Fault> {
         let address = match &self.address {
-            Address::Local(_) => Address::Local(begun.target().path.clone().into()),
-            address => address.clone().at(&begun.target().path),
+            Address::Local(_) => Address::Local(path.into()),
+            address => address.clone().at(path),
         };
         let target = Target::of(address, self.config);
         let known = target.folder(self.store)?;
@@ -371,17 +386,14 @@ impl PutBack<'_> {
                 Kind::Target,
                 format!(
                     "`{}` is the source `{}`, and the copy is of `{}`; nothing was changed",
-                    begun.target().path,
+                    printable(path, TARGET_CHARS_MAX),
                     other.shown(),
                     self.source.shown()
                 ),
             )
             .hint("`--force` replaces it all the same"));
         }
-        match known {
-            Some(known) => Ok(known),
-            None => self.store.create(&target.address, target.name.as_deref()),
-        }
+        Ok((target, known))
     }
 
     fn differences(
@@ -427,7 +439,8 @@ impl PutBack<'_> {
             if let Some(differences) = &report.differences {
                 eprintln!("{}", differences::words(differences));
             }
-            report.notes.drain(..).for_each(|note| self.note(&note));
+            report.notes.iter().for_each(|note| self.note(note));
+            report.notes_said = report.notes.len();
         }
         if self.asked.yes {
             return Ok(true);
@@ -520,28 +533,28 @@ impl PutBack<'_> {
     }
 
     fn json(&self, report: &Report, into: &SourceDir) -> Value {
-        let table = |table: &pullback_shared::restoring::Table| json!({"table": table.name, "rows_before": table.rows_before, "rows": table.rows});
-        let mut line = object(&self.source, self.copy, report.outcome, &report.target);
+        let mut line = line(&self.source, self.copy, report.outcome, &report.target);
         line["source"] = into.shown().into();
-        line["safety"] = report.safety.clone().into();
-        line["differences"] = report.differences.as_ref().map(differences::values).into();
+        line["safety"] = json!(report.safety);
+        line["differences"] = json!(report.differences.as_ref().map(differences::values));
         line["duration_seconds"] = report.took.as_secs_f64().into();
-        line["notes"] = report.notes.clone().into();
-        if let Some(Done { restored, bytes_received, bytes_sent, .. }) = &report.done {
-            line["journal"] = restored.journal.word().into();
-            line["quarantine"] = restored.quarantine.clone().into();
-            line["tables"] = restored.tables.iter().map(table).collect();
-            line["moved_on"] = restored.moved_on.into();
-            line["held_seconds"] = (restored.held_micros as f64 / 1e6).into();
-            line["bytes_received"] = (*bytes_received).into();
-            line["bytes_sent"] = (*bytes_sent).into();
-        }
+        line["notes"] = json!(report.notes);
+        let Some(Done { restored, bytes_received, bytes_sent, .. }) = &report.done else { return line };
+        let table = |table: &Table| json!({"table": table.name, "rows_before": table.rows_before, "rows": table.rows});
+        line["tables"] = restored.tables.iter().map(table).collect();
+        line["journal"] = restored.journal.word().into();
+        line["quarantine"] = json!(restored.quarantine);
+        line["moved_on"] = restored.moved_on.into();
+        line["held_seconds"] = (restored.held_micros as f64 / 1e6).into();
+        line["bytes_received"] = (*bytes_received).into();
+        line["bytes_sent"] = (*bytes_sent).into();
         line
     }
 
-    fn say(&self, report: &Report) -> Result<(), Fault> {
+    /// `into` is the source that has the safety copy.
+    fn say(&self, report: &Report, into: &SourceDir) -> Result<(), Fault> {
         if self.cli.common.json {
-            println!("{}", self.json(report, &self.source));
+            println!("{}", self.json(report, into));
             return Ok(());
         }
         if self.cli.common.quiet {
@@ -567,9 +580,12 @@ impl PutBack<'_> {
             println!("  what was there before is in `{quarantine}`");
         }
         if let Some(safety) = report.safety.as_ref().filter(|_| report.outcome == "restored") {
-            println!("  what was there before is copy {safety}; `puller restore --undo` brings it back");
+            let into = into.shown();
+            println!(
+                "  what was there before is copy {safety}; `puller restore --undo {into}` brings it back"
+            );
         }
-        report.notes.iter().for_each(|note| self.note(note));
+        report.notes.iter().skip(report.notes_said).for_each(|note| self.note(note));
         Ok(())
     }
 }
@@ -586,20 +602,20 @@ pub(crate) fn stopped_for<T>(
     done.and_then(|done| started.map(|()| done))
 }
 
-/// A restore of `copy` as scripts get it, with every field; what is not known is null.
-pub(crate) fn object(from: &SourceDir, copy: &StoredCopy, outcome: &str, target: &str) -> Value {
+fn is_somebody_there() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// What scripts are told of a restore, with nothing yet of what was done.
+pub(crate) fn line(from: &SourceDir, copy: &StoredCopy, outcome: &str, target: &str) -> Value {
     let manifest = copy.manifest.as_ref().ok();
     json!({
         "v": 1, "source": from.shown(), "from": from.shown(), "copy": copy.id,
         "snapshot": manifest.map(|manifest| &manifest.snapshot), "outcome": outcome, "target": target,
         "bytes": manifest.map(|manifest| manifest.bytes), "journal": null, "safety": null, "quarantine": null, "tables": [],
-        "differences": null, "moved_on": null, "held_seconds": null, "bytes_received": null, "bytes_sent": null,
-        "duration_seconds": null, "notes": [],
+        "differences": null, "rows": null, "moved_on": false, "held_seconds": null, "bytes_received": null,
+        "bytes_sent": null, "duration_seconds": null, "notes": [],
     })
-}
-
-fn is_somebody_there() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
 /// Whether a restore that failed so may have replaced something.
