@@ -60,9 +60,9 @@ fn nothing_that_is_there_is_written_over() {
     fs::create_dir(&folder).unwrap();
     let beside_a_wal = sandbox.db("new.db");
     fs::write(sandbox.db("new.db-wal"), "of an older database").unwrap();
-    for target in [&there, &folder, &beside_a_wal] {
-        let ran = restore(&sandbox, target).exits(1);
-        assert!(ran.stderr.contains("[P22]") && ran.stderr.contains("hint:"), "{ran}");
+    for (target, code, exit) in [(&there, "[P08]", 7), (&folder, "[P11]", 7), (&beside_a_wal, "[P22]", 1)] {
+        let ran = sandbox.puller(&["restore", "gym", "--yes", "--to", target.to_str().unwrap()]).exits(exit);
+        assert!(ran.stderr.contains(code) && ran.stderr.contains("hint:"), "{ran}");
     }
     assert_eq!(fs::read(&there).unwrap(), b"mine");
     assert!(!beside_a_wal.exists());
@@ -125,7 +125,7 @@ const IN_PLACE: [&str; 5] = ["restore", "gym", "--in-place", "--yes", "--json"];
 fn a_restore_typed_again_means_the_same_copy_and_what_a_pull_finds_again_is_latest() {
     let (sandbox, source) = stored();
     let application = Connection::open(&source).unwrap();
-    application.execute_batch("DELETE FROM access_log").unwrap();
+    application.execute_batch("DELETE FROM lockers").unwrap();
     let first = sandbox.puller(&IN_PLACE).exits(0).only_json();
     assert_eq!(
         (&first["outcome"], &first["safety"]),
@@ -140,7 +140,7 @@ fn a_restore_typed_again_means_the_same_copy_and_what_a_pull_finds_again_is_late
     let back = sandbox.puller(&["restore", "gym", safety, "--in-place", "--yes", "--json"]).exits(0);
     assert_eq!(back.only_json()["outcome"], "restored", "{back}");
     // A pull makes it what any other copy is, once the source is that again.
-    application.execute_batch("DELETE FROM lockers").unwrap();
+    application.execute_batch("UPDATE members SET note = 'later'").unwrap();
     sandbox.puller(&["restore", "gym", "--in-place", "--yes", "--undo"]).exits(2);
     sandbox.puller(&["restore", "--undo", "gym", "--yes"]).exits(0);
     let newest = copies(&sandbox).pop().unwrap();
@@ -155,7 +155,7 @@ fn a_restore_typed_again_means_the_same_copy_and_what_a_pull_finds_again_is_late
 #[test]
 fn a_safety_copy_that_a_later_pull_finds_unchanged_is_a_copy_as_any() {
     let (sandbox, source) = stored();
-    Connection::open(&source).unwrap().execute_batch("DELETE FROM access_log").unwrap();
+    Connection::open(&source).unwrap().execute_batch("DELETE FROM lockers").unwrap();
     // The hook says no: only the safety copy was taken.
     let config = sandbox.file("hooks.toml");
     fs::write(&config, "[hooks]\nbefore_restore = [\"false\"]\n").unwrap();
@@ -173,7 +173,7 @@ fn a_safety_copy_that_a_later_pull_finds_unchanged_is_a_copy_as_any() {
 #[test]
 fn a_table_that_the_copy_does_not_have_is_said_before_anything_is_saved() {
     let (sandbox, source) = stored();
-    Connection::open(&source).unwrap().execute_batch("DELETE FROM access_log").unwrap();
+    Connection::open(&source).unwrap().execute_batch("DELETE FROM lockers").unwrap();
     for more in [&["--yes"][..], &["--dry-run"]] {
         let words = [&["restore", "gym", "--in-place", "--table", "acess_log"][..], more].concat();
         let ran = sandbox.puller(&words).exits(10);
@@ -187,7 +187,7 @@ fn a_table_that_the_copy_does_not_have_is_said_before_anything_is_saved() {
 #[test]
 fn a_restore_to_where_nothing_is_any_more_is_in_the_history_and_leaves_nothing_to_undo() {
     let (sandbox, source) = stored();
-    Connection::open(&source).unwrap().execute_batch("DELETE FROM access_log").unwrap();
+    Connection::open(&source).unwrap().execute_batch("DELETE FROM lockers").unwrap();
     sandbox.puller(&IN_PLACE).exits(0);
     fs::remove_file(&source).unwrap();
     ["-wal", "-shm"].iter().for_each(|end| drop(fs::remove_file(format!("{}{end}", source.display()))));
