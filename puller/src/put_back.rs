@@ -18,6 +18,10 @@ use pullback_shared::restoring::{self, Apply, Reply, Request, Restored, There};
 use pullback_shared::snapshot::SnapshotId;
 use std::path::Path;
 
+/// What helps where what is there cannot be saved first.
+pub const FORCE_HINT: &str =
+    "`--force` sets it aside, with all that belongs to it, and puts the copy in its place";
+
 /// What is to be restored: a copy that was proven.
 pub struct What<'a> {
     /// The source it is of.
@@ -276,11 +280,11 @@ pub fn record(what: &What<'_>, safety: Option<&str>, now: Timestamp) -> Result<R
 
 fn unsaved(why: &Fault) -> Fault {
     Fault::new(why.kind, format!("what is there cannot be saved first: {why}; nothing was changed"))
-        .hint("`--force` sets it aside, with all that belongs to it, and puts the copy in its place")
+        .hint(FORCE_HINT)
 }
 
 /// What a source is that SQLite cannot read as it stands.
-fn is_of_source(kind: Kind) -> bool {
+pub fn is_of_source(kind: Kind) -> bool {
     matches!(kind, Kind::NotADatabase | Kind::Unreadable | Kind::HotJournal)
 }
 
