@@ -467,7 +467,7 @@ mod tests {
         #[track_caller]
         fn copied(&self, live: &mut Live) -> Copied {
             match self.replace(live).unwrap() {
-                Written::Copied(copied) => copied,
+                Written::Copied(copied) => *copied,
                 Written::Moved => panic!("nobody has committed"),
             }
         }

@@ -206,5 +206,5 @@ fn a_restore_to_where_nothing_is_any_more_is_in_the_history_and_leaves_nothing_t
 fn a_folder_that_is_not_there_is_named() {
     let (sandbox, _) = stored();
     let ran = restore(&sandbox, &sandbox.db("nowhere/back.db")).exits(1);
-    assert!(ran.stderr.contains("nowhere`") && ran.stderr.contains("hint: make the folder"), "{ran}");
+    assert!(ran.stderr.contains("there is no folder") && ran.stderr.contains("hint: make the folder"), "{ran}");
 }

@@ -34,8 +34,8 @@ use std::time::{Duration, Instant};
 /// Lines of a failed hook's output that are said.
 const HOOK_LINES_MAX: usize = 3;
 
-/// Tables of a copy that are said where one is asked for that it does not have.
-const TABLES_SAID_MAX: usize = 20;
+/// Tables of a copy that are named where one is asked for that it does not have.
+const TABLES_NAMED_MAX: usize = 20;
 
 /// Characters of the target's path that are shown.
 const TARGET_CHARS_MAX: usize = 1024;
@@ -107,8 +107,9 @@ struct Report {
 impl PutBack<'_> {
     /// `--dry-run`: what is there, in rows, and what would be there. Nothing is opened for writing.
     fn plan(&self) -> Result<u8, Fault> {
+        let began = Instant::now();
         let file = proven(&self.source, self.copy, false)?;
-        self.has_tables(&file)?;
+        self.check_tables(&file)?;
         let mut client = Client::open(&self.address, &self.door)?;
         let database = client.info(true)?.databases.into_iter().next();
         let database =
@@ -134,9 +135,10 @@ impl PutBack<'_> {
             database.tables.into_iter().map(|table| (table.name, table.rows)).collect();
         let rows = differences::counted(&now, &then, &self.asked.tables);
         if self.cli.common.json {
-            let mut line = line(&self.source, self.copy, "planned", &database.path);
-            line["rows"] = rows.into();
-            line["notes"] = json!(notes);
+            let mut line = object(&self.source, self.copy, "planned", &database.path);
+            line["differences"] = rows.into();
+            line["duration_seconds"] = began.elapsed().as_secs_f64().into();
+            line["notes"] = notes.into();
             println!("{line}");
         } else if !self.cli.common.quiet {
             let (id, target) = (&self.copy.id, self.shown(&database.path));
@@ -157,7 +159,7 @@ impl PutBack<'_> {
         let mut into = self.is_in_place.then(|| self.source.clone());
         let mut lock = into.as_mut().map(SourceDir::lock_anew).transpose()?;
         let file = proven(&self.source, self.copy, lock.is_none())?;
-        self.has_tables(&file)?;
+        self.check_tables(&file)?;
         let is_local = matches!(self.address, Address::Local(_));
         let client = Client::open(&self.address, &self.door)?;
         client.notes().iter().for_each(|note| self.note(note));
@@ -320,27 +322,27 @@ impl PutBack<'_> {
         done
     }
 
-    /// Whether the copy has every table that was asked for; whether it can be moved by itself, the agent says.
-    fn has_tables(&self, file: &Unpacked) -> Result<(), Fault> {
-        if self.asked.tables.is_empty() {
+    /// A name that the copy does not have is said before anything is saved or stopped.
+    fn check_tables(&self, file: &Unpacked) -> Result<(), Fault> {
+        let asked = &self.asked.tables;
+        if asked.is_empty() {
             return Ok(());
         }
-        let names = proof::tables_and_views(file.path())?;
-        let is_there = |name: &&String| names.iter().any(|known| known.eq_ignore_ascii_case(name));
-        match self.asked.tables.iter().find(|name| !is_there(name)) {
-            None => Ok(()),
-            Some(name) => {
-                let shown =
-                    names.iter().take(TABLES_SAID_MAX).map(|name| format!("`{}`", printable(name, 60)));
-                let has = match shown.collect::<Vec<_>>().as_slice() {
-                    [] => "it has no tables".to_owned(),
-                    shown if shown.len() < names.len() => format!("it has {}, and more", shown.join(", ")),
-                    shown => format!("it has {}", shown.join(", ")),
-                };
-                let what = format!("the copy {} has no table `{}`", self.copy.id, printable(name, 60));
-                Err(Fault::new(Kind::Unknown, what).hint(has))
-            }
-        }
+        let tables = match self.manifest()?.page_count {
+            0 => Vec::new(),
+            _ => proof::tables(file.path())?,
+        };
+        let is_there = |name: &String| tables.iter().any(|table| table.eq_ignore_ascii_case(name));
+        let Some(missing) = asked.iter().find(|name| !is_there(name)) else { return Ok(()) };
+        let (missing, id) = (printable(missing, 100), &self.copy.id);
+        let names: Vec<String> = tables.iter().map(|name| format!("`{}`", printable(name, 60))).collect();
+        let hint = match names.get(TABLES_NAMED_MAX..).map_or(0, <[String]>::len) {
+            0 if names.is_empty() => "it has no tables".to_owned(),
+            0 => format!("it has {}", names.join(", ")),
+            more => format!("it has {}, and {more} more", names[..TABLES_NAMED_MAX].join(", ")),
+        };
+        Err(Fault::new(Kind::Unknown, format!("{id} has no table `{missing}`; nothing was changed"))
+            .hint(hint))
     }
 
     fn what<'a>(&'a self, file: &'a Unpacked) -> What<'a> {
@@ -537,21 +539,22 @@ impl PutBack<'_> {
     }
 
     fn json(&self, report: &Report, into: &SourceDir) -> Value {
-        let mut line = line(&self.source, self.copy, report.outcome, &report.target);
-        line["source"] = into.shown().into();
-        line["safety"] = json!(report.safety);
-        line["differences"] = json!(report.differences.as_ref().map(differences::values));
-        line["duration_seconds"] = report.took.as_secs_f64().into();
-        line["notes"] = json!(report.notes);
-        let Some(Done { restored, bytes_received, bytes_sent, .. }) = &report.done else { return line };
         let table = |table: &Table| json!({"table": table.name, "rows_before": table.rows_before, "rows": table.rows});
-        line["tables"] = restored.tables.iter().map(table).collect();
-        line["journal"] = restored.journal.word().into();
-        line["quarantine"] = json!(restored.quarantine);
-        line["moved_on"] = restored.moved_on.into();
-        line["held_seconds"] = (restored.held_micros as f64 / 1e6).into();
-        line["bytes_received"] = (*bytes_received).into();
-        line["bytes_sent"] = (*bytes_sent).into();
+        let mut line = object(&self.source, self.copy, report.outcome, &report.target);
+        line["source"] = into.shown().into();
+        line["safety"] = report.safety.clone().into();
+        line["differences"] = report.differences.as_ref().map(differences::values).into();
+        line["duration_seconds"] = report.took.as_secs_f64().into();
+        line["notes"] = report.notes.clone().into();
+        if let Some(Done { restored, bytes_received, bytes_sent, .. }) = &report.done {
+            line["journal"] = restored.journal.word().into();
+            line["quarantine"] = restored.quarantine.clone().into();
+            line["tables"] = restored.tables.iter().map(table).collect();
+            line["moved_on"] = restored.moved_on.into();
+            line["held_seconds"] = (restored.held_micros as f64 / 1e6).into();
+            line["bytes_received"] = (*bytes_received).into();
+            line["bytes_sent"] = (*bytes_sent).into();
+        }
         line
     }
 
@@ -606,20 +609,20 @@ pub(crate) fn stopped_for<T>(
     done.and_then(|done| started.map(|()| done))
 }
 
-fn is_somebody_there() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
-}
-
-/// What scripts are told of a restore, with nothing yet of what was done.
-pub(crate) fn line(from: &SourceDir, copy: &StoredCopy, outcome: &str, target: &str) -> Value {
+/// A restore of `copy` as scripts get it, with every field; what is not known is null.
+pub(crate) fn object(from: &SourceDir, copy: &StoredCopy, outcome: &str, target: &str) -> Value {
     let manifest = copy.manifest.as_ref().ok();
     json!({
         "v": 1, "source": from.shown(), "from": from.shown(), "copy": copy.id,
         "snapshot": manifest.map(|manifest| &manifest.snapshot), "outcome": outcome, "target": target,
         "bytes": manifest.map(|manifest| manifest.bytes), "journal": null, "safety": null, "quarantine": null, "tables": [],
-        "differences": null, "rows": null, "moved_on": false, "held_seconds": null, "bytes_received": null,
-        "bytes_sent": null, "duration_seconds": null, "notes": [],
+        "differences": null, "moved_on": null, "held_seconds": null, "bytes_received": null, "bytes_sent": null,
+        "duration_seconds": null, "notes": [],
     })
+}
+
+fn is_somebody_there() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
 /// Whether a restore that failed so may have replaced something.
