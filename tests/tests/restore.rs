@@ -135,6 +135,8 @@ fn a_restore_typed_again_means_the_same_copy_and_what_a_pull_finds_again_is_late
     assert_eq!((&again["outcome"], &again["copy"]), (&"unchanged".into(), &first["copy"]));
     let said = sandbox.puller(&["list", "gym"]).exits(0);
     assert_eq!(said.stdout.matches("before a restore").count(), 2, "{said}");
+    let looked = sandbox.puller(&["sql", "gym", "SELECT count(*) > 0 FROM lockers"]).exits(0);
+    assert_eq!(looked.stdout.trim(), "1", "what is looked at is what a restore would bring: {looked}");
     // By its id a safety copy is a copy as any.
     let safety = first["safety"].as_str().unwrap();
     let back = sandbox.puller(&["restore", "gym", safety, "--in-place", "--yes", "--json"]).exits(0);
@@ -206,5 +208,8 @@ fn a_restore_to_where_nothing_is_any_more_is_in_the_history_and_leaves_nothing_t
 fn a_folder_that_is_not_there_is_named() {
     let (sandbox, _) = stored();
     let ran = restore(&sandbox, &sandbox.db("nowhere/back.db")).exits(1);
-    assert!(ran.stderr.contains("there is no folder") && ran.stderr.contains("hint: make the folder"), "{ran}");
+    assert!(
+        ran.stderr.contains("there is no folder") && ran.stderr.contains("hint: make the folder"),
+        "{ran}"
+    );
 }
