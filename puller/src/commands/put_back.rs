@@ -209,12 +209,13 @@ impl PutBack<'_> {
             })
         });
         bar.clear();
+        let (done, started) = done?;
         let report = Report {
             outcome: "restored",
             target,
             safety: None,
             differences: None,
-            done: Some(done?),
+            done: Some(done),
             notes: Vec::new(),
             notes_said: 0,
             took: began.elapsed(),
@@ -222,10 +223,10 @@ impl PutBack<'_> {
         if let Some((into, lock)) = into {
             let record = Record { ended_at: Some(clock::now()?), ..put_back::record(&what, None, now)? };
             record.write(into, lock)?;
-            self.record_run(&report, into, now, None);
+            self.record_run(&report, into, now, started.as_ref().err());
         }
         self.say(&report, &self.source)?;
-        Ok(0)
+        started.map(|()| 0)
     }
 
     fn replace(
@@ -273,12 +274,12 @@ impl PutBack<'_> {
             .and_then(|ready| self.apply(ready, &what, safety, folder, before, &bar));
         bar.clear();
         report.took = began.elapsed();
-        let done = done.map_err(|fault| self.failed(fault, folder.source, &report))?;
+        let (done, started) = done.map_err(|fault| self.failed(fault, folder.source, &report))?;
         report.outcome = "restored";
         report.safety = done.safety.clone();
         report.notes.extend(done.notes.iter().cloned());
         report.done = Some(done);
-        let liked = self.is_liked(&report, folder.source);
+        let liked = started.and_then(|()| self.is_liked(&report, folder.source));
         self.record_run(&report, folder.source, folder.now, liked.as_ref().err());
         self.say(&report, folder.source)?;
         liked.map(|()| 0)
@@ -293,7 +294,7 @@ impl PutBack<'_> {
         folder: &mut Folder<'_>,
         before: Option<&Record>,
         bar: &Bar,
-    ) -> Result<Done, Fault> {
+    ) -> Result<(Done, Result<(), Fault>), Fault> {
         let mut record = put_back::record(what, safety.as_ref().map(|copy| copy.id.as_str()), folder.now)?;
         record.to_start = self.asked.start_cmd.clone();
         record.write(folder.source, folder.lock)?;
@@ -305,9 +306,11 @@ impl PutBack<'_> {
             ready.apply(safety, is_stopped, Some(&mut *folder), &mut newer, bar)
         });
         match &done {
-            Ok(done) => {
+            Ok((done, started)) => {
                 record.ended_at = Some(clock::now()?);
-                record.to_start = None;
+                if started.is_ok() {
+                    record.to_start = None;
+                }
                 record.safety.clone_from(&done.safety);
                 record.quarantine.clone_from(&done.restored.quarantine);
                 record.write(folder.source, folder.lock)?;
@@ -377,7 +380,7 @@ impl PutBack<'_> {
     }
 
     /// The target at `path`, as its agent calls it, and its folder, if it has one: without `--force`, only where the copy is of
-    /// that source or the target is none yet.
+    /// that source, as the last one that was restored there, or the target was never pulled.
     fn known(&self, path: &str) -> Result<(Target, Option<SourceDir>), Fault> {
         let address = match &self.address {
             Address::Local(_) => Address::Local(path.into()),
@@ -385,9 +388,16 @@ impl PutBack<'_> {
         };
         let target = Target::of(address, self.config);
         let known = target.folder(self.store)?;
-        if let Some(other) =
-            known.as_ref().filter(|known| known.dir() != self.source.dir() && !self.asked.force)
-        {
+        let is_other = |known: &&SourceDir| {
+            // What restores alone have to do with, or was restored there before from the same source, may be so again.
+            let was_pulled =
+                || known.copies().map_or(true, |copies| copies.iter().any(|copy| !copy.is_safety()));
+            let before = || Record::read(known).ok().flatten();
+            known.dir() != self.source.dir()
+                && was_pulled()
+                && before().is_none_or(|record| record.from != self.source.shown())
+        };
+        if let Some(other) = known.as_ref().filter(|known| is_other(known) && !self.asked.force) {
             return Err(Fault::new(
                 Kind::Target,
                 format!(
@@ -597,16 +607,21 @@ impl PutBack<'_> {
     }
 }
 
-/// Does `work` with the application stopped, if that was asked, and starts it again whatever came of it.
+/// Does `work` with the application stopped, if that was asked, and starts it again whatever came of it. Where only that fails,
+/// the work is done all the same.
 pub(crate) fn stopped_for<T>(
     asked: &Restore,
     work: impl FnOnce(bool) -> Result<T, Fault>,
-) -> Result<T, Fault> {
+) -> Result<(T, Result<(), Fault>), Fault> {
     let start = asked.start_cmd.as_deref();
     let stopped = asked.stop_cmd.as_deref().map(|stop| Stopped::stop(stop, start)).transpose()?;
-    let done = work(stopped.is_some());
+    let done = work(stopped.is_some())?;
     let started = stopped.map_or(Ok(()), Stopped::start);
-    done.and_then(|done| started.map(|()| done))
+    let in_place = |fault: Fault| {
+        let what = format!("the copy is in place, and {fault}");
+        Fault::new(fault.kind, what).hint(fault.hint)
+    };
+    Ok((done, started.map_err(in_place)))
 }
 
 /// A restore of `copy` as scripts get it, with every field; what is not known is null.

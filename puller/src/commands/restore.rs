@@ -174,9 +174,10 @@ fn to_new_file(
     let write = || {
         mending(source, copy, !asked.dry_run, |copy| restore::to_new_file(source, copy, to, asked.dry_run))
     };
-    let restored = if asked.dry_run { write()? } else { put_back::stopped_for(asked, |_| write())? };
+    let (restored, started) =
+        if asked.dry_run { (write()?, Ok(())) } else { put_back::stopped_for(asked, |_| write())? };
     say(cli, source, copy, &restored, asked.dry_run, began.elapsed());
-    Ok(0)
+    started.map(|()| 0)
 }
 
 /// Does `work` with `copy`. One that proves to be rotten is set aside, and where only its list of page hashes had rotted, it can be
