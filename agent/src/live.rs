@@ -8,7 +8,7 @@ use crate::one_file::open_private;
 use crate::sink::raw_header;
 use crate::source::{HoldLimits, Source, codes, is_busy, said};
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::header::{Header, Journal};
+use pullback_shared::header::{HEADER_LEN, Header, Journal};
 use pullback_shared::page::Geometry;
 use pullback_shared::restoring::Facts;
 use pullback_shared::text::printable;
@@ -170,7 +170,7 @@ impl Live {
             return Ok(Written::Moved);
         }
         loop {
-            let step = backup.step(PAGES_AT_ONCE).map_err(|error| self.failed(&error))?;
+            let step = backup.step(PAGES_AT_ONCE).map_err(|error| self.not_written(&error))?;
             let done = backup.progress();
             let number = |count: i32| u32::try_from(count).unwrap_or(0);
             progress(number(done.pagecount - done.remaining), number(done.pagecount))?;
@@ -235,6 +235,18 @@ impl Live {
     fn failed(&self, error: &rusqlite::Error) -> Fault {
         failed(&self.source, error)
     }
+
+    /// The same of what may have been the commit: a call can fail after it has done its work.
+    fn not_written(&self, error: &rusqlite::Error) -> Fault {
+        match (codes(error).0, self.failed(error)) {
+            (ffi::SQLITE_IOERR, fault) if fault.kind != Kind::NoSpace => Fault::new(
+                Kind::Io,
+                format!("{} could not be written to its end: SQLite says `{}`", self.source, said(error)),
+            )
+            .hint("look at the system's log: the disk or the card may be failing"),
+            (_, fault) => fault,
+        }
+    }
 }
 
 impl Drop for Live {
@@ -280,10 +292,18 @@ impl Copied {
 fn open(source: &Source) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = Connection::open_with_flags(source.path(), flags).and_then(|connection| {
+        // What SQLite does not take for a database is left as it is, with all that lies beside it. It would bring a `-journal`
+        // and a `-wal` to their end there, and remove them.
+        if is_no_database(source, &connection) {
+            let error = ffi::Error::new(ffi::SQLITE_NOTADB);
+            return Err(rusqlite::Error::SqliteFailure(error, None));
+        }
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.busy_timeout(Duration::ZERO)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
         connection
             .execute_batch("PRAGMA mmap_size = 0; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF")?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         Ok(connection)
     });
     let connection = opened.map_err(|error| failed(source, &error))?;
@@ -291,6 +311,14 @@ fn open(source: &Source) -> Result<Connection, Fault> {
         Ok(false) => Ok(connection),
         _ => Err(Fault::new(Kind::Refused, format!("{source} may only be read by this user"))
             .hint("`ls -l` shows its owner and mode: run as its owner, or mend them")),
+    }
+}
+
+/// Whether what lies there begins like no database; an empty file is one.
+fn is_no_database(source: &Source, connection: &Connection) -> bool {
+    match raw_header(connection) {
+        Some(header) => Header::read(&header).is_none(),
+        None => source.path().metadata().is_ok_and(|file| (1..HEADER_LEN as u64).contains(&file.len())),
     }
 }
 

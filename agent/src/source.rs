@@ -212,6 +212,10 @@ impl Source {
                     .hint("encrypted databases (SQLCipher, SEE) cannot be read without their key")
             }
             (ffi::SQLITE_CORRUPT, _) => self.cut_short(&format!("SQLite says `{}`", said(error))),
+            (ffi::SQLITE_FULL, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => {
+                Fault::new(Kind::NoSpace, format!("{shown}: its disk is full, or fails: SQLite cannot write beside it"))
+                    .hint("free some room there: in WAL mode even whoever reads needs a little for the `-shm`")
+            }
             (ffi::SQLITE_IOERR, _) => Fault::new(
                 Kind::Unreadable,
                 format!("{shown} cannot be read: SQLite says `{}` (code {extended})", said(error)),
