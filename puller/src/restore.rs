@@ -5,6 +5,8 @@ use crate::proof;
 use crate::source_dir::{SourceDir, StoredCopy};
 use crate::unpacked;
 use crate::verify;
+use pullback_agent::aside::Aside;
+use pullback_agent::swap;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{HEADER_LEN, Journal, set_journal};
 use std::fs::{self, OpenOptions};
@@ -79,9 +81,13 @@ pub fn to_new_file(
     if dry_run {
         return is_rotten()?.map_or(Ok(restored), |why| Err(unpacked::rotten(source, copy, &why)));
     }
-    let aside = tempfile::Builder::new().prefix(".pullback-restore-").tempfile_in(dir).map_err(io)?;
+    // What a run that was killed left there goes.
+    swap::finish_begun(target)?;
+    let aside = Aside::beside(target)?;
     let aside_path = aside.path().to_owned();
     content.write_to(&aside_path).map_err(io)?;
+    // That made the file anew; locked, it is not taken for one that was left.
+    let _lock = durable::lock(&aside_path).map_err(io)?;
     let hashes = content.hashes().map_err(io)?;
     let written = proof::read_back(&aside_path, content.geometry(), hashes, false, &|_| {}).map_err(io)?;
     if Some(written.snapshot) != manifest.snapshot_id() {

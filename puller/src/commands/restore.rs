@@ -95,6 +95,9 @@ fn copy_of(asked: &Restore, config: &Config, source: &SourceDir) -> Result<Store
                 "what was there before the last restore could not be copied, and lies in `{}`",
                 printable(quarantine, 1024)
             ))),
+            (None, None) if record.is_open() => Err(nothing(
+                "the last restore was cut; what was there before may lie beside the target, in a directory whose name has `.quarantine-`".to_owned(),
+            )),
             (None, None) => Err(nothing("there was nothing before the last restore".to_owned())),
         };
     }
