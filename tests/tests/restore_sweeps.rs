@@ -6,8 +6,8 @@
 
 use pullback_tests::contents::{self, Contents};
 use pullback_tests::dice::Dice;
-use pullback_tests::saved::Saved;
 use pullback_tests::sandbox::{self, Ran, Sandbox};
+use pullback_tests::saved::Saved;
 use pullback_tests::sshd::script;
 use pullback_tests::strace::{self, Blow, Point, Points};
 use pullback_tests::{databases, programs};
@@ -48,7 +48,15 @@ const CHANGES: [&str; 15] = [
 
 /// Those that a disk that fails has fail.
 const FAIL: [&str; 9] = [
-    "fsync", "fdatasync", "rename", "renameat2", "unlink", "ftruncate", "pwrite64", "copy_file_range", "pread64",
+    "fsync",
+    "fdatasync",
+    "rename",
+    "renameat2",
+    "unlink",
+    "ftruncate",
+    "pwrite64",
+    "copy_file_range",
+    "pread64",
 ];
 
 /// Those that a full disk has fail.
@@ -118,7 +126,10 @@ fn seen(path: &Path) -> Contents {
 
 fn names(folder: &Path) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir(folder) else { return BTreeSet::new() };
-    entries.flatten().map(|entry| entry.file_name().into_string().expect("names of tests are UTF-8")).collect()
+    entries
+        .flatten()
+        .map(|entry| entry.file_name().into_string().expect("names of tests are UTF-8"))
+        .collect()
 }
 
 /// All files below `folder`, from there.
@@ -127,7 +138,9 @@ fn all_files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     for name in names(folder) {
         let path = folder.join(&name);
         match path.is_dir() {
-            true => files.extend(all_files(&path).into_iter().map(|(below, bytes)| (format!("{name}/{below}"), bytes))),
+            true => files.extend(
+                all_files(&path).into_iter().map(|(below, bytes)| (format!("{name}/{below}"), bytes)),
+            ),
             false => {
                 files.insert(name, fs::read(&path).expect("a file can be read"));
             }
@@ -143,7 +156,8 @@ fn change(db: &Connection, seed: u64) {
     for id in 1..40 {
         let sql = "UPDATE members SET note = ?2 WHERE id = ?1";
         db.execute(sql, (id, dice.words(12))).expect("a row can be written");
-        let sql = "INSERT INTO access_log(member_id, at, door, granted) VALUES (1, '2026-11-21', 'front', ?1)";
+        let sql =
+            "INSERT INTO access_log(member_id, at, door, granted) VALUES (1, '2026-11-21', 'front', ?1)";
         db.execute(sql, [id]).expect("a row can be written");
     }
     db.execute_batch("COMMIT").expect("a transaction can be committed");
@@ -154,7 +168,8 @@ impl Scene {
         let sandbox = Sandbox::new().with_limit(LIMIT);
         let config = sandbox.file("home/xdg_config_home/pullback");
         sandbox.configure("pack = \"none\"\n");
-        fs::write(config.join("agent.toml"), "reserve = \"0\"\nallow_restore = true\n").expect("a configuration can be written");
+        fs::write(config.join("agent.toml"), "reserve = \"0\"\nallow_restore = true\n")
+            .expect("a configuration can be written");
         fs::create_dir(sandbox.file("tmp")).expect("a folder can be made");
         let target = sandbox.db("gym.db");
         databases::gym(&target, 60_000, 1024);
@@ -184,7 +199,7 @@ impl Scene {
         change(&app, 7);
         scene.prepare(app);
         let place: &[&str] = match there {
-            There::Nothing => &["--to", &door],
+            There::Nothing => &["--to", &door, "--yes"],
             There::Rubbish => &["--in-place", "--yes", "--force"],
             There::Wal | There::Rollback => &["--in-place", "--yes"],
         };
@@ -216,7 +231,8 @@ impl Scene {
                 drop(app);
                 fs::write(&self.target, "no database ".repeat(5000)).expect("a file can be written");
                 for suffix in ["-wal", "-shm", "-journal"] {
-                    fs::write(dir.join(format!("gym.db{suffix}")), format!("the {suffix}").repeat(700)).expect("a file can be written");
+                    fs::write(dir.join(format!("gym.db{suffix}")), format!("the {suffix}").repeat(700))
+                        .expect("a file can be written");
                 }
             }
         }
@@ -256,7 +272,10 @@ impl Scene {
         let words = [agent.get_program()].into_iter().chain(agent.get_args());
         let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
         let noted = self.sandbox.file("agents");
-        script(&self.sandbox.file("ssh"), &format!("echo $$ >> '{}'\nexec {} stdio", noted.display(), words.join(" ")));
+        script(
+            &self.sandbox.file("ssh"),
+            &format!("echo $$ >> '{}'\nexec {} stdio", noted.display(), words.join(" ")),
+        );
     }
 
     /// `program` with `words`, in this scene.
@@ -313,11 +332,18 @@ impl Scene {
         let counts = points.counts(pid);
         let of = |blow: Blow, calls: &[&str]| {
             let counted: Vec<_> = counts.iter().filter(|(call, _)| calls.contains(call)).collect();
-            counted.into_iter().flat_map(|(call, count)| some_of(call, *count)).map(|point| (blow, point)).collect::<Vec<_>>()
+            counted
+                .into_iter()
+                .flat_map(|(call, count)| some_of(call, *count))
+                .map(|point| (blow, point))
+                .collect::<Vec<_>>()
         };
         let kills: Vec<&str> = CHANGES.into_iter().filter(|call| *call != "pread64").collect();
-        let all = [of(Blow::Kill, &kills), of(Blow::Error("EIO"), &FAIL), of(Blow::Error("ENOSPC"), &NEED_ROOM)].concat();
-        let count = std::env::var("PULLBACK_POINTS").map_or(POINTS, |count| count.parse().expect("a number of points"));
+        let all =
+            [of(Blow::Kill, &kills), of(Blow::Error("EIO"), &FAIL), of(Blow::Error("ENOSPC"), &NEED_ROOM)]
+                .concat();
+        let count = std::env::var("PULLBACK_POINTS")
+            .map_or(POINTS, |count| count.parse().expect("a number of points"));
         let count = count.min(all.len());
         (0..count).map(|number| all[number * all.len() / count].clone()).collect()
     }
@@ -357,7 +383,13 @@ impl Scene {
                 Err(_) => tally.broken.push(format!("{blow:?} at {point}")),
             }
         }
-        println!("{:?} far={} {whose:?} {:?}: {tally:?} in {:?}", self.there, self.is_far, &self.words[3..], began.elapsed());
+        println!(
+            "{:?} far={} {whose:?} {:?}: {tally:?} in {:?}",
+            self.there,
+            self.is_far,
+            &self.words[3..],
+            began.elapsed()
+        );
         tally
     }
 
@@ -377,8 +409,10 @@ impl Scene {
         assert!(!ran.stderr.contains("panicked"), "{what}");
         match blow {
             Blow::Error("ENOSPC") => assert_eq!(ran.code(), 8, "{what}"),
-            Blow::Error(_) => assert!([1, 4, 7].contains(&ran.code()), "{what}"),
-            Blow::Kill => assert_eq!(ran.code(), 5, "{what}"),
+            // Of a `-shm` that cannot grow, SQLite does not say why.
+            Blow::Error(_) => assert!([1, 4, 7, 8].contains(&ran.code()), "{what}"),
+            // It may die before it speaks.
+            Blow::Kill => assert!([5, 7].contains(&ran.code()), "{what}"),
         }
     }
 
@@ -398,10 +432,14 @@ impl Scene {
     #[track_caller]
     fn target_is(&self, what: &str) -> Found {
         let now = all_files(&self.sandbox.file("db"));
-        if self.files.iter().all(|(name, bytes)| now.get(name) == Some(bytes)) && now.contains_key("gym.db") == self.files.contains_key("gym.db") {
+        if self.files.iter().all(|(name, bytes)| now.get(name) == Some(bytes))
+            && now.contains_key("gym.db") == self.files.contains_key("gym.db")
+        {
             return Found::Old;
         }
-        if self.there == There::Rubbish && (!now.contains_key("gym.db") || now["gym.db"] == self.files["gym.db"]) {
+        if self.there == There::Rubbish
+            && (!now.contains_key("gym.db") || now["gym.db"] == self.files["gym.db"])
+        {
             return Found::Between;
         }
         let copy = self.copy_of_target();
@@ -416,19 +454,29 @@ impl Scene {
     /// The copy that the record names holds what was there.
     #[track_caller]
     fn safety_copy_is_there(&self, what: &str) {
-        let record = fs::read(self.folder.join("restore.json")).unwrap_or_else(|error| panic!("no record: {error}, {what}"));
+        let record = fs::read(self.folder.join("restore.json"))
+            .unwrap_or_else(|error| panic!("no record: {error}, {what}"));
         let record: Value = serde_json::from_slice(&record).expect("a record is JSON");
-        let safety = record["safety"].as_str().unwrap_or_else(|| panic!("{record} names no safety copy, {what}"));
+        let safety =
+            record["safety"].as_str().unwrap_or_else(|| panic!("{record} names no safety copy, {what}"));
         let copy = self.folder.join(format!("copies/{safety}.db"));
         assert!(copy.is_file(), "{safety} is no copy, {what}");
         assert!(Some(seen(&copy)) == self.old, "{safety} is not what was there, {what}");
+    }
+
+    fn copies(&self) -> Vec<PathBuf> {
+        let copies = self.folder.join("copies");
+        let names = names(&copies).into_iter().filter(|name| name.ends_with(".db"));
+        names.map(|name| copies.join(name)).collect()
     }
 
     #[track_caller]
     fn every_old_file_is_somewhere(&self, what: &str) {
         let now = all_files(&self.sandbox.file("db"));
         for (name, bytes) in &self.files {
-            let is_it = |(at, found): (&String, &Vec<u8>)| found == bytes && (at == name || at.ends_with(&format!("/{name}")));
+            let is_it = |(at, found): (&String, &Vec<u8>)| {
+                found == bytes && (at == name || at.ends_with(&format!("/{name}")))
+            };
             assert!(now.iter().any(is_it), "{name} is in none of {:?}, {what}", now.keys());
         }
     }
@@ -444,30 +492,33 @@ impl Scene {
             let what = format!("{what}\nand then {ran}");
             assert_eq!(ran.code(), 0, "{what}");
             self.nothing_is_left(&what);
-            assert_eq!(opened_by_an_application(&self.target, &what), *self.old.as_ref().expect("there is"), "{what}");
+            assert_eq!(
+                opened_by_an_application(&self.target, &what),
+                *self.old.as_ref().expect("there is"),
+                "{what}"
+            );
             return;
         }
         let mut what = what.to_owned();
         if number % 3 == 2 && found != Found::Between && self.old.is_some() {
             let ran = self.run(&["pull", "gym"]);
             what = format!("{what}\nand then {ran}");
-            assert_eq!(ran.code(), 0, "{what}");
+            // A writer recovers a hot journal, and a pull is none.
+            let is_left_to_a_writer = ran.code() == 7 && ran.stderr.contains("hot rollback journal");
+            assert!(ran.code() == 0 || is_left_to_a_writer && self.there == There::Rollback, "{what}");
         }
-        let is_placed = self.there == There::Nothing && !self.is_far && found == Found::New;
         let ran = self.run(&self.words);
         what = format!("{what}\nand then {ran}");
-        if is_placed && ran.code() == 1 {
-            // It is there already, and no source of this store: nothing is written over that could not be saved.
-            assert!(ran.stderr.contains("[P"), "{what}");
-        } else {
-            assert_eq!(ran.code(), 0, "{what}");
-        }
+        assert_eq!(ran.code(), 0, "{what}");
         self.nothing_is_left(&what);
         if self.there == There::Rubbish {
             self.every_old_file_is_somewhere(&what);
         }
-        if self.old.is_some() {
-            self.safety_copy_is_there(&what);
+        // Of tables that were replaced twice, the record leads to what was there in between.
+        match (&self.old, self.words.contains(&"--table".to_owned())) {
+            (Some(_), false) => self.safety_copy_is_there(&what),
+            (Some(old), true) => assert!(self.copies().iter().any(|copy| seen(copy) == *old), "{what}"),
+            (None, _) => {}
         }
         assert!(Some(opened_by_an_application(&self.target, &what)) == self.new, "{what}");
         let verified = self.run(&["verify", "--all"]);
@@ -485,11 +536,13 @@ impl Scene {
         assert!(there.iter().all(|name| beside.contains(name)), "{there:?} are beside the target, {what}");
         assert_eq!(names(&self.sandbox.file("tmp")), BTreeSet::new(), "{what}");
         let listed = self.run(&["list", "--json", "gym"]).exits(0);
-        let ids = listed.json().into_iter().map(|copy| copy["copy"].as_str().expect("a copy has an id").to_owned());
+        let ids =
+            listed.json().into_iter().map(|copy| copy["copy"].as_str().expect("a copy has an id").to_owned());
         let files = ids.flat_map(|id| ["db", "pages", "json"].map(|end| format!("{id}.{end}")));
         assert_eq!(names(&self.folder.join("copies")), files.collect(), "{what}");
         let known = [".lock", "copies", "history.jsonl", "latest.db", "source.json", "restore.json"];
-        let odd: Vec<String> = names(&self.folder).into_iter().filter(|name| !known.contains(&name.as_str())).collect();
+        let odd: Vec<String> =
+            names(&self.folder).into_iter().filter(|name| !known.contains(&name.as_str())).collect();
         assert!(odd.is_empty(), "{odd:?} are in the source's folder, {what}");
         for name in all_files(&self.sandbox.file("home")).into_keys() {
             assert!(!name.contains(".pullback-") && !name.contains(".tmp"), "{name} is left, {what}");
@@ -535,7 +588,9 @@ impl Tally {
         let is_well = ran.status.success();
         match blow {
             Blow::Kill => (self.kills, self.deaths) = (self.kills + 1, self.deaths + u32::from(!is_well)),
-            Blow::Error(_) => (self.errors, self.failed) = (self.errors + 1, self.failed + u32::from(!is_well)),
+            Blow::Error(_) => {
+                (self.errors, self.failed) = (self.errors + 1, self.failed + u32::from(!is_well))
+            }
         }
         match found {
             Found::Old => self.old += 1,
@@ -550,7 +605,7 @@ impl Tally {
         assert!(self.broken.is_empty(), "{self:?}");
         assert!(self.deaths * 2 >= self.kills && self.kills > 0, "{self:?}");
         assert!(self.failed * 2 >= self.errors, "{self:?}");
-        assert!(self.old > 0 && self.new > 0, "{self:?}");
+        assert!(self.old > 0, "{self:?}");
     }
 }
 
@@ -560,7 +615,10 @@ fn check(there: There, is_far: bool, tables: &[&str]) {
         return;
     }
     let mut scene = Scene::new(there, is_far, tables);
-    scene.sweep(Whose::Puller).is_enough();
+    // What comes into being elsewhere is the agent's work alone.
+    if !(is_far && there == There::Nothing) {
+        scene.sweep(Whose::Puller).is_enough();
+    }
     if is_far {
         scene.sweep(Whose::Agent).is_enough();
     }
