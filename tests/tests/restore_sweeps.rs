@@ -211,6 +211,30 @@ impl Scene {
         scene
     }
 
+    /// From now on it is the undo of that restore which is struck.
+    fn undone(&mut self) {
+        self.run(&self.words).exits(0);
+        self.words = ["restore", "--undo", "gym", "--yes"].map(str::to_owned).into();
+        self.save();
+    }
+
+    /// From now on it stops an application before, and starts it again.
+    fn stopping(&mut self) {
+        let say = |word: &str| format!("echo {word} >> '{}'", self.sandbox.file(word).display());
+        let words = ["--stop-cmd".to_owned(), say("stopped"), "--start-cmd".to_owned(), say("started")];
+        self.words.extend(words);
+    }
+
+    /// Whoever was stopped runs again, whatever became of the puller.
+    #[track_caller]
+    fn what_was_stopped_is_started(&self, what: &str) {
+        if self.sandbox.file("stopped").exists() {
+            sandbox::wait_until(&format!("the start command {what}"), || {
+                self.sandbox.file("started").exists()
+            });
+        }
+    }
+
     /// Makes of the gym that `app` has open what is to be at the target.
     fn prepare(&mut self, app: Connection) {
         let dir = self.sandbox.file("db");
@@ -249,6 +273,9 @@ impl Scene {
 
     fn put_back(&self) {
         self.saved.iter().for_each(Saved::put_back);
+        for word in ["stopped", "started"] {
+            let _ = fs::remove_file(self.sandbox.file(word));
+        }
         let _ = fs::remove_dir_all(self.sandbox.file("tmp"));
         fs::create_dir(self.sandbox.file("tmp")).expect("a folder can be made");
     }
@@ -373,6 +400,7 @@ impl Scene {
             // One point that breaks the promise does not hide the next.
             let held = catch_unwind(AssertUnwindSafe(|| {
                 let what = format!("after {blow:?} of the {whose:?} at {point}: {ran}");
+                self.what_was_stopped_is_started(&what);
                 self.is_said(&ran, blow, whose, &what);
                 let found = self.look(&what);
                 self.go_on(found, &what);
@@ -486,7 +514,12 @@ impl Scene {
     fn go_on(&self, found: Found, what: &str) {
         let number = self.looks.get();
         self.looks.set(number + 1);
-        let can_undo = self.old.is_some() && found == Found::New;
+        let is_undo = self.words.contains(&"--undo".to_owned());
+        if is_undo && found == Found::New && !self.record(what)["ended_at"].is_null() {
+            // Once more would undo it.
+            return;
+        }
+        let can_undo = self.old.is_some() && found == Found::New && !is_undo;
         if number % 3 == 1 && can_undo {
             let ran = self.run(&["restore", "--undo", "gym", "--yes"]);
             let what = format!("{what}\nand then {ran}");
@@ -647,6 +680,24 @@ fn a_restore_that_sets_aside_and_is_cut_loses_no_file_and_is_finished() {
 #[test]
 fn a_restore_of_one_table_that_is_cut_leaves_the_old_content_or_the_new() {
     check(There::Wal, false, &["members"]);
+}
+
+#[test]
+fn an_undo_that_is_cut_leaves_the_old_content_or_the_new_and_the_next_one_finishes_it() {
+    if strace::is_usable() {
+        let mut scene = Scene::new(There::Wal, false, &[]);
+        scene.undone();
+        scene.sweep(Whose::Puller).is_enough();
+    }
+}
+
+#[test]
+fn a_restore_that_is_cut_while_the_application_is_stopped_has_it_started_again() {
+    if strace::is_usable() {
+        let mut scene = Scene::new(There::Rollback, false, &[]);
+        scene.stopping();
+        scene.sweep(Whose::Puller).is_enough();
+    }
 }
 
 #[test]

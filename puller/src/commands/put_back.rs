@@ -266,6 +266,7 @@ impl PutBack<'_> {
     ) -> Result<(Done, Result<(), Fault>), Fault> {
         let mut record = put_back::record(what, safety.as_ref().map(|copy| copy.id.as_str()), folder.now)?;
         record.to_start = self.asked.start_cmd.clone();
+        record.is_undo = self.asked.undo;
         record.write(folder.source, folder.lock)?;
         let stopped = self.asked.stop_cmd.as_deref();
         let stopped = stopped.map(|stop| Stopped::stop(stop, self.asked.start_cmd.as_deref())).transpose();
