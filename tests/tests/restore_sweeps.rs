@@ -479,12 +479,17 @@ impl Scene {
         }
     }
 
+    #[track_caller]
+    fn record(&self, what: &str) -> Value {
+        let record = fs::read(self.folder.join("restore.json"));
+        let record = record.unwrap_or_else(|error| panic!("no record: {error}, {what}"));
+        serde_json::from_slice(&record).expect("a record is JSON")
+    }
+
     /// The copy that the record names holds what was there.
     #[track_caller]
     fn safety_copy_is_there(&self, what: &str) {
-        let record = fs::read(self.folder.join("restore.json"))
-            .unwrap_or_else(|error| panic!("no record: {error}, {what}"));
-        let record: Value = serde_json::from_slice(&record).expect("a record is JSON");
+        let record = self.record(what);
         let safety =
             record["safety"].as_str().unwrap_or_else(|| panic!("{record} names no safety copy, {what}"));
         let copy = self.folder.join(format!("copies/{safety}.db"));
