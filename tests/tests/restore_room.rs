@@ -155,7 +155,7 @@ fn a_disk_that_fills_up_while_one_table_is_restored_costs_no_row() {
 fn a_disk_without_room_for_the_wal_is_told_before_anything_begins() {
     let Some(scene) = Scene::new("db", "WAL", false) else { return };
     scene.disk.fill();
-    scene.disk.leave(80 << 10);
+    scene.disk.leave(40 << 10);
     let ran = run(&scene.sandbox, &scene.words).exits(8);
     assert!(ran.stderr.contains("nothing was changed") && ran.stderr.contains("hint:"), "{ran}");
     scene.disk.empty();
@@ -164,21 +164,52 @@ fn a_disk_without_room_for_the_wal_is_told_before_anything_begins() {
     scene.finishes(false);
 }
 
-/// The safety copy, the record and the history want room in the store.
+/// The safety copy wants room in the store.
 #[test]
 fn a_store_without_room_for_the_safety_copy_keeps_the_target_as_it_is() {
     let Some(scene) = Scene::new("store", "WAL", false) else { return };
-    let (mut full, mut done) = (0, 0);
-    for left in (0..LEFT_MAX).step_by(LEFT_STEP as usize / 3) {
+    for (left, is_done) in [(0, false), (100 << 10, false), (4 << 20, false), (6 << 20, true)] {
         scene.disk.fill();
         scene.disk.leave(left);
-        let is_done = scene.check(&format!("{left} bytes left"));
+        assert_eq!(scene.check(&format!("{left} bytes left")), is_done, "{left} bytes left");
+        assert_eq!(
+            scene.sandbox.store().join("local/gym/restore.json").exists(),
+            is_done,
+            "{left} bytes left"
+        );
         scene.disk.empty();
         scene.finishes(is_done);
-        if is_done { done += 1 } else { full += 1 }
+        fs::remove_file(scene.sandbox.store().join("local/gym/restore.json")).expect("there is a record");
     }
-    println!("store: {full} found no room, {done} did");
-    assert!(full > 1 && done > 1, "{full} found no room, {done} did");
+}
+
+/// Without a record nothing is replaced.
+#[test]
+fn a_store_without_room_for_the_record_keeps_the_target_as_it_is() {
+    let Some(scene) = Scene::new("store", "WAL", false) else { return };
+    let fill = format!("cat /dev/zero > '{}' || true", scene.sandbox.file("store/filler").display());
+    scene
+        .sandbox
+        .configure(&format!("pack = \"none\"\n[hooks]\nbefore_restore = [\"sh\", \"-c\", \"{fill}\"]\n"));
+    assert!(!scene.check("a full store before the record"));
+    scene.disk.empty();
+    scene.sandbox.configure("pack = \"none\"\n");
+    assert!(!scene.sandbox.store().join("local/gym/restore.json").exists());
+    scene.finishes(false);
+}
+
+/// The copy is in place then, and the record that stays open leads back.
+#[test]
+fn a_store_that_fills_up_before_the_record_is_closed_can_still_undo() {
+    let Some(mut scene) = Scene::new("store", "WAL", false) else { return };
+    let words = scene.words.clone();
+    let fill = format!("cat /dev/zero > '{}' || true", scene.sandbox.file("store/filler").display());
+    scene.words.extend(["--stop-cmd".to_owned(), fill]);
+    let ran = run(&scene.sandbox, &scene.words).exits(0);
+    assert!(ran.stderr.contains("not written down"), "{ran}");
+    scene.disk.empty();
+    scene.words = words;
+    scene.finishes(true);
 }
 
 /// At the edge the whole content lies in the agent's state before it is put in place.
