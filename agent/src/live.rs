@@ -6,10 +6,9 @@
 
 use crate::one_file::open_private;
 use crate::sink::raw_header;
-use crate::source::{HoldLimits, Source, codes, is_busy, said};
+use crate::source::{HoldLimits, Source, codes, geometry_of, is_busy, said};
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::header::{Header, Journal};
-use pullback_shared::page::Geometry;
+use pullback_shared::header::{HEADER_LEN, Header, Journal};
 use pullback_shared::restoring::Facts;
 use pullback_shared::text::printable;
 use rusqlite::backup::{Backup, StepResult};
@@ -88,7 +87,7 @@ impl Live {
     /// Opens the database as a writer, which recovers what a crash left of it, and looks at its state.
     pub fn open(path: &Path, limits: HoldLimits) -> Result<Self, Fault> {
         let source = Source::find(path)?;
-        let guard = open(&source, limits)?;
+        let guard = open(&source)?;
         let mut live = Self {
             facts: until_free(limits.lock_wait, &source, || facts_of(&guard))?,
             guard,
@@ -140,7 +139,7 @@ impl Live {
     pub fn freeze(&mut self) -> Result<(), Fault> {
         let writer = match self.frozen.take() {
             Some(writer) => writer,
-            None => open(&self.source, self.limits)?,
+            None => open(&self.source)?,
         };
         if writer.is_autocommit() {
             until_free(self.limits.lock_wait, &self.source, || writer.execute_batch("BEGIN IMMEDIATE"))?;
@@ -152,7 +151,7 @@ impl Live {
     /// Takes the database out of WAL mode, which works only where nobody else has it open, and freezes it.
     pub fn become_sole(&mut self) -> Result<(), Fault> {
         if self.facts.journal == Journal::Wal && !self.was_wal {
-            self.guard = open(&self.source, self.limits)?;
+            self.guard = open(&self.source)?;
             let guard = &self.guard;
             let mode = until_free(self.limits.lock_wait, &self.source, || {
                 guard.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0))
@@ -177,7 +176,7 @@ impl Live {
         mut progress: impl FnMut(u32, u32) -> Result<(), Fault>,
     ) -> Result<Written, Fault> {
         let from = open_private(content).map_err(|error| self.failed(&error))?;
-        let mut writer = open(&self.source, self.limits)?;
+        let mut writer = open(&self.source)?;
         let version = until_free(self.limits.lock_wait, &self.source, || data_version(&writer))?;
         writer.busy_handler(Some(drain)).map_err(|error| self.failed(&error))?;
         let backup = Backup::new(&from, &mut writer).map_err(|error| self.failed(&error))?;
@@ -189,7 +188,7 @@ impl Live {
             return Ok(Written::Moved);
         }
         loop {
-            let step = backup.step(PAGES_AT_ONCE).map_err(|error| self.failed(&error))?;
+            let step = backup.step(PAGES_AT_ONCE).map_err(|error| self.not_written(&error))?;
             let done = backup.progress();
             let number = |count: i32| u32::try_from(count).unwrap_or(0);
             progress(number(done.pagecount - done.remaining), number(done.pagecount))?;
@@ -237,7 +236,7 @@ impl Live {
         &mut self,
         work: impl FnOnce(&mut Connection, &mut dyn FnMut() -> Result<bool, Fault>) -> Result<T, Fault>,
     ) -> Result<(T, Copied), Fault> {
-        let mut writer = open(&self.source, self.limits)?;
+        let mut writer = open(&self.source)?;
         let wait = self.limits.lock_wait;
         writer.busy_timeout(wait).map_err(|error| self.failed(&error))?;
         let version = until_free(wait, &self.source, || data_version(&writer))?;
@@ -261,6 +260,18 @@ impl Live {
 
     fn failed(&self, error: &rusqlite::Error) -> Fault {
         failed(&self.source, error)
+    }
+
+    /// The same of what may have been the commit: a call can fail after it has done its work.
+    fn not_written(&self, error: &rusqlite::Error) -> Fault {
+        match (codes(error).0, self.failed(error)) {
+            (ffi::SQLITE_IOERR, fault) if fault.kind != Kind::NoSpace => Fault::new(
+                Kind::Io,
+                format!("{} could not be written to its end: SQLite says `{}`", self.source, said(error)),
+            )
+            .hint("look at the system's log: the disk or the card may be failing"),
+            (_, fault) => fault,
+        }
     }
 }
 
@@ -321,21 +332,34 @@ fn drain(tries: i32) -> bool {
 }
 
 /// A connection that may write. Never one that makes the file.
-fn open(source: &Source, limits: HoldLimits) -> Result<Connection, Fault> {
+fn open(source: &Source) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = Connection::open_with_flags(source.path(), flags).and_then(|connection| {
+        // What SQLite does not take for a database is left as it is, with all that lies beside it. It would bring a `-journal`
+        // and a `-wal` to their end there, and remove them.
+        if is_no_database(source, &connection) {
+            let error = ffi::Error::new(ffi::SQLITE_NOTADB);
+            return Err(rusqlite::Error::SqliteFailure(error, None));
+        }
+        // No statement: most read the schema, which may be what is damaged.
         connection.busy_timeout(Duration::ZERO)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
         Ok(connection)
     });
     let connection = opened.map_err(|error| failed(source, &error))?;
-    let settings = "PRAGMA mmap_size = 0; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF";
-    // One of them reads the schema.
-    until_free(limits.lock_wait, source, || connection.execute_batch(settings))?;
     match connection.is_readonly("main") {
         Ok(false) => Ok(connection),
         _ => Err(Fault::new(Kind::Refused, format!("{source} may only be read by this user"))
             .hint("`ls -l` shows its owner and mode: run as its owner, or mend them")),
+    }
+}
+
+/// Whether what lies there begins like no database; an empty file is one.
+fn is_no_database(source: &Source, connection: &Connection) -> bool {
+    match raw_header(connection) {
+        Some(header) => Header::read(&header).is_none(),
+        None => source.path().metadata().is_ok_and(|file| (1..HEADER_LEN as u64).contains(&file.len())),
     }
 }
 
@@ -350,14 +374,9 @@ fn read_facts(connection: &Connection) -> rusqlite::Result<Facts> {
     let number = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
     // Takes the lock, recovers what is to be recovered, and needs no readable schema.
     number("PRAGMA schema_version")?;
-    let page_size = number("PRAGMA page_size")?;
-    let out_of_range = || rusqlite::Error::IntegralValueOutOfRange(0, page_size);
     let header = raw_header(connection).as_ref().and_then(|bytes| Header::read(bytes));
-    let page_count = number("PRAGMA page_count")?;
-    let geometry = u32::try_from(page_size).ok().zip(u32::try_from(page_count).ok());
-    let geometry = geometry.and_then(|(size, count)| Geometry::new(size, count)).ok_or_else(out_of_range)?;
     Ok(Facts {
-        geometry,
+        geometry: geometry_of(connection)?,
         encoding: header.map_or("UTF-8", |header| header.encoding_word()).to_owned(),
         journal: header.map_or(Journal::Rollback, |header| header.journal),
         user_version: number("PRAGMA user_version")?,

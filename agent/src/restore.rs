@@ -50,6 +50,9 @@ pub fn restore(settings: &Settings, path: &Path, call: &mut Call<'_>) -> Result<
         return Err(restoring::within_store(&path, store));
     }
     let finished = swap::finish_begun(&path)?;
+    if settings.state_dir.is_some() {
+        stage::sweep(&settings.temp_dir())?;
+    }
     let finished = finished.map(|finished| {
         let quarantine = printable(&finished.quarantine.to_string_lossy(), 1024);
         match finished.is_replaced {
@@ -325,7 +328,8 @@ impl Restore<'_> {
 
     /// Reads back what is there now.
     fn prove(&self, live: Live, copied: Copied, tables: Vec<Table>, call: &Call<'_>) -> Result<(), Fault> {
-        let (snapshot, moved_on) = copied.pinned(|hold| name_of(hold, &self.settings.temp_dir()))?;
+        let pinned = copied.pinned(|hold| name_of(hold, &self.settings.temp_dir()));
+        let (snapshot, moved_on) = pinned.map_err(not_read_back)?;
         let held_micros = u64::try_from(copied.held.as_micros()).unwrap_or(u64::MAX);
         let journal = copied.settle();
         drop(live);
@@ -412,6 +416,12 @@ fn encoding_of(path: &Path) -> Result<Option<&'static str>, Fault> {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(Fault::io(format!("`{}`", path.display()), &error)),
     }
+}
+
+/// Whatever it was, it came after something had been replaced: nobody may take it for a restore that changed nothing.
+fn not_read_back(fault: Fault) -> Fault {
+    Fault::new(Kind::Unproven, format!("the copy was put in place, and could not be read back: {fault}"))
+        .hint(fault.hint)
 }
 
 fn broken(what: &str) -> Fault {
