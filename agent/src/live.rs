@@ -270,8 +270,11 @@ impl Drop for Live {
             return;
         }
         drop(self.frozen.take());
-        // Whatever became of the restore, the application finds the journal mode that it had.
-        if let Err(error) = self.guard.execute_batch("PRAGMA journal_mode = WAL") {
+        // Whatever became of the restore, the application finds the journal mode that it had. It may be there again by now.
+        let back = until_free(self.limits.lock_wait, &self.source, || {
+            self.guard.execute_batch("PRAGMA journal_mode = WAL")
+        });
+        if let Err(error) = back {
             tracing::warn!(path = %self.source, %error, "the database is not in WAL mode any more");
         }
     }
@@ -639,6 +642,52 @@ mod tests {
                 scene.holds("newer");
             }
         }
+    }
+
+    #[test]
+    fn a_database_is_in_wal_mode_again_although_somebody_reads_meanwhile() {
+        let Scene { dir, application } = Scene::new("wal");
+        let path = dir.path().join("a.db");
+        word_in(&application);
+        let error = Live::open(&path, QUICK).unwrap().become_sole().expect_err("somebody has it open");
+        assert_eq!(error.kind, Kind::Busy);
+        drop(application);
+        let mut live = Live::open(&path, PATIENT).unwrap();
+        live.become_sole().unwrap();
+        let reader = Connection::open(&path).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        assert_eq!(word_in(&reader), "old");
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                reader.execute_batch("COMMIT").unwrap();
+            });
+            drop(live);
+        });
+        let now: String = Connection::open(&path)
+            .and_then(|db| db.query_row("PRAGMA journal_mode", [], |row| row.get(0)))
+            .unwrap();
+        assert_eq!(now, "wal");
+    }
+
+    #[test]
+    fn the_first_commit_into_an_empty_file_is_noticed() {
+        let scene = Scene::new("delete");
+        std::fs::remove_file(scene.path()).unwrap();
+        let empty = scene.path();
+        std::fs::write(&empty, "").unwrap();
+        let mut live = scene.live(QUICK);
+        let application = Connection::open(&empty).unwrap();
+        application.execute_batch("CREATE TABLE t(id, word); INSERT INTO t VALUES (1, 'mine')").unwrap();
+        assert!(matches!(scene.replace(&mut live).unwrap(), Written::Moved));
+        scene.holds("mine");
+        drop(live);
+        // And where there is none, none is made out.
+        std::fs::write(&empty, "").unwrap();
+        let mut live = scene.live(QUICK);
+        let copied = scene.copied(&mut live);
+        assert!(!copied.pinned(|_| Ok(())).unwrap().1);
+        scene.holds("new");
     }
 
     #[test]

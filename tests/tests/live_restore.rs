@@ -95,6 +95,9 @@ impl Scene {
         let safety = listed.iter().find(|copy| copy["copy"] == safety).expect("the safety copy is listed");
         let path = PathBuf::from(safety["path"].as_str().unwrap());
         ledger::check(&path);
+        let record = path.ancestors().nth(2).expect("copies lie in a source's folder").join("restore.json");
+        let record = std::fs::read_to_string(record).expect("a restore has a record");
+        assert!(record.contains(told["safety"].as_str().unwrap()), "{record}");
         self.saved.extend(numbers_in(&path));
         told
     }
@@ -290,7 +293,6 @@ fn idle_applications_go_on_with_other_tables_and_another_length() {
 fn an_open_read_goes_on_under_wal_and_makes_a_restore_wait_in_vain_in_a_rollback_mode() {
     for journal in ["wal", "delete"] {
         let (sandbox, path, snapshot) = changed_gym(journal);
-        std::fs::create_dir_all(sandbox.file("home/xdg_config_home/pullback")).unwrap();
         let before = contents::of(&path);
         let reader = Connection::open(&path).unwrap();
         let all = count(&reader, "access_log").unwrap();
