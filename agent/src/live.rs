@@ -196,8 +196,6 @@ impl Live {
             match step {
                 StepResult::Done => break,
                 StepResult::More => {}
-                // The lock is there: readers of a rollback mode may still have to end.
-                _ if locked.elapsed() < self.limits.lock_wait => std::thread::sleep(LOCK_RETRY),
                 _ => return Err(self.busy(began)),
             }
         }
@@ -748,6 +746,48 @@ mod tests {
             assert!(took < PATIENT.lock_wait, "{took:?}");
         });
         scene.holds("new");
+    }
+
+    #[test]
+    fn a_commit_that_is_under_way_is_waited_for_and_noticed() {
+        for mode in ["wal", "delete"] {
+            let scene = Scene::new(mode);
+            let mut live = scene.live(PATIENT);
+            let other = Connection::open(scene.path()).unwrap();
+            other.execute_batch("BEGIN IMMEDIATE; UPDATE t SET word = 'newer'").unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    std::thread::sleep(Duration::from_millis(100));
+                    other.execute_batch("COMMIT").unwrap();
+                });
+                assert!(matches!(scene.replace(&mut live).unwrap(), Written::Moved), "{mode}");
+            });
+            scene.holds("newer");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_ends_is_waited_for_while_no_writer_gets_in_between() {
+        let scene = Scene::new("delete");
+        let path = scene.path();
+        let mut live = scene.live(PATIENT);
+        let reader = Connection::open(&path).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        assert_eq!(word_in(&reader), "old");
+        live.freeze().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let writer = Connection::open(&path).unwrap();
+                writer.busy_timeout(2 * PATIENT.lock_wait).unwrap();
+                writer.execute_batch("UPDATE t SET word = 'newer'").unwrap();
+            });
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(300));
+                reader.execute_batch("COMMIT").unwrap();
+            });
+            assert!(matches!(scene.replace(&mut live).unwrap(), Written::Copied(_)));
+        });
+        scene.holds("newer");
     }
 
     #[test]
