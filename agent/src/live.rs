@@ -777,6 +777,7 @@ mod tests {
         live.freeze().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
                 let writer = Connection::open(&path).unwrap();
                 writer.busy_timeout(2 * PATIENT.lock_wait).unwrap();
                 writer.execute_batch("UPDATE t SET word = 'newer'").unwrap();
