@@ -154,7 +154,11 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    // There, something that comes between this look and the rename is replaced.
+    look_and_rename(from, to)
+}
+
+/// The same where there is no such rename: what comes between the look and the rename is replaced.
+fn look_and_rename(from: &Path, to: &Path) -> io::Result<()> {
     match is_there(to)? {
         true => Err(io::ErrorKind::AlreadyExists.into()),
         false => fs::rename(from, to),
@@ -184,4 +188,25 @@ fn prefix(target: &Path) -> Option<OsString> {
 
 fn are_letters(bytes: &[u8]) -> bool {
     bytes.len() == LETTERS && bytes.iter().all(u8::is_ascii_alphanumeric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_rename_replaces_anything() {
+        for rename in [rename_new, look_and_rename] {
+            let dir = tempfile::tempdir().unwrap();
+            let [from, to, free] = ["from", "to", "free"].map(|name| dir.path().join(name));
+            fs::write(&from, "from").unwrap();
+            // Not even a link that leads nowhere.
+            std::os::unix::fs::symlink("nowhere", &to).unwrap();
+            assert_eq!(rename(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert!(fs::symlink_metadata(&to).unwrap().is_symlink() && from.exists());
+            rename(&from, &free).unwrap();
+            assert_eq!(fs::read_to_string(&free).unwrap(), "from");
+            assert!(!from.exists());
+        }
+    }
 }

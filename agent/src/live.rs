@@ -67,7 +67,7 @@ impl Seen {
 /// What became of an attempt to write.
 pub enum Written {
     /// Done; [`Copied::prove`] reads it back.
-    Copied(Copied),
+    Copied(Box<Copied>),
     /// Somebody committed since the guard looked. Nothing was written.
     Moved,
 }
@@ -201,14 +201,14 @@ impl Live {
         }
         drop(backup);
         writer.busy_timeout(Duration::ZERO).map_err(|error| self.failed(&error))?;
-        Ok(Written::Copied(Copied {
+        Ok(Written::Copied(Box::new(Copied {
             path: self.source.path().to_owned(),
             limits: self.limits,
             seen: self.seen.after_one_more(version),
             writer,
             is_wal_again: self.was_wal,
             held: locked.elapsed(),
-        }))
+        })))
     }
 
     /// Gives the write lock up, since only one connection can have it: the next is quick, or somebody commits in between.
@@ -468,7 +468,7 @@ mod tests {
         #[track_caller]
         fn copied(&self, live: &mut Live) -> Copied {
             match self.replace(live).unwrap() {
-                Written::Copied(copied) => copied,
+                Written::Copied(copied) => *copied,
                 Written::Moved => panic!("nobody has committed"),
             }
         }

@@ -6,7 +6,7 @@
 //!     .NAME.pullback-aside-…     the new database, until it has the name
 //!     NAME.pullback-restore      the record: what was begun; locked while somebody works on it
 //!     NAME.quarantine-STAMP/     what was at the target, under its old names
-//!     NAME.quarantine-STAMP-2/   what came there after a run had died between two steps, or while one was at work
+//!     NAME.quarantine-STAMP-2/   a database that came there after a run had died between two steps, or while one was at work
 //! ```
 //!
 //! The order is: the new file is written and fsynced, then the record is, then both names are made durable, then the files at
@@ -28,6 +28,7 @@ use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What SQLite may put beside a main file.
 const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -47,11 +48,15 @@ const RECORD_BYTES_MAX: u64 = 4096;
 /// A stamp is not longer.
 const STAMP_CHARS_MAX: usize = 64;
 
-/// Of directories that one stamp is good for.
+/// Directories that one stamp is good for, and files of one name in one of them.
 const QUARANTINES_MAX: u32 = 100;
 
 /// An application that makes a new database whenever one was set aside is given up on after so many steps.
 const STEPS_MAX: usize = 100;
+
+/// How often the record's lock is tried, and how long is waited in between.
+const LOCK_TRIES: u32 = 10;
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// How the database file is to look.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +79,8 @@ pub struct Finished {
     pub is_replaced: bool,
 }
 
-/// Gives `aside` the name `target`, where nothing is, nor anything of an older database beside it. Durable.
+/// Gives `aside` the name `target`, where nothing is, nor anything of an older database beside it. Durable. What a dead run had
+/// begun there is finished first, by [`finish_begun`].
 pub fn place(aside: Aside, target: &Path, looks: &Looks) -> Result<(), Fault> {
     let shown = target.display();
     let io = |error: io::Error| Fault::io(format!("`{shown}`"), &error);
@@ -104,8 +110,8 @@ pub fn place(aside: Aside, target: &Path, looks: &Looks) -> Result<(), Fault> {
 }
 
 /// Sets aside what is at `target`, main file, `-wal`, `-shm` and `-journal` together, in a new directory beside it, named
-/// after `stamp`; then gives `aside` the name. Returns the directory. An error leaves, or brings back, what was there; where
-/// even that fails, [`finish_begun`] does it.
+/// after `stamp`; then gives `aside` the name. Returns the directory. What a dead run had begun is finished first, by
+/// [`finish_begun`]. An error leaves, or brings back, what was there; where even that fails, the next [`finish_begun`] does it.
 pub fn replace(aside: Aside, target: &Path, looks: &Looks, stamp: &str) -> Result<PathBuf, Fault> {
     begin(&aside, target, looks, stamp)?.carry_out(aside.path())
 }
@@ -184,11 +190,10 @@ fn begin(aside: &Aside, target: &Path, looks: &Looks, stamp: &str) -> Result<Beg
         return Err(Fault::new(Kind::Target, format!("`{shown}` is not there any more")));
     }
     dress(aside.file(), looks).map_err(io)?;
-    let (bytes, blake3) = File::open(aside.path()).and_then(|file| digest(&file)).map_err(io)?;
+    let blake3 = File::open(aside.path()).and_then(|file| digest(&file)).map_err(io)?;
     let record = Record {
         v: FORMAT,
         aside: aside.letters(),
-        bytes,
         blake3,
         stamp: free_stamp(target, stamp).map_err(io)?,
         had_main: found.contains(&""),
@@ -235,11 +240,11 @@ fn is_stamp(stamp: &str) -> bool {
     (1..=STAMP_CHARS_MAX).contains(&stamp.len()) && stamp.bytes().all(may)
 }
 
-/// Length and BLAKE3 of what `file`, from where it stands, holds.
-fn digest(file: &File) -> io::Result<(u64, String)> {
+/// BLAKE3 of what `file`, from where it stands, holds.
+fn digest(file: &File) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file)?;
-    Ok((hasher.count(), hasher.finalize().to_hex().to_string()))
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// What the record says.
@@ -248,8 +253,7 @@ struct Record {
     v: u32,
     /// The letters of the new file's name; other names are the target's.
     aside: String,
-    /// The new file's length and BLAKE3.
-    bytes: u64,
+    /// What the new file holds.
     blake3: String,
     /// In the name of the directory for what was there.
     stamp: String,
@@ -271,11 +275,11 @@ impl Record {
     /// Whether the file at `path` is whole. One that the disk cannot read to its end is not.
     fn is_true_of(&self, path: &Path) -> io::Result<bool> {
         match path.symlink_metadata() {
-            Ok(found) if found.len() != self.bytes || !found.is_file() => return Ok(false),
+            Ok(found) if !found.is_file() => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             found => found?,
         };
-        Ok(digest(&File::open(path)?).is_ok_and(|found| found == (self.bytes, self.blake3.clone())))
+        Ok(digest(&File::open(path)?).is_ok_and(|found| found == self.blake3))
     }
 }
 
@@ -323,10 +327,15 @@ impl Begun {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(io)?,
         };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(locked(target)),
-            Err(TryLockError::Error(error)) => return Err(io(error)),
+        let mut tries = 1;
+        while let Err(error) = file.try_lock() {
+            match error {
+                TryLockError::Error(error) => return Err(io(error)),
+                TryLockError::WouldBlock if tries == LOCK_TRIES => return Err(locked(target)),
+                // A program that a dead one was just starting has its files open until it begins.
+                TryLockError::WouldBlock => std::thread::sleep(LOCK_RETRY),
+            }
+            tries += 1;
         }
         // Whoever held it may have come to the end meanwhile.
         if !is_at(&file, &path).map_err(io)? {
@@ -368,7 +377,11 @@ impl Begun {
                 step => self.take(&step).map_err(io)?,
             }
         }
-        let why = format!("an application makes `{}` anew each time it is set aside", self.target.display());
+        let (target, dir) = (self.target.display(), self.quarantine(1));
+        let why = format!(
+            "an application makes `{target}` anew each time it is set aside; what was there first is in `{}`, unless it could be put back",
+            dir.display()
+        );
         Err(Fault::new(Kind::Busy, why).hint("stop the application, then try again"))
     }
 
@@ -391,15 +404,14 @@ impl Begun {
             }
         }
         let Some(suffix) = found.first() else { return Ok(Step::Place(aside)) };
-        // Files that came after the old main file went are not its, nor those beside a main file where none was.
-        let is_old = !main_went && (self.record.had_main || !has_main);
-        let dir = match is_old && !is_there(&self.file_in(&first, suffix))? {
-            true => first,
-            false => self.later(&found)?,
-        };
+        // A main file that came where the old one had gone, or where none was, has a directory of its own.
+        let is_old = !has_main || (self.record.had_main && !main_went);
+        let dir = if is_old { first } else { self.later()? };
+        // What came without one is never called as if it belonged to the old one.
+        let to = self.free_in(&dir, suffix, if is_old && main_went { 2 } else { 1 })?;
         match is_there(&dir)? {
             false => Ok(Step::Make(dir)),
-            true => Ok(Step::Move(with_suffix(&self.target, suffix), self.file_in(&dir, suffix))),
+            true => Ok(Step::Move(with_suffix(&self.target, suffix), to)),
         }
     }
 
@@ -422,6 +434,9 @@ impl Begun {
         let dir = dir_of(&self.target);
         match step {
             Step::Make(path) => {
+                if *path != self.quarantine(1) {
+                    tracing::warn!(dir = %path.display(), "another database came meanwhile; it is set aside as well");
+                }
                 DirBuilder::new().mode(0o700).create(path)?;
                 sync_dir(dir)
             }
@@ -445,19 +460,26 @@ impl Begun {
         }
     }
 
-    /// The first further directory that has no main file yet, nor any of these `files`.
-    fn later(&self, files: &[&str]) -> io::Result<PathBuf> {
+    /// The first further directory that has no main file yet: what is in there belongs to the one that is at the target.
+    fn later(&self) -> io::Result<PathBuf> {
         for number in 2..=QUARANTINES_MAX {
             let dir = self.quarantine(number);
-            let mut is_free = !is_there(&self.file_in(&dir, ""))?;
-            for suffix in files {
-                is_free &= !is_there(&self.file_in(&dir, suffix))?;
-            }
-            if is_free {
+            if !is_there(&self.file_in(&dir, ""))? {
                 return Ok(dir);
             }
         }
         Err(io::Error::other("too many quarantines of the same name"))
+    }
+
+    /// The first name that nothing has for the file with `suffix` in `dir`; from 2 on it has a number behind it.
+    fn free_in(&self, dir: &Path, suffix: &str, from: u32) -> io::Result<PathBuf> {
+        for number in from..=QUARANTINES_MAX {
+            let path = self.file_in(dir, &numbered(suffix, number));
+            if !is_there(&path)? {
+                return Ok(path);
+            }
+        }
+        Err(io::Error::other("too many files of the same name"))
     }
 
     fn any_there(&self) -> io::Result<bool> {
@@ -648,9 +670,9 @@ mod tests {
             assert_eq!(scene.files(), Scene::expect("", "old", &[suffix]));
         }
         let scene = Scene::new(&[""]);
-        scene.die_after(4);
-        let fault = place(scene.aside(), &with_suffix(&scene.target, ""), &LOOKS).unwrap_err();
-        assert_eq!(fault.kind, Kind::Locked);
+        scene.die_after(2);
+        assert_eq!(place(scene.aside(), &scene.target, &LOOKS).unwrap_err().kind, Kind::Locked);
+        assert_eq!(replace(scene.aside(), &scene.target, &LOOKS, STAMP).unwrap_err().kind, Kind::Locked);
     }
 
     #[test]
@@ -835,7 +857,7 @@ mod tests {
         assert!(scene.record().exists() && moved.exists());
         assert!(finish_begun(&scene.target).is_err(), "it cannot yet");
         assert!(scene.record().exists() && moved.exists());
-        [&moved, &scene.target].map(|path| pin(path, false));
+        assert!(pin(&moved, false) && pin(&scene.target, false));
         assert!(!finish_begun(&scene.target).unwrap().unwrap().is_replaced);
         assert_eq!(scene.files(), Scene::expect("", "old", &FILES));
     }
@@ -963,5 +985,217 @@ mod tests {
         }
         fs::write(scene.record(), &good).unwrap();
         assert!(finish_begun(&scene.target).unwrap().unwrap().is_replaced);
+    }
+
+    /// Every file that SQLite makes for a database with `rows` rows in this journal mode while it is open, copied.
+    fn database(target: &Path, mode: &str, rows: u32) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made.db");
+        let connection = Connection::open(&path).unwrap();
+        let script = format!(
+            "PRAGMA journal_mode={mode}; CREATE TABLE t(x); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{rows}) INSERT INTO t SELECT i FROM n;"
+        );
+        connection.execute_batch(&script).unwrap();
+        for suffix in FILES {
+            let made = with_suffix(&path, suffix);
+            if made.exists() {
+                fs::copy(made, with_suffix(target, suffix)).unwrap();
+            }
+        }
+    }
+
+    fn count(path: &Path) -> i64 {
+        let connection = Connection::open(path).unwrap();
+        let word: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(word, "ok");
+        connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn no_log_of_the_old_database_reaches_the_new_one_and_none_is_lost() {
+        for (keep_shm, journal) in [(true, Journal::Rollback), (false, Journal::Wal)] {
+            for steps in 0..7 {
+                let scene = Scene::new(&[]);
+                database(&scene.target, "wal", 500);
+                let bytes = fs::metadata(with_suffix(&scene.target, "-wal")).unwrap().len();
+                assert!(bytes > 4096, "the rows are in the log");
+                if !keep_shm {
+                    fs::remove_file(with_suffix(&scene.target, "-shm")).unwrap();
+                }
+                // Somebody wrote a text over the old main file's beginning.
+                let main = fs::read(&scene.target).unwrap();
+                fs::write(&scene.target, [&b"no database "[..], &main[12..]].concat()).unwrap();
+                let aside = Aside::beside(&scene.target).unwrap();
+                database(aside.path(), "delete", 7);
+                let begun = begin(&aside, &scene.target, &Looks { journal, ..LOOKS }, STAMP).unwrap();
+                for _ in 0..steps {
+                    let step = begun.next().unwrap();
+                    begun.take(&step).unwrap();
+                }
+                drop(begun);
+                die(aside);
+                assert!(finish_begun(&scene.target).unwrap().unwrap().is_replaced);
+                let mut head = [0; HEADER_LEN];
+                File::open(&scene.target).unwrap().read_exact(&mut head).unwrap();
+                assert_eq!(pullback_shared::header::Header::read(&head).unwrap().journal, journal);
+                assert_eq!(count(&scene.target), 7);
+                // With its beginning mended the old one is all there, with what only its log has.
+                let old = file_in(&scene.quarantine(STAMP), &scene.target, "");
+                fs::write(&old, &main).unwrap();
+                assert_eq!(count(&old), 500);
+            }
+        }
+    }
+
+    #[test]
+    fn an_application_that_makes_its_database_anew_is_neither_raced_for_ever_nor_robbed() {
+        let scene = Scene::new(&FILES);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let (outcome, made) = std::thread::scope(|scope| {
+            let application = scope.spawn(|| {
+                let mut made = 0;
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    made += usize::from(File::create_new(&scene.target).is_ok());
+                }
+                made
+            });
+            let outcome = replace(scene.aside(), &scene.target, &LOOKS, STAMP);
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            (outcome, application.join().unwrap())
+        });
+        assert_eq!(finish_begun(&scene.target).unwrap(), None);
+        let files = scene.files();
+        let is_back = files["X"] == "old";
+        let dir = if is_back { String::new() } else { format!("X.quarantine-{STAMP}/") };
+        for (name, text) in Scene::expect(&dir, "old", &FILES) {
+            assert_eq!(files.get(&name), Some(&text));
+        }
+        assert_eq!(files.values().filter(|text| text.is_empty()).count(), made);
+        match outcome {
+            Ok(_) => assert_eq!(files["X"], "new"),
+            Err(fault) => {
+                assert_eq!(fault.kind, Kind::Busy);
+                assert!(is_back || files["X"].is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_database_made_in_the_last_moment_is_set_aside_as_well() {
+        let scene = Scene::new(&FILES);
+        let aside = scene.aside();
+        let begun = begin(&aside, &scene.target, &LOOKS, STAMP).unwrap();
+        while !matches!(begun.next().unwrap(), Step::Place(_)) {
+            begun.take(&begun.next().unwrap()).unwrap();
+        }
+        let place = begun.next().unwrap();
+        ["", "-wal"].iter().for_each(|suffix| put(&scene.target, suffix, "came"));
+        begun.take(&place).unwrap();
+        assert_eq!(scene.files()["X"], "came");
+        begun.carry_out(aside.path()).unwrap();
+        let mut expected = Scene::expect_replaced(&FILES);
+        expected.extend(Scene::expect(&format!("X.quarantine-{STAMP}-2/"), "came", &["", "-wal"]));
+        assert_eq!(scene.files(), expected);
+    }
+
+    #[test]
+    fn who_waited_while_another_one_came_to_the_end_finds_nothing_begun() {
+        let scene = Scene::new(&FILES);
+        let aside = scene.aside();
+        let begun = begin(&aside, &scene.target, &LOOKS, STAMP).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| finish_begun(&scene.target));
+            std::thread::sleep(LOCK_RETRY);
+            begun.carry_out(aside.path()).unwrap();
+            match waiting.join().unwrap() {
+                Ok(finished) => assert_eq!(finished, None),
+                // The disk was slow.
+                Err(fault) => assert_eq!(fault.kind, Kind::Locked),
+            }
+        });
+        assert_eq!(scene.files(), Scene::expect_replaced(&FILES));
+    }
+
+    #[test]
+    fn an_empty_file_gets_its_name_as_well() {
+        let scene = Scene::new(&[""]);
+        replace(Aside::beside(&scene.target).unwrap(), &scene.target, &LOOKS, STAMP).unwrap();
+        assert_eq!(fs::metadata(&scene.target).unwrap().len(), 0);
+    }
+
+    /// What the test's application and people do while nobody works on the target.
+    #[derive(Clone, Debug)]
+    struct Event {
+        /// Steps until the process dies.
+        steps: usize,
+        /// Which of the four names then get a file, where they are free.
+        come: [bool; 4],
+        /// Whether the new file rots.
+        rots: bool,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let rots = prop::bool::weighted(0.1);
+        (0..9usize, any::<[bool; 4]>(), rots).prop_map(|(steps, come, rots)| Event { steps, come, rots })
+    }
+
+    /// Every main file with a side of it that were at the target together.
+    fn pairs(scene: &Scene) -> Vec<(String, String)> {
+        let files = scene.files();
+        let Some(main) = files.get("X") else { return Vec::new() };
+        let sides = SIDES.iter().filter_map(|suffix| files.get(&format!("X{suffix}")));
+        sides.map(|side| (main.clone(), side.clone())).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_comes_between_deaths_is_neither_lost_nor_mixed(
+            old in prop::sample::subsequence(FILES.to_vec(), 1..=4),
+            events in prop::collection::vec(event(), 1..4),
+        ) {
+            let scene = Scene::new(&old);
+            let (mut known, mut together) = (scene.files(), pairs(&scene));
+            let mut is_rotten = false;
+            for (at, event) in events.iter().enumerate() {
+                match at {
+                    0 => drop(scene.die_after(event.steps)),
+                    _ => if let Some(begun) = Begun::find(&scene.target).unwrap() {
+                        for _ in 0..event.steps {
+                            let step = begun.next().unwrap();
+                            begun.take(&step).unwrap();
+                        }
+                    },
+                }
+                for (suffix, _) in FILES.iter().zip(event.come).filter(|(_, come)| *come) {
+                    if !with_suffix(&scene.target, suffix).exists() {
+                        put(&scene.target, suffix, &format!("came {at}"));
+                        known.insert(format!("{at}{suffix}"), format!("came {at}{suffix}"));
+                    }
+                }
+                together.extend(pairs(&scene));
+                if let (true, Some(aside)) = (event.rots, aside_of(&scene)) {
+                    fs::write(aside, "rotten").unwrap();
+                    is_rotten = true;
+                }
+            }
+            let finished = finish_begun(&scene.target).unwrap();
+            prop_assert_eq!(finish_begun(&scene.target).unwrap(), None);
+            let files = scene.files();
+            for text in known.values() {
+                prop_assert_eq!(files.values().filter(|found| *found == text).count(), 1, "{} in {:?}", text, files);
+            }
+            let is_new = files.values().any(|text| text == "new");
+            prop_assert_eq!((finished.unwrap().is_replaced, is_new), (!is_rotten, !is_rotten));
+            prop_assert_eq!(files.len(), known.len() + usize::from(is_new));
+            for (name, main) in files.iter().filter(|(name, _)| name.ends_with('X')) {
+                for side in SIDES.iter().filter_map(|suffix| files.get(&format!("{name}{suffix}"))) {
+                    let pair = (main.clone(), side.clone());
+                    prop_assert!(together.contains(&pair), "{:?} were never together: {:?}", pair, files);
+                }
+            }
+            prop_assert_eq!(files.get("X").is_some_and(|text| text == "new"), is_new);
+        }
     }
 }

@@ -67,7 +67,8 @@ pub struct TableDifference {
     pub unreadable: Option<String>,
 }
 
-/// What differs between `now` and `then`, which are files that nobody writes. Tells `progress` how many rows were compared.
+/// What differs between `now` and `then`, which are files that nobody writes. Tells `progress` how many rows were compared one
+/// by one; of tables without rowid it hears nothing.
 pub fn between(now: &Path, then: &Path, progress: &dyn Fn(u64)) -> Result<Differences, Fault> {
     let (now, then) = (Side::open(now, "now")?, Side::open(then, "in the copy")?);
     let (of_now, of_then) = match (&now.schema, &then.schema) {
@@ -220,7 +221,7 @@ impl<'a> Side<'a> {
     fn columns_of(&self, table: &Table) -> rusqlite::Result<Columns> {
         let mut statement = self.connection.prepare("SELECT name, hidden, pk FROM pragma_table_xinfo(?1)")?;
         let mut rows = statement.query([&table.name])?;
-        let mut columns = Columns { rowid: None, stored: Vec::new(), key: Vec::new() };
+        let mut columns = Columns { rowid: None, given: Vec::new(), key: Vec::new() };
         let mut names = BTreeSet::new();
         while let Some(row) = rows.next()? {
             let (name, hidden, key): (String, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -228,9 +229,9 @@ impl<'a> Side<'a> {
             if key > 0 {
                 columns.key.push(name.clone());
             }
-            // 1 is hidden in a virtual table, and 2 is computed from others when it is read.
-            if matches!(hidden, 0 | 3) {
-                columns.stored.push(name);
+            // The others are hidden in a virtual table, or computed from these.
+            if hidden == 0 {
+                columns.given.push(name);
             }
         }
         let is_free = |name: &&str| !table.is_without_rowid && !names.contains(*name);
@@ -243,8 +244,8 @@ impl<'a> Side<'a> {
 struct Columns {
     /// What names its rowid.
     rowid: Option<&'static str>,
-    /// Those whose values are stored.
-    stored: Vec<String>,
+    /// Those that rows are given values for.
+    given: Vec<String>,
     /// Those of the primary key.
     key: Vec<String>,
 }
@@ -328,7 +329,7 @@ impl Comparison<'_> {
         (found.rows_now, found.rows_then) =
             (rows_now.as_ref().ok().copied(), rows_then.as_ref().ok().copied());
         let columns = [self.now.columns(now)?, self.then.columns(then)?];
-        let shared = shared(&columns[0].stored, &columns[1].stored);
+        let shared = shared(&columns[0].given, &columns[1].given);
         let selects = [
             columns[0].select(now, &shared.iter().map(|(now, _)| *now).collect::<Vec<_>>()),
             columns[1].select(then, &shared.iter().map(|(_, then)| *then).collect::<Vec<_>>()),
@@ -432,7 +433,7 @@ impl Comparison<'_> {
         let differs = |name: &str| {
             format!("a.{name} IS NOT b.{name} COLLATE BINARY OR typeof(a.{name}) <> typeof(b.{name})")
         };
-        let differs = each(&columns.stored, &differs, " OR ");
+        let differs = each(&columns.given, &differs, " OR ");
         let count = |sql: String| connection.query_row(&sql, [], |row| row.get::<_, i64>(0));
         let only = |one: &str, other: &str| {
             count(format!(
@@ -605,6 +606,11 @@ mod tests {
             "ALTER TABLE member RENAME TO m; ALTER TABLE m RENAME TO Member",
             &["member 2000->2000 +0 -0 ~0 altered"],
         );
+        check(
+            MEMBERS,
+            "ALTER TABLE member RENAME COLUMN name TO NAME; UPDATE member SET name = 'x' WHERE id = 10",
+            &["member 2000->2000 +0 -0 ~1 altered"],
+        );
         // The same bytes, and other values.
         let base = "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES (1, 'x', 'y'), (2, 'z', 'z');";
         let swapped = "PRAGMA writable_schema = ON;
@@ -639,6 +645,14 @@ mod tests {
              INSERT INTO g (a, rowid) VALUES (1, 'x'), (2, 'y');";
         check(base, "UPDATE g SET a = 5 WHERE a = 1", &["g 2->2 +0 -0 ~1"]);
         check(base, "UPDATE g SET rowid = 'z' WHERE a = 1", &["g 2->2 +0 -0 ~1"]);
+        // A function of the application, which is not known here.
+        let pair = Pair::of(base, "UPDATE g SET rowid = 'z' WHERE a = 1");
+        let unknown = "PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET sql = replace(sql, 'a * 2', 'own(a)') WHERE name = 'g'";
+        for path in [&pair.now, &pair.then] {
+            Connection::open(path).unwrap().execute_batch(unknown).unwrap();
+        }
+        assert_eq!(words(&pair.differences().tables[0]), "g 2->2 +0 -0 ~1");
         let none_left = "CREATE TABLE h (rowid, _rowid_, oid); INSERT INTO h VALUES (1, 2, 3);";
         check(none_left, "INSERT INTO h VALUES (1, 2, 3)", &["h 2->1 +0 -1 ~0"]);
     }
@@ -679,7 +693,7 @@ mod tests {
 
     #[test]
     fn other_objects_and_the_user_version_are_told() {
-        let base = "CREATE TABLE t (a); CREATE VIEW gone AS SELECT 1; CREATE INDEX same ON t (a); CREATE VIEW other AS SELECT 1;
+        let base = "CREATE TABLE t (a UNIQUE); CREATE VIEW gone AS SELECT 1; CREATE INDEX same ON t (a); CREATE VIEW other AS SELECT 1;
              PRAGMA user_version = 7;";
         let since = "DROP VIEW gone; DROP VIEW other; CREATE VIEW other AS SELECT 2; PRAGMA user_version = 8;
              CREATE TRIGGER late AFTER INSERT ON t BEGIN SELECT 1; END;";
@@ -718,10 +732,15 @@ mod tests {
 
     #[test]
     fn a_damaged_table_is_said_to_be_unreadable_and_the_others_are_compared() {
-        let base = format!("{MEMBERS} CREATE TABLE visit (v); INSERT INTO visit VALUES (1), (2);");
+        let base = format!(
+            "{MEMBERS} CREATE TABLE visit (v, w); CREATE INDEX by_v ON visit (v); INSERT INTO visit VALUES (1, 2), (2, 3);"
+        );
         let pair = Pair::of(&base, "DELETE FROM visit WHERE v = 1");
-        let offset = (root_of(&pair.now, "member") - 1) as usize * 4096;
-        let sound = fs::read(&pair.now).unwrap();
+        let offset_of = |table: &str| (root_of(&pair.now, table) - 1) as usize * 4096;
+        let (offset, of_index) = (offset_of("member"), offset_of("by_v"));
+        let mut sound = fs::read(&pair.now).unwrap();
+        // Of a table, an index says nothing.
+        sound[of_index] = 77;
         // A root that is no page of a b-tree; then one leaf of it, which may still be counted.
         let mut bytes = sound.clone();
         bytes[offset] = 77;
@@ -785,6 +804,9 @@ mod tests {
         );
         assert!((9..500).contains(&few), "{few}");
         assert_eq!(compared("CREATE TABLE other (v); INSERT INTO other VALUES (1)"), 0);
+        let (pair, said) = (Pair::of(&base, "UPDATE member SET name = 'x'"), Cell::new(0));
+        between(&pair.now, &pair.then, &|_| said.set(said.get() + 1)).unwrap();
+        assert_eq!(said.get(), 60_000 / ROWS_A_REPORT + 1);
     }
 
     proptest! {

@@ -5,7 +5,7 @@
 //! page, is said to differ, and SQLite reads it then.
 
 use pullback_shared::cells::Cells;
-use pullback_shared::header::{HEADER_LEN, MAGIC};
+use pullback_shared::header::HEADER_LEN;
 use pullback_shared::page::PageSize;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -46,7 +46,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Of the file at `path`; `None`: it does not look like a database.
+    /// Of the file at `path`; `None`: it has no pages.
     pub fn open(path: &Path) -> Option<Self> {
         let file = File::open(path).ok()?;
         let mut header = [0; HEADER_LEN];
@@ -57,12 +57,7 @@ impl Pages {
         };
         let size = PageSize::new(size)?.as_usize();
         let count = file.metadata().ok()?.len() / size as u64;
-        header.starts_with(MAGIC).then_some(Self {
-            file,
-            size,
-            usable: size - usize::from(header[20]),
-            count,
-        })
+        Some(Self { file, size, usable: size - usize::from(header[20]), count })
     }
 
     fn read(&self, no: u32) -> Option<Vec<u8>> {
@@ -253,4 +248,123 @@ fn varint(page: &[u8], at: usize) -> Option<(u64, usize)> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::Connection;
+    use std::fs;
+    use tempfile::TempDir;
+
+    /// A database with the table `t`, made by `sql`; and its root.
+    fn database(sql: &str) -> (TempDir, u32) {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = Connection::open(dir.path().join("then")).unwrap();
+        connection.execute_batch(sql).unwrap();
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 't'";
+        let root = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+        (dir, root)
+    }
+
+    /// What differs once `change` was done to the bytes of the file.
+    fn differing_after((dir, root): &(TempDir, u32), change: impl Fn(&mut Vec<u8>)) -> Vec<Range> {
+        let (now, then) = (dir.path().join("now"), dir.path().join("then"));
+        let mut bytes = fs::read(&then).unwrap();
+        change(&mut bytes);
+        fs::write(&now, bytes).unwrap();
+        differing(&Pages::open(&now).unwrap(), *root, &Pages::open(&then).unwrap(), *root)
+    }
+
+    const FORMS: [&str; 2] = ["", "WITHOUT ROWID"];
+
+    #[test]
+    fn rows_of_any_length_are_followed_into_their_overflow_pages() {
+        for (form, page_size) in
+            [("", 512), (FORMS[1], 512), ("", 4096), (FORMS[1], 1024), ("", 65_536), (FORMS[1], 65_536)]
+        {
+            let of_all = database(&format!(
+                "PRAGMA page_size = {page_size}; CREATE TABLE t (id INTEGER PRIMARY KEY, v) {form};
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
+                 INSERT INTO t SELECT i, zeroblob(i * 13) FROM n;"
+            ));
+            assert_eq!(differing_after(&of_all, |_| {}), [], "{form}");
+        }
+        assert_eq!(differing_after(&database("CREATE TABLE t (v)"), |_| {}), []);
+        for form in FORMS {
+            // Around the longest row that fits into a page, in both forms.
+            for len in (985..1_005).chain(4_040..4_070).chain([500, 3_000, 9_000]) {
+                let of_one = database(&format!(
+                    "CREATE TABLE t (id INTEGER PRIMARY KEY, v) {form}; INSERT INTO t VALUES (1, zeroblob({len}) || 'end')"
+                ));
+                assert_eq!(differing_after(&of_one, |_| {}), [], "{len} {form}");
+                let changed = differing_after(&of_one, |bytes| {
+                    // The last byte of the row, which may be the only one in its page.
+                    let page =
+                        if bytes.len() > 2 * 4096 { bytes.len() - 4096..bytes.len() } else { 4096..8192 };
+                    let page = &mut bytes[page];
+                    let at = page.iter().rposition(|byte| *byte == b'd').expect("the end of the row");
+                    page[at] = b'D';
+                });
+                assert_eq!(changed, [Range::ALL], "{len} {form}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_it_cannot_be_told_everything_may_differ() {
+        for form in FORMS {
+            let some = database(&format!(
+                "CREATE TABLE t (id INTEGER PRIMARY KEY, v) {form};
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+                 INSERT INTO t SELECT i, zeroblob(300) FROM n;"
+            ));
+            let root = (some.1 as usize - 1) * 4096;
+            // Bytes are reserved at the end of each page on one side.
+            assert_eq!(differing_after(&some, |bytes| bytes[20] = 8), [Range::ALL]);
+            // No page of a b-tree.
+            assert_eq!(differing_after(&some, |bytes| bytes[root] = 77), [Range::ALL]);
+            // Cut short.
+            assert_eq!(differing_after(&some, |bytes| bytes.truncate(root + 4096)), [Range::ALL]);
+            // On both sides alike: a tree that leads back to its root, and one in which a page has its place many times over.
+            for levels in [1, 15] {
+                let then = some.0.path().join("then");
+                let mut bytes = fs::read(&then).unwrap();
+                let sound = bytes.clone();
+                let page = sound[root..root + 4096].to_vec();
+                let links: Vec<usize> = Cells::of(&page).unwrap().starts().chain([8]).collect();
+                let below = links.iter().take(levels).map(|at| number(&page, *at).unwrap());
+                let mut level = some.1;
+                for next in below.map(|next| if levels == 1 { some.1 } else { next }) {
+                    let at = (level as usize - 1) * 4096;
+                    bytes[at..at + 4096].copy_from_slice(&page);
+                    links.iter().for_each(|link| {
+                        bytes[at + link..at + link + 4].copy_from_slice(&next.to_be_bytes())
+                    });
+                    level = next;
+                }
+                fs::write(&then, bytes).unwrap();
+                assert_eq!(differing_after(&some, |_| {}), [Range::ALL], "{form} {levels}");
+                fs::write(then, sound).unwrap();
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for bytes in [&b""[..], b"SQLite format 3\0", &[0; 4096]] {
+            fs::write(dir.path().join("now"), bytes).unwrap();
+            assert!(Pages::open(&dir.path().join("now")).is_none());
+        }
+    }
+
+    #[test]
+    fn ranges_that_meet_are_one_and_there_is_a_limit_to_them() {
+        let some = database("CREATE TABLE t (v)");
+        let pages = Pages::open(&some.0.path().join("then")).unwrap();
+        let mut walk = Walk { now: &pages, then: &pages, left: 0, ranges: Vec::new() };
+        let range = |first: i64, last: i64| Range { first, last };
+        [range(i64::MIN, 0), range(1, 5), range(7, 9)].into_iter().for_each(|range| walk.add(range));
+        assert_eq!(walk.ranges, [range(i64::MIN, 5), range(7, 9)]);
+        (10..20_000).for_each(|n| walk.add(range(n * 10, n * 10 + 1)));
+        assert_eq!(walk.ranges.len(), RANGES_MAX);
+        assert_eq!(walk.ranges[RANGES_MAX - 1].last, 199_991);
+    }
 }

@@ -1,4 +1,4 @@
-//! What a restore would change, in rows per table: for people and for scripts.
+//! How the differences that a restore would make look: a table for people, values for scripts.
 
 use super::text;
 use pullback_shared::text::printable;
@@ -6,37 +6,86 @@ use puller::differences::{Differences, TableDifference};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// Tables that are shown to people; scripts get all.
-const TABLES_SHOWN_MAX: usize = 40;
+/// More tables than this are only counted.
+const TABLES_SHOWN_MAX: usize = 50;
 
-/// Views, triggers and indexes that are.
-const OBJECTS_SHOWN_MAX: usize = 10;
+/// More other objects than this are only counted.
+const OBJECTS_SHOWN_MAX: usize = 20;
 
-/// As a table, with an end of line; nothing where nothing differs.
-pub(crate) fn shown(differences: &Differences) -> String {
-    let mut said = String::new();
-    if differences.is_empty() {
-        said.push_str("no row differs\n");
-        return said;
+/// Of a name, so many characters are said.
+const NAME_CHARS_MAX: usize = 60;
+
+/// Of a reason, likewise.
+const WHY_CHARS_MAX: usize = 200;
+
+/// What differs, in lines for people.
+pub(crate) fn words(found: &Differences) -> String {
+    if found.is_empty() {
+        return "what is there now and the copy have equal rows in equal tables".to_owned();
     }
-    if !differences.tables.is_empty() {
-        let mut table = text::table(&["TABLE", "ROWS NOW", "IN THE COPY", "COMES", "GOES", "CHANGES", ""]);
-        for of in differences.tables.iter().take(TABLES_SHOWN_MAX) {
-            table.add_row(row(of));
-        }
-        said.push_str(&table.trim_fmt());
-        said.push('\n');
+    let mut lines = Vec::new();
+    if found.tables.is_empty() {
+        lines.push("equal rows in equal tables".to_owned());
+    } else {
+        let mut table =
+            text::table(&["TABLE", "ROWS NOW", "IN THE COPY", "ADDED", "REMOVED", "CHANGED", "NOTE"]);
+        found.tables.iter().take(TABLES_SHOWN_MAX).for_each(|found| {
+            table.add_row(cells(found));
+        });
+        lines.push(table.trim_fmt());
     }
-    more(&mut said, differences.tables.len(), TABLES_SHOWN_MAX, "tables");
-    for object in differences.objects.iter().take(OBJECTS_SHOWN_MAX) {
-        said.push_str(&format!("{}\n", printable(object, 200)));
-    }
-    more(&mut said, differences.objects.len(), OBJECTS_SHOWN_MAX, "views, triggers and indexes");
-    if let Some((now, then)) = differences.user_version {
-        let newer = if now > then { ": the schema is newer than the copy's" } else { "" };
-        said.push_str(&format!("user_version {now} becomes {then}{newer}\n"));
-    }
-    said
+    let more = |count: usize, shown: usize, what: &str| match count.saturating_sub(shown) {
+        0 => None,
+        more => Some(format!("and {more} more {what}")),
+    };
+    lines.extend(more(found.tables.len(), TABLES_SHOWN_MAX, "tables"));
+    let objects = found.objects.iter().take(OBJECTS_SHOWN_MAX);
+    lines.extend(objects.map(|phrase| printable(phrase, WHY_CHARS_MAX)));
+    lines.extend(more(found.objects.len(), OBJECTS_SHOWN_MAX, "views, triggers and indexes"));
+    lines.extend(
+        found.user_version.map(|(now, then)| format!("user_version is {now} now, and {then} in the copy")),
+    );
+    lines.join("\n")
+}
+
+fn cells(found: &TableDifference) -> Vec<String> {
+    let rows = |rows: Option<u64>| match (rows, &found.unreadable) {
+        (Some(rows), _) => rows.to_string(),
+        (None, Some(_)) => "?".to_owned(),
+        (None, None) => "none".to_owned(),
+    };
+    let count = |count: u64, sign: &str| match count {
+        0 => String::new(),
+        count => format!("{sign}{count}"),
+    };
+    let note = match (&found.unreadable, found.rows_now, found.rows_then) {
+        (Some(why), _, _) => format!("cannot be read, {}", printable(why, WHY_CHARS_MAX)),
+        (None, None, Some(_)) => "the table is added".to_owned(),
+        (None, Some(_), None) => "the table is removed".to_owned(),
+        _ if found.is_altered => "defined otherwise".to_owned(),
+        _ => String::new(),
+    };
+    vec![
+        printable(&found.table, NAME_CHARS_MAX),
+        rows(found.rows_now),
+        rows(found.rows_then),
+        count(found.added, "+"),
+        count(found.removed, "-"),
+        count(found.changed, ""),
+        note,
+    ]
+}
+
+/// What differs, for scripts: an object for each table.
+pub(crate) fn values(found: &Differences) -> Value {
+    let of = |table: &TableDifference| {
+        json!({
+            "table": table.table, "rows_now": table.rows_now, "rows_then": table.rows_then,
+            "added": table.added, "removed": table.removed, "changed": table.changed,
+            "altered": table.is_altered, "unreadable": table.unreadable,
+        })
+    };
+    found.tables.iter().map(of).collect()
 }
 
 /// The rows of each table, now and in the copy, where they were only counted; of `tables`, or of all without any.
@@ -47,7 +96,12 @@ pub(crate) fn counted(now: &[(String, i64)], then: &[(String, i64)], tables: &[S
     let rows = |of: &[(String, i64)], name: &str| {
         of.iter().find(|(table, _)| table == name).and_then(|(_, rows)| u64::try_from(*rows).ok())
     };
-    let row = |name: &str| json!({"table": name, "rows_now": rows(now, name), "rows_then": rows(then, name)});
+    let row = |name: &str| {
+        json!({
+            "table": name, "rows_now": rows(now, name), "rows_then": rows(then, name), "added": null,
+            "removed": null, "changed": null, "altered": null, "unreadable": null,
+        })
+    };
     names.into_iter().filter(|name| is_meant(name)).map(row).collect()
 }
 
@@ -59,46 +113,60 @@ pub(crate) fn shown_counts(rows: &[Value]) -> String {
     let mut table = text::table(&["TABLE", "ROWS NOW", "IN THE COPY"]);
     let count = |value: &Value| value.as_u64().map_or("none".to_owned(), |count| count.to_string());
     for row in rows.iter().take(TABLES_SHOWN_MAX) {
-        let name = printable(row["table"].as_str().unwrap_or_default(), 60);
+        let name = printable(row["table"].as_str().unwrap_or_default(), NAME_CHARS_MAX);
         table.add_row([name, count(&row["rows_now"]), count(&row["rows_then"])]);
     }
     let mut said = table.trim_fmt();
     said.push('\n');
-    more(&mut said, rows.len(), TABLES_SHOWN_MAX, "tables");
+    if rows.len() > TABLES_SHOWN_MAX {
+        said.push_str(&format!("and {} more tables\n", rows.len() - TABLES_SHOWN_MAX));
+    }
     said
 }
 
-fn more(said: &mut String, count: usize, shown: usize, what: &str) {
-    if let Some(left) = count.checked_sub(shown).filter(|left| *left > 0) {
-        said.push_str(&format!("and {left} more {what}\n"));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str) -> TableDifference {
+        TableDifference { table: name.into(), rows_now: Some(3), rows_then: Some(4), ..Default::default() }
     }
-}
 
-fn row(of: &TableDifference) -> [String; 7] {
-    let rows = |count: Option<u64>| count.map_or("none".to_owned(), |count| count.to_string());
-    let remark = match (&of.unreadable, of.is_altered) {
-        (Some(why), _) => printable(why, 100),
-        (None, true) => "other columns".to_owned(),
-        (None, false) => String::new(),
-    };
-    [
-        printable(&of.table, 60),
-        rows(of.rows_now),
-        rows(of.rows_then),
-        of.added.to_string(),
-        of.removed.to_string(),
-        of.changed.to_string(),
-        remark,
-    ]
-}
+    #[test]
+    fn people_see_a_row_for_each_table_and_no_more_than_fit_a_screen() {
+        let member = TableDifference { added: 2, removed: 1, changed: 7, ..table("member\u{1b}[2J") };
+        let gone = TableDifference { rows_now: None, added: 4, ..table("gone") };
+        let unreadable =
+            TableDifference { rows_now: None, unreadable: Some("now: malformed".into()), ..table("x") };
+        let found = Differences {
+            tables: vec![member, gone, unreadable],
+            objects: vec!["view `v` is added".into()],
+            user_version: Some((2, 1)),
+        };
+        let words = words(&found);
+        let lines: Vec<Vec<&str>> = words.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["member\\u{1b}[2J", "3", "4", "+2", "-1", "7"]);
+        assert_eq!(lines[2], ["gone", "none", "4", "+4", "the", "table", "is", "added"]);
+        assert_eq!(lines[3], ["x", "?", "4", "cannot", "be", "read,", "now:", "malformed"]);
+        assert!(words.ends_with("view `v` is added\nuser_version is 2 now, and 1 in the copy"), "{words}");
+        let many = Differences {
+            tables: (0..70).map(|n| table(&n.to_string())).collect(),
+            ..Differences::default()
+        };
+        assert_eq!(super::words(&many).lines().count(), 1 + 50 + 1);
+        assert!(super::words(&many).ends_with("and 20 more tables"));
+        assert_eq!(super::words(&Differences::default()).lines().count(), 1);
+    }
 
-/// As scripts get it.
-pub(crate) fn json(differences: &Differences) -> Value {
-    let table = |of: &TableDifference| {
-        json!({
-            "table": of.table, "rows_now": of.rows_now, "rows_then": of.rows_then, "added": of.added,
-            "removed": of.removed, "changed": of.changed, "altered": of.is_altered, "unreadable": of.unreadable,
-        })
-    };
-    differences.tables.iter().map(table).collect()
+    #[test]
+    fn scripts_get_numbers() {
+        let altered = TableDifference { is_altered: true, changed: 5, ..table("member") };
+        let found = Differences { tables: vec![altered], ..Differences::default() };
+        let expected = json!([{
+            "table": "member", "rows_now": 3, "rows_then": 4, "added": 0, "removed": 0, "changed": 5,
+            "altered": true, "unreadable": null,
+        }]);
+        assert_eq!(values(&found), expected);
+        assert_eq!(values(&Differences::default()), json!([]));
+    }
 }
