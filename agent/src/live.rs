@@ -15,6 +15,7 @@ use pullback_shared::text::printable;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -179,7 +180,7 @@ impl Live {
         let from = open_private(content).map_err(|error| self.failed(&error))?;
         let mut writer = open(&self.source, self.limits)?;
         let version = until_free(self.limits.lock_wait, &self.source, || data_version(&writer))?;
-        writer.busy_handler(Some(drain)).map_err(|error| self.failed(&error))?;
+        try_again(&mut writer, DRAIN_TRIES).map_err(|error| self.failed(&error))?;
         let backup = Backup::new(&from, &mut writer).map_err(|error| self.failed(&error))?;
         let began = Instant::now();
         self.thaw()?;
@@ -237,11 +238,13 @@ impl Live {
     ) -> Result<(T, Copied), Fault> {
         let mut writer = open(&self.source, self.limits)?;
         let wait = self.limits.lock_wait;
-        writer.busy_timeout(wait).map_err(|error| self.failed(&error))?;
         let version = until_free(wait, &self.source, || data_version(&writer))?;
+        try_again(&mut writer, i32::try_from(wait.as_millis() / LOCK_RETRY.as_millis()).unwrap_or(i32::MAX))
+            .map_err(|error| self.failed(&error))?;
         let began = Instant::now();
         self.thaw()?;
         let done = work(&mut writer, &mut || self.has_moved())?;
+        writer.busy_timeout(Duration::ZERO).map_err(|error| self.failed(&error))?;
         let copied = Copied {
             path: self.source.path().to_owned(),
             limits: self.limits,
@@ -314,11 +317,20 @@ impl Copied {
     }
 }
 
-/// Called by SQLite while somebody else has a lock. In a rollback mode it keeps what it has got of the lock meanwhile, so that
-/// only those who read already are waited for.
-fn drain(tries: i32) -> bool {
-    std::thread::sleep(LOCK_RETRY);
-    tries < DRAIN_TRIES
+thread_local! {
+    /// What [`try_again`] said last.
+    static TRIES: Cell<i32> = const { Cell::new(0) };
+}
+
+/// Has SQLite try for a lock so many times in quick succession, on this thread: with its own longer and longer pauses it comes too
+/// late again and again where somebody writes without one. In a rollback mode it keeps what it has got of the lock meanwhile, so
+/// that only those who read already are waited for.
+fn try_again(connection: &mut Connection, tries: i32) -> rusqlite::Result<()> {
+    TRIES.set(tries);
+    connection.busy_handler(Some(|tried| {
+        std::thread::sleep(LOCK_RETRY);
+        tried < TRIES.get()
+    }))
 }
 
 /// A connection that may write. Never one that makes the file.
