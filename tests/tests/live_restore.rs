@@ -6,6 +6,7 @@
 use pullback_tests::applications::Application;
 use pullback_tests::contents;
 use pullback_tests::databases;
+use pullback_tests::dice::Dice;
 use pullback_tests::ledger;
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
@@ -15,6 +16,8 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
 
 /// Restores in each test, unless `PULLBACK_RESTORES` says how many.
 const RESTORES: usize = 3;
@@ -75,10 +78,14 @@ impl Scene {
         scene
     }
 
-    fn puller<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
+    fn command(&self) -> Command {
         let mut command = self.sandbox.command(programs::puller());
         command.env("PULLER_SSH", self.sandbox.file("ssh")).arg("--store").arg(self.sandbox.store());
-        self.sandbox.run(command.args(arguments))
+        command
+    }
+
+    fn puller<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
+        self.sandbox.run(self.command().args(arguments))
     }
 
     /// Restores in place, looks at the safety copy, and says how it went.
@@ -228,6 +235,45 @@ fn a_table_is_restored_under_writers_and_none_of_their_commits_goes() {
         let lost = acknowledged.iter().filter(|number| !now.contains(number)).count();
         assert_eq!(lost, 0, "of {} commits", acknowledged.len());
         ledger::check(&scene.db);
+    }
+}
+
+#[test]
+fn a_restore_that_is_killed_at_any_moment_costs_no_commit_and_nobody_sees_it_half_done() {
+    let mut dice = Dice::new(7);
+    for (journal, door) in [("wal", Door::Local), ("delete", Door::Local), ("wal", Door::Edge)] {
+        let mut scene = Scene::new(journal, door);
+        let arguments = ["--journal", journal, "--seed", "2", "--busy-ms", "5000", "--pause-ms", "1"];
+        let mut writer = Application::writer(&scene.db, 2 * NUMBERS, &arguments);
+        let mut watcher = Application::watcher(&scene.db, &["--busy-ms", "5000"]);
+        let began = Instant::now();
+        let words = ["restore", &scene.source, &scene.copy, "--in-place", "--yes"];
+        scene.puller(&words).exits(0);
+        let length = began.elapsed();
+        for _ in 0..restores() {
+            let mut command = scene.command();
+            let restore = scene.sandbox.start(command.args(words));
+            std::thread::sleep(length.mul_f64(dice.between(10, 100) as f64 / 100.0));
+            // Killed when the value goes.
+            drop(restore);
+            writer.goes_on(5);
+            watcher.goes_on(1);
+        }
+        drop(watcher.end());
+        let acknowledged = writer.end();
+        recover(&scene.db);
+        let listed = scene.puller(&["list", "--json", &scene.source]).exits(0).json();
+        for (number, copy) in listed.iter().enumerate() {
+            let file = scene.sandbox.db(&format!("copy-{number}.db"));
+            let id = copy["copy"].as_str().unwrap();
+            scene.puller(&["restore", &scene.source, id, "--to", file.to_str().unwrap()]).exits(0);
+            scene.saved.extend(numbers_in(&file));
+        }
+        let now = numbers_in(&scene.db);
+        let is_lost = |number: &&i64| !now.contains(number) && !scene.saved.contains(number);
+        assert_eq!(acknowledged.iter().find(is_lost), None, "{journal}");
+        ledger::check(&scene.db);
+        scene.restore(&[&scene.copy.clone(), "--in-place"]);
     }
 }
 
