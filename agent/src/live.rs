@@ -14,6 +14,7 @@ use pullback_shared::text::printable;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -178,7 +179,7 @@ impl Live {
         let from = open_private(content).map_err(|error| self.failed(&error))?;
         let mut writer = open(&self.source)?;
         let version = until_free(self.limits.lock_wait, &self.source, || data_version(&writer))?;
-        writer.busy_handler(Some(drain)).map_err(|error| self.failed(&error))?;
+        try_again(&mut writer, DRAIN_TRIES).map_err(|error| self.failed(&error))?;
         let backup = Backup::new(&from, &mut writer).map_err(|error| self.failed(&error))?;
         let began = Instant::now();
         self.thaw()?;
@@ -195,8 +196,6 @@ impl Live {
             match step {
                 StepResult::Done => break,
                 StepResult::More => {}
-                // The lock is there: readers of a rollback mode may still have to end.
-                _ if locked.elapsed() < self.limits.lock_wait => std::thread::sleep(LOCK_RETRY),
                 _ => return Err(self.busy(began)),
             }
         }
@@ -238,11 +237,13 @@ impl Live {
     ) -> Result<(T, Copied), Fault> {
         let mut writer = open(&self.source)?;
         let wait = self.limits.lock_wait;
-        writer.busy_timeout(wait).map_err(|error| self.failed(&error))?;
         let version = until_free(wait, &self.source, || data_version(&writer))?;
+        try_again(&mut writer, i32::try_from(wait.as_millis() / LOCK_RETRY.as_millis()).unwrap_or(i32::MAX))
+            .map_err(|error| self.failed(&error))?;
         let began = Instant::now();
         self.thaw()?;
         let done = work(&mut writer, &mut || self.has_moved())?;
+        writer.busy_timeout(Duration::ZERO).map_err(|error| self.failed(&error))?;
         let copied = Copied {
             path: self.source.path().to_owned(),
             limits: self.limits,
@@ -281,8 +282,11 @@ impl Drop for Live {
             return;
         }
         drop(self.frozen.take());
-        // Whatever became of the restore, the application finds the journal mode that it had.
-        if let Err(error) = self.guard.execute_batch("PRAGMA journal_mode = WAL") {
+        // Whatever became of the restore, the application finds the journal mode that it had. It may be there again by now.
+        let back = until_free(self.limits.lock_wait, &self.source, || {
+            self.guard.execute_batch("PRAGMA journal_mode = WAL")
+        });
+        if let Err(error) = back {
             tracing::warn!(path = %self.source, %error, "the database is not in WAL mode any more");
         }
     }
@@ -324,11 +328,20 @@ impl Copied {
     }
 }
 
-/// Called by SQLite while somebody else has a lock. In a rollback mode it keeps what it has got of the lock meanwhile, so that
-/// only those who read already are waited for.
-fn drain(tries: i32) -> bool {
-    std::thread::sleep(LOCK_RETRY);
-    tries < DRAIN_TRIES
+thread_local! {
+    /// What [`try_again`] said last.
+    static TRIES: Cell<i32> = const { Cell::new(0) };
+}
+
+/// Has SQLite try for a lock so many times in quick succession, on this thread: with its own longer and longer pauses it comes too
+/// late again and again where somebody writes without one. In a rollback mode it keeps what it has got of the lock meanwhile, so
+/// that only those who read already are waited for.
+fn try_again(connection: &mut Connection, tries: i32) -> rusqlite::Result<()> {
+    TRIES.set(tries);
+    connection.busy_handler(Some(|tried| {
+        std::thread::sleep(LOCK_RETRY);
+        tried < TRIES.get()
+    }))
 }
 
 /// A connection that may write. Never one that makes the file.
@@ -661,6 +674,52 @@ mod tests {
     }
 
     #[test]
+    fn a_database_is_in_wal_mode_again_although_somebody_reads_meanwhile() {
+        let Scene { dir, application } = Scene::new("wal");
+        let path = dir.path().join("a.db");
+        word_in(&application);
+        let error = Live::open(&path, QUICK).unwrap().become_sole().expect_err("somebody has it open");
+        assert_eq!(error.kind, Kind::Busy);
+        drop(application);
+        let mut live = Live::open(&path, PATIENT).unwrap();
+        live.become_sole().unwrap();
+        let reader = Connection::open(&path).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        assert_eq!(word_in(&reader), "old");
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                reader.execute_batch("COMMIT").unwrap();
+            });
+            drop(live);
+        });
+        let now: String = Connection::open(&path)
+            .and_then(|db| db.query_row("PRAGMA journal_mode", [], |row| row.get(0)))
+            .unwrap();
+        assert_eq!(now, "wal");
+    }
+
+    #[test]
+    fn the_first_commit_into_an_empty_file_is_noticed() {
+        let scene = Scene::new("delete");
+        std::fs::remove_file(scene.path()).unwrap();
+        let empty = scene.path();
+        std::fs::write(&empty, "").unwrap();
+        let mut live = scene.live(QUICK);
+        let application = Connection::open(&empty).unwrap();
+        application.execute_batch("CREATE TABLE t(id, word); INSERT INTO t VALUES (1, 'mine')").unwrap();
+        assert!(matches!(scene.replace(&mut live).unwrap(), Written::Moved));
+        scene.holds("mine");
+        drop(live);
+        // And where there is none, none is made out.
+        std::fs::write(&empty, "").unwrap();
+        let mut live = scene.live(QUICK);
+        let copied = scene.copied(&mut live);
+        assert!(!copied.pinned(|_| Ok(())).unwrap().1);
+        scene.holds("new");
+    }
+
+    #[test]
     fn a_reader_that_stays_keeps_its_state_under_wal_and_the_lock_in_a_rollback_mode() {
         for mode in MODES {
             let scene = Scene::new(mode);
@@ -718,6 +777,49 @@ mod tests {
             assert!(took < PATIENT.lock_wait, "{took:?}");
         });
         scene.holds("new");
+    }
+
+    #[test]
+    fn a_commit_that_is_under_way_is_waited_for_and_noticed() {
+        for mode in ["wal", "delete"] {
+            let scene = Scene::new(mode);
+            let mut live = scene.live(PATIENT);
+            let other = Connection::open(scene.path()).unwrap();
+            other.execute_batch("BEGIN IMMEDIATE; UPDATE t SET word = 'newer'").unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    std::thread::sleep(Duration::from_millis(100));
+                    other.execute_batch("COMMIT").unwrap();
+                });
+                assert!(matches!(scene.replace(&mut live).unwrap(), Written::Moved), "{mode}");
+            });
+            scene.holds("newer");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_ends_is_waited_for_while_no_writer_gets_in_between() {
+        let scene = Scene::new("delete");
+        let path = scene.path();
+        let mut live = scene.live(PATIENT);
+        let reader = Connection::open(&path).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        assert_eq!(word_in(&reader), "old");
+        live.freeze().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                let writer = Connection::open(&path).unwrap();
+                writer.busy_timeout(2 * PATIENT.lock_wait).unwrap();
+                writer.execute_batch("UPDATE t SET word = 'newer'").unwrap();
+            });
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(300));
+                reader.execute_batch("COMMIT").unwrap();
+            });
+            assert!(matches!(scene.replace(&mut live).unwrap(), Written::Copied(_)));
+        });
+        scene.holds("newer");
     }
 
     #[test]

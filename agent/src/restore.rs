@@ -30,8 +30,9 @@ const PERSON_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// The same while writers are kept out for it.
 const FROZEN_WAIT: Duration = Duration::from_secs(120);
 
-/// Safety copies that may turn out to be too old, after the write lock was there.
-const MOVED_MAX: u32 = 5;
+/// Safety copies that may turn out to be too old, after the write lock was there: whoever writes without pause gets in between the
+/// lock that keeps writers out and the one that replaces now and then.
+const MOVED_MAX: u32 = 16;
 
 /// What the puller says and hears.
 pub struct Call<'a> {
