@@ -142,8 +142,12 @@ impl PutBack<'_> {
             println!("{line}");
         } else if !self.cli.common.quiet {
             let (id, target) = (&self.copy.id, self.shown(&database.path));
-            let what = if is_missing { "would be written to" } else { "would replace" };
-            println!("{id} {what} `{target}`, {}", text::bytes(self.manifest()?.bytes));
+            let what = match self.asked.tables.as_slice() {
+                [] if is_missing => "would be written to".to_owned(),
+                [] => "would replace".to_owned(),
+                tables => format!("would give its {} to", printable(&tables.join(", "), 400)),
+            };
+            println!("{id}, {}, {what} `{target}`", text::bytes(self.manifest()?.bytes));
             print!("{}", differences::shown_counts(&rows));
             notes.iter().for_each(|note| self.note(note));
         }
