@@ -115,7 +115,7 @@ impl PutBack<'_> {
             database.ok_or_else(|| Fault::new(Kind::Protocol, "the agent said nothing of the database"))?;
         let problem = database.problem.map(Fault::decode);
         let is_missing = problem.as_ref().is_some_and(|fault| fault.kind == Kind::Missing);
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = doubt(self.copy).into_iter().collect();
         if let Some(fault) = problem.filter(|_| !is_missing) {
             match self.asked.force {
                 true => notes.push(format!("what is there would be set aside: {fault}")),
@@ -168,7 +168,7 @@ impl PutBack<'_> {
             )
             .hint("look at it first with `--dry-run`; `--yes` goes on without asking"));
         }
-        begun.may_begin(self.asked.force)?;
+        begun.may_begin(&self.what(&file), self.asked.force, self.asked.stop_cmd.is_some())?;
         let mut into = match into.take() {
             Some(into) => into,
             None => self.folder_of(&begun.target().path)?,
@@ -199,7 +199,7 @@ impl PutBack<'_> {
             safety: None,
             differences: None,
             done: Some(done?),
-            notes: Vec::new(),
+            notes: doubt(self.copy).into_iter().collect(),
             notes_said: 0,
             took: began.elapsed(),
         };
@@ -220,6 +220,7 @@ impl PutBack<'_> {
         let safety = begun.save(folder, self.asked.force, &bar);
         bar.clear();
         let Safety { copy: safety, mut notes } = safety?;
+        notes.extend(doubt(self.copy));
         let what = self.what(file);
         let differences = match &safety {
             Some(safety) => self.differences(folder.source, safety, file, &mut notes)?,
@@ -360,7 +361,7 @@ impl PutBack<'_> {
     }
 
     /// The target at `path`, as its agent calls it, and its folder, if it has one: without `--force`, only where the copy is of
-    /// that source or the target is none yet.
+    /// that source, or it is none yet, or one that this source was restored into the last time.
     fn known(&self, path: &str) -> Result<(Target, Option<SourceDir>), Fault> {
         let address = match &self.address {
             Address::Local(_) => Address::Local(path.into()),
@@ -368,8 +369,9 @@ impl PutBack<'_> {
         };
         let target = Target::of(address, self.config);
         let known = target.folder(self.store)?;
-        if let Some(other) =
-            known.as_ref().filter(|known| known.dir() != self.source.dir() && !self.asked.force)
+        let is_other = |known: &&SourceDir| known.dir() != self.source.dir() && !self.asked.force;
+        if let Some(other) = known.as_ref().filter(is_other)
+            && Record::read(other)?.is_none_or(|last| last.from != self.source.shown())
         {
             return Err(Fault::new(
                 Kind::Target,
@@ -572,6 +574,12 @@ impl PutBack<'_> {
 
 fn is_somebody_there() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// What a person should know of `copy`, if it is none of the good ones.
+pub(crate) fn doubt(copy: &StoredCopy) -> Option<String> {
+    let what = || format!("the copy is `{}`: `puller show` says what was found", copy.verdict().word());
+    (!copy.is_good()).then(what)
 }
 
 /// What scripts are told of a restore, with nothing yet of what was done.

@@ -211,12 +211,16 @@ fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dr
         let outcome = if dry_run { "planned" } else { "restored" };
         let mut line = put_back::line(source, copy, outcome, &restored.target.to_string_lossy());
         line["journal"] = restored.journal.into();
+        line["notes"] = put_back::doubt(copy).into_iter().collect();
         println!("{line}");
     } else if !cli.common.quiet {
         let done = if dry_run { "would be restored" } else { "restored and proven" };
         let target = printable(&restored.target.to_string_lossy(), 1024);
         let size = text::bytes(restored.bytes);
         println!("{} {done}: `{target}`, {size}, journal {}", restored.copy, restored.journal);
+        if let Some(doubt) = put_back::doubt(copy) {
+            eprintln!("note: {doubt}");
+        }
     }
 }
 
