@@ -163,7 +163,7 @@ impl Source {
 
     /// SQLite reads a last page that is not all there as if its end were zeros, so the length is looked at here. In WAL mode
     /// a checkpoint may be writing the file this moment, and its last pages may be in the `-wal` only.
-    fn check_whole(&self, geometry: Geometry, journal: Journal) -> Result<(), Fault> {
+    pub(crate) fn check_whole(&self, geometry: Geometry, journal: Journal) -> Result<(), Fault> {
         let len = self.path.metadata().map_err(|error| not_found(&self.path, &error))?.len();
         let is_cut = match journal {
             Journal::Rollback => len < geometry.bytes(),
@@ -212,6 +212,11 @@ impl Source {
                     .hint("encrypted databases (SQLCipher, SEE) cannot be read without their key")
             }
             (ffi::SQLITE_CORRUPT, _) => self.cut_short(&format!("SQLite says `{}`", said(error))),
+            (ffi::SQLITE_IOERR, ffi::SQLITE_IOERR_SHMSIZE) => Fault::new(
+                Kind::NoSpace,
+                format!("{shown}: its disk is full, and SQLite has no room for the -shm beside it"),
+            )
+            .hint("free some room on that disk, then try again"),
             (ffi::SQLITE_IOERR, _) => Fault::new(
                 Kind::Unreadable,
                 format!("{shown} cannot be read: SQLite says `{}` (code {extended})", said(error)),

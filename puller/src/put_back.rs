@@ -34,8 +34,9 @@ pub struct What<'a> {
 
 /// A restore whose agent was asked what there is.
 pub struct Begun {
-    client: Client,
+    // Dropped in this order.
     restoring: Restoring,
+    client: Client,
     target: restoring::Target,
     is_local: bool,
 }

@@ -68,14 +68,14 @@ pub fn to_new_file(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let stat = rustix::fs::statvfs(dir).map_err(|error| {
-        let fault =
-            Fault::io(format!("the folder `{}`", printable(&dir.to_string_lossy(), 1024)), &error.into());
-        match fault.kind {
+    if let Err(error) = is_folder(dir) {
+        let fault = Fault::io(format!("the folder `{}`", printable(&dir.to_string_lossy(), 1024)), &error);
+        return Err(match fault.kind {
             Kind::Io => fault.hint("make the folder first, as the user the application runs as"),
             _ => fault,
-        }
-    })?;
+        });
+    }
+    let stat = rustix::fs::statvfs(dir).map_err(|error| io(error.into()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free < manifest.bytes {
         let needed = manifest.bytes;
@@ -113,6 +113,13 @@ pub fn to_new_file(
         }
     })?;
     Ok(restored)
+}
+
+fn is_folder(path: &Path) -> io::Result<()> {
+    match fs::metadata(path)?.is_dir() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    }
 }
 
 /// Journal mode, owner and mode as the source had them, as far as this user may; then durable.

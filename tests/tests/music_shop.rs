@@ -64,7 +64,7 @@ fn shop(path: &Path) {
     db.execute_batch(SCHEMA).unwrap();
     let mut dice = Dice::new(11);
     db.execute_batch("BEGIN").unwrap();
-    let mut add = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
+    let add = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
         db.prepare_cached(sql).unwrap().execute(values).unwrap();
     };
     for id in 1..=60 {
@@ -92,9 +92,10 @@ fn shop(path: &Path) {
         let support = dice.between(1, 9);
         add("INSERT INTO customers VALUES (?1, ?2, ?3)", params![id, format!("{id}@example.org"), support]);
     }
-    for id in 1..=900 {
+    for id in 1..=900_i64 {
         let (album, media, genre) = (dice.between(1, 91), dice.between(1, 5), dice.between(1, 13));
-        let (length, price) = (dice.between(60_000, 400_000), [0.99, 1.29, 1.99][id % 3]);
+        let (length, price) =
+            (dice.between(60_000, 400_000), [0.99, 1.29, 1.99][usize::try_from(id % 3).unwrap()]);
         let sql = "INSERT INTO tracks(id, name, album_id, media_type_id, genre_id, milliseconds, price)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         add(sql, params![id, dice.words(3), album, media, genre, length, price]);
