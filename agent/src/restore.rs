@@ -271,7 +271,7 @@ impl Restore<'_> {
         let progress =
             |pages_written, page_count| call.outbound.mention(Reply::Writing { pages_written, page_count });
         Ok(match live.replace(staged.path(), progress)? {
-            Written::Copied(copied) => Some((Vec::new(), copied)),
+            Written::Copied(copied) => Some((Vec::new(), *copied)),
             Written::Moved => None,
         })
     }

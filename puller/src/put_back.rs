@@ -20,6 +20,10 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+/// What helps where what is there cannot be saved first.
+pub const FORCE_HINT: &str =
+    "`--force` sets it aside, with all that belongs to it, and puts the copy in its place";
+
 /// What is to be restored: a copy that was proven.
 pub struct What<'a> {
     /// The source it is of.
@@ -284,11 +288,11 @@ pub fn record(what: &What<'_>, safety: Option<&str>, now: Timestamp) -> Result<R
 
 fn unsaved(why: &Fault) -> Fault {
     Fault::new(why.kind, format!("what is there cannot be saved first: {why}; nothing was changed"))
-        .hint("`--force` sets it aside, with all that belongs to it, and puts the copy in its place")
+        .hint(FORCE_HINT)
 }
 
 /// What a source is that SQLite cannot read as it stands.
-fn is_of_source(kind: Kind) -> bool {
+pub fn is_of_source(kind: Kind) -> bool {
     matches!(kind, Kind::NotADatabase | Kind::Unreadable | Kind::HotJournal)
 }
 

@@ -37,9 +37,8 @@ pub fn to_new_file(
     let io = |error: io::Error| Fault::io(format!("`{shown}`"), &error);
     if let Ok(there) = target.symlink_metadata() {
         let what = if there.is_dir() { "is a directory" } else { "is there already" };
-        return Err(
-            Fault::new(Kind::Target, format!("`{shown}` {what}")).hint("name a file that does not exist")
-        );
+        return Err(Fault::new(Kind::Target, format!("`{shown}` {what}; nothing was changed"))
+            .hint("name a file that does not exist"));
     }
     for suffix in ["-wal", "-shm", "-journal"] {
         let mut beside = target.as_os_str().to_owned();
@@ -52,7 +51,7 @@ pub fn to_new_file(
                     Path::new(&beside).display()
                 ),
             )
-            .hint("move it away, restore under another name, or let `--force` set it aside"));
+            .hint("`--force` sets it aside; or restore under another name"));
         }
     }
     let manifest = copy.manifest.as_ref().map_err(|why| unpacked::rotten(source, copy, why))?;
@@ -68,12 +67,11 @@ pub fn to_new_file(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    if let Err(error) = is_folder(dir) {
-        let fault = Fault::io(format!("the folder `{}`", printable(&dir.to_string_lossy(), 1024)), &error);
-        return Err(match fault.kind {
-            Kind::Io => fault.hint("make the folder first, as the user the application runs as"),
-            _ => fault,
-        });
+    if !dir.is_dir() {
+        let what = format!("`{shown}` cannot be made: there is no folder `{}`", dir.display());
+        return Err(
+            Fault::new(Kind::Target, what).hint("make the folder first, as the user the application runs as")
+        );
     }
     let stat = rustix::fs::statvfs(dir).map_err(|error| io(error.into()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -113,13 +111,6 @@ pub fn to_new_file(
         }
     })?;
     Ok(restored)
-}
-
-fn is_folder(path: &Path) -> io::Result<()> {
-    match fs::metadata(path)?.is_dir() {
-        true => Ok(()),
-        false => Err(io::ErrorKind::NotADirectory.into()),
-    }
 }
 
 /// Journal mode, owner and mode as the source had them, as far as this user may; then durable.

@@ -1,4 +1,4 @@
-//! Kills a program at a chosen system call, with the public tool `strace`, where there is one.
+//! Kills a program at a chosen system call, or has the call fail, with the public tool `strace`, where there is one.
 //!
 //! A kill comes at the entry of the call, which is then not made: killing at each call of a run in turn shows every state
 //! that a kill can leave on the disk. `strace` counts calls per thread, and so does [`Points`].
@@ -70,23 +70,39 @@ pub fn is_usable() -> bool {
     usable
 }
 
+/// What comes to a program at a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blow {
+    /// SIGKILL, before the call.
+    Kill,
+    /// The call is not made, and fails with this error, such as `EIO`.
+    Error(&'static str),
+}
+
 /// The points of one run, which is watched and not killed.
 #[derive(Debug)]
 pub struct Points {
     log: PathBuf,
+    calls: Vec<&'static str>,
 }
 
 impl Points {
     /// To be watched with a log in `sandbox`.
     pub fn new(sandbox: &Sandbox) -> Self {
-        Self { log: sandbox.file("strace.log") }
+        Self::of_calls(sandbox, &CALLS)
     }
 
-    /// `program`, watched.
+    /// The same, at `calls` alone.
+    pub fn of_calls(sandbox: &Sandbox, calls: &[&'static str]) -> Self {
+        Self { log: sandbox.file("strace.log"), calls: calls.to_vec() }
+    }
+
+    /// `program`, watched. Other programs that it starts are not.
     pub fn watch(&self, sandbox: &Sandbox, program: &Path) -> Command {
-        let calls = CALLS.map(|call| format!("?{call}")).join(",");
+        let calls: Vec<String> = self.calls.iter().map(|call| format!("?{call}")).collect();
         let mut command = sandbox.command(Path::new("strace"));
-        command.args(["-D", "-f", "-q", "-e", "signal=none", "-e"]).arg(format!("trace={calls}"));
+        command.args(["-D", "-f", "-b", "execve", "-q", "-e", "signal=none", "-e"]);
+        command.arg(format!("trace={}", calls.join(",")));
         command.arg("-o").arg(&self.log).arg(program);
         command
     }
@@ -94,6 +110,12 @@ impl Points {
     /// All points of the run that was process `pid` and has ended, and of calls that it made very often some.
     #[track_caller]
     pub fn collect(&self, pid: u32, dice: &mut Dice) -> Vec<Point> {
+        self.counts(pid).into_iter().flat_map(|(call, count)| some_of(call, count, dice)).collect()
+    }
+
+    /// How often the run that was process `pid` and has ended made each call, in the thread that made it most often.
+    #[track_caller]
+    pub fn counts(&self, pid: u32) -> BTreeMap<&'static str, u32> {
         let log = self.whole_log(pid);
         let mut counts: BTreeMap<(&str, &str), u32> = BTreeMap::new();
         for line in log.lines() {
@@ -104,12 +126,13 @@ impl Points {
                 *counts.entry((name, thread)).or_default() += 1;
             }
         }
-        let mut most: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut most: BTreeMap<&'static str, u32> = BTreeMap::new();
         for ((call, _), count) in counts {
+            let Some(call) = self.calls.iter().find(|known| **known == call) else { continue };
             let seen = most.entry(call).or_default();
             *seen = count.max(*seen);
         }
-        most.into_iter().flat_map(|(call, count)| some_of(call, count, dice)).collect()
+        most
     }
 
     /// The log, once the program's end is in it: `strace` is no child of ours and writes it in its own time.
@@ -142,9 +165,20 @@ fn some_of(call: &str, count: u32, dice: &mut Dice) -> Vec<Point> {
 
 /// `program`, killed with SIGKILL when it comes to `point`. The process that is started is the program's own.
 pub fn killed_at(point: &Point, sandbox: &Sandbox, program: &Path) -> Command {
+    struck_at(point, Blow::Kill, sandbox, program)
+}
+
+/// `program`, to which `blow` comes at `point`; to other programs that it starts nothing does. The process that is started is
+/// the program's own.
+pub fn struck_at(point: &Point, blow: Blow, sandbox: &Sandbox, program: &Path) -> Command {
     let Point { call, nth } = point;
+    let blow = match blow {
+        Blow::Kill => "signal=SIGKILL".to_owned(),
+        Blow::Error(error) => format!("error={error}"),
+    };
     let mut command = sandbox.command(Path::new("strace"));
-    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e"]).arg(format!("trace={call}"));
-    command.arg("-e").arg(format!("inject={call}:signal=SIGKILL:when={nth}")).arg(program);
+    command.args(["-D", "-f", "-b", "execve", "-qq", "-e", "signal=none", "-o", "/dev/null", "-e"]);
+    command.arg(format!("trace={call}")).arg("-e").arg(format!("inject={call}:{blow}:when={nth}"));
+    command.arg(program);
     command
 }

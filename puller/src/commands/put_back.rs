@@ -34,8 +34,8 @@ use std::time::{Duration, Instant};
 /// Lines of a failed hook's output that are said.
 const HOOK_LINES_MAX: usize = 3;
 
-/// Tables of a copy that are said where one is asked for that it does not have.
-const TABLES_SAID_MAX: usize = 20;
+/// Tables of a copy that are named where one is asked for that it does not have.
+const TABLES_NAMED_MAX: usize = 20;
 
 /// Characters of the target's path that are shown.
 const TARGET_CHARS_MAX: usize = 1024;
@@ -107,8 +107,9 @@ struct Report {
 impl PutBack<'_> {
     /// `--dry-run`: what is there, in rows, and what would be there. Nothing is opened for writing.
     fn plan(&self) -> Result<u8, Fault> {
+        let began = Instant::now();
         let file = proven(&self.source, self.copy, false)?;
-        self.has_tables(&file)?;
+        self.check_tables(&file)?;
         let mut client = Client::open(&self.address, &self.door)?;
         let database = client.info(true)?.databases.into_iter().next();
         let database =
@@ -119,6 +120,7 @@ impl PutBack<'_> {
         if let Some(fault) = problem.filter(|_| !is_missing) {
             match self.asked.force {
                 true => notes.push(format!("what is there would be set aside: {fault}")),
+                false if put_back::is_of_source(fault.kind) => return Err(fault.hint(put_back::FORCE_HINT)),
                 false => return Err(fault),
             }
         }
@@ -133,12 +135,13 @@ impl PutBack<'_> {
             database.tables.into_iter().map(|table| (table.name, table.rows)).collect();
         let rows = differences::counted(&now, &then, &self.asked.tables);
         if self.cli.common.json {
-            let mut line = line(&self.source, self.copy, "planned", &database.path);
-            line["rows"] = rows.into();
-            line["notes"] = json!(notes);
+            let mut line = object(&self.source, self.copy, "planned", &database.path);
+            line["differences"] = rows.into();
+            line["duration_seconds"] = began.elapsed().as_secs_f64().into();
+            line["notes"] = notes.into();
             println!("{line}");
         } else if !self.cli.common.quiet {
-            let (id, target) = (&self.copy.id, printable(&database.path, TARGET_CHARS_MAX));
+            let (id, target) = (&self.copy.id, self.shown(&database.path));
             let what = if is_missing { "would be written to" } else { "would replace" };
             println!("{id} {what} `{target}`, {}", text::bytes(self.manifest()?.bytes));
             print!("{}", differences::shown_counts(&rows));
@@ -152,14 +155,14 @@ impl PutBack<'_> {
         let mut into = self.is_in_place.then(|| self.source.clone());
         let mut lock = into.as_mut().map(SourceDir::lock_anew).transpose()?;
         let file = proven(&self.source, self.copy, lock.is_none())?;
-        self.has_tables(&file)?;
+        self.check_tables(&file)?;
         let is_local = matches!(self.address, Address::Local(_));
         let client = Client::open(&self.address, &self.door)?;
         client.notes().iter().for_each(|note| self.note(note));
         let begun = Begun::ask(client, is_local)?;
         begun.target().finished.iter().for_each(|finished| self.note(finished));
         if begun.target().there == There::Nothing {
-            return self.to_nothing(begun, &file, began);
+            return self.to_nothing(begun, &file, into.as_ref().zip(lock.as_ref()), now, began);
         }
         if !self.asked.yes && !is_somebody_there() {
             return Err(Fault::new(
@@ -185,13 +188,22 @@ impl PutBack<'_> {
     }
 
     /// Where nothing is: what is there afterwards is a new file.
-    fn to_nothing(&self, begun: Begun, file: &Unpacked, began: Instant) -> Result<u8, Fault> {
+    fn to_nothing(
+        &self,
+        begun: Begun,
+        file: &Unpacked,
+        into: Option<(&SourceDir, &Lock)>,
+        now: Timestamp,
+        began: Instant,
+    ) -> Result<u8, Fault> {
         let target = begun.target().path.clone();
         let bar = Bar::new(self.cli, &self.source.shown());
         let what = self.what(file);
-        let done = begun
-            .stage(&what, None, false, &bar)
-            .and_then(|ready| ready.apply(None, false, None, &mut |_, _, _| Ok(()), &bar));
+        let done = begun.stage(&what, None, false, &bar).and_then(|ready| {
+            stopped_for(self.asked, |is_stopped| {
+                ready.apply(None, is_stopped, None, &mut |_, _, _| Ok(()), &bar)
+            })
+        });
         bar.clear();
         let report = Report {
             outcome: "restored",
@@ -203,6 +215,11 @@ impl PutBack<'_> {
             notes_said: 0,
             took: began.elapsed(),
         };
+        if let Some((into, lock)) = into {
+            let record = Record { ended_at: Some(clock::now()?), ..put_back::record(&what, None, now)? };
+            record.write(into, lock)?;
+            self.record_run(&report, into, now, None);
+        }
         self.say(&report, &self.source)?;
         Ok(0)
     }
@@ -277,28 +294,27 @@ impl PutBack<'_> {
         let mut record = put_back::record(what, safety.as_ref().map(|copy| copy.id.as_str()), folder.now)?;
         record.to_start = self.asked.start_cmd.clone();
         record.write(folder.source, folder.lock)?;
-        let stopped = self.asked.stop_cmd.as_deref();
-        let stopped = stopped.map(|stop| Stopped::stop(stop, self.asked.start_cmd.as_deref())).transpose();
-        let done = stopped.and_then(|stopped| {
-            let is_stopped = stopped.is_some();
+        let mut is_in_place = false;
+        let done = stopped_for(self.asked, |is_stopped| {
             let mut newer = |source: &SourceDir, lock: &Lock, id: &str| {
                 record.safety = Some(id.to_owned());
                 record.write(source, lock)
             };
-            let done = ready.apply(safety, is_stopped, Some(&mut *folder), &mut newer, bar);
-            let started = stopped.map_or(Ok(()), Stopped::start);
-            done.and_then(|done| started.map(|()| done))
+            let done = ready.apply(safety, is_stopped, Some(&mut *folder), &mut newer, bar)?;
+            is_in_place = true;
+            record.ended_at = Some(clock::now()?);
+            record.safety.clone_from(&done.safety);
+            record.quarantine.clone_from(&done.restored.quarantine);
+            record.write(folder.source, folder.lock)?;
+            Ok(done)
         });
         match &done {
-            Ok(done) => {
-                record.ended_at = Some(clock::now()?);
+            Ok(_) => {
                 record.to_start = None;
-                record.safety.clone_from(&done.safety);
-                record.quarantine.clone_from(&done.restored.quarantine);
                 record.write(folder.source, folder.lock)?;
             }
             // Nothing was changed, and the way back is still that of the restore before.
-            Err(fault) if !may_have_begun(fault.kind) => match before {
+            Err(fault) if !is_in_place && !may_have_begun(fault.kind) => match before {
                 Some(before) => before.write(folder.source, folder.lock)?,
                 None => Record::remove(folder.source, folder.lock)?,
             },
@@ -307,27 +323,27 @@ impl PutBack<'_> {
         done
     }
 
-    /// Whether the copy has every table that was asked for; whether it can be moved by itself, the agent says.
-    fn has_tables(&self, file: &Unpacked) -> Result<(), Fault> {
-        if self.asked.tables.is_empty() {
+    /// A name that the copy does not have is said before anything is saved or stopped.
+    fn check_tables(&self, file: &Unpacked) -> Result<(), Fault> {
+        let asked = &self.asked.tables;
+        if asked.is_empty() {
             return Ok(());
         }
-        let names = proof::tables_and_views(file.path())?;
-        let is_there = |name: &&String| names.iter().any(|known| known.eq_ignore_ascii_case(name));
-        match self.asked.tables.iter().find(|name| !is_there(name)) {
-            None => Ok(()),
-            Some(name) => {
-                let shown =
-                    names.iter().take(TABLES_SAID_MAX).map(|name| format!("`{}`", printable(name, 60)));
-                let has = match shown.collect::<Vec<_>>().as_slice() {
-                    [] => "it has no tables".to_owned(),
-                    shown if shown.len() < names.len() => format!("it has {}, and more", shown.join(", ")),
-                    shown => format!("it has {}", shown.join(", ")),
-                };
-                let what = format!("the copy {} has no table `{}`", self.copy.id, printable(name, 60));
-                Err(Fault::new(Kind::Unknown, what).hint(has))
-            }
-        }
+        let tables = match self.manifest()?.page_count {
+            0 => Vec::new(),
+            _ => proof::tables(file.path())?,
+        };
+        let is_there = |name: &String| tables.iter().any(|table| table.eq_ignore_ascii_case(name));
+        let Some(missing) = asked.iter().find(|name| !is_there(name)) else { return Ok(()) };
+        let (missing, id) = (printable(missing, 100), &self.copy.id);
+        let names: Vec<String> = tables.iter().map(|name| format!("`{}`", printable(name, 60))).collect();
+        let hint = match names.get(TABLES_NAMED_MAX..).map_or(0, <[String]>::len) {
+            0 if names.is_empty() => "it has no tables".to_owned(),
+            0 => format!("it has {}", names.join(", ")),
+            more => format!("it has {}, and {more} more", names[..TABLES_NAMED_MAX].join(", ")),
+        };
+        Err(Fault::new(Kind::Unknown, format!("{id} has no table `{missing}`; nothing was changed"))
+            .hint(hint))
     }
 
     fn what<'a>(&'a self, file: &'a Unpacked) -> What<'a> {
@@ -347,6 +363,7 @@ impl PutBack<'_> {
             pack: None,
             expect: std::collections::BTreeMap::new(),
             path: None,
+            is_safety: true,
             imported: None,
         }
     }
@@ -361,7 +378,7 @@ impl PutBack<'_> {
     }
 
     /// The target at `path`, as its agent calls it, and its folder, if it has one: without `--force`, only where the copy is of
-    /// that source, or it is none yet, or one that this source was restored into the last time.
+    /// that source, or nobody ever pulled it: then all it has are safety copies.
     fn known(&self, path: &str) -> Result<(Target, Option<SourceDir>), Fault> {
         let address = match &self.address {
             Address::Local(_) => Address::Local(path.into()),
@@ -371,7 +388,7 @@ impl PutBack<'_> {
         let known = target.folder(self.store)?;
         let is_other = |known: &&SourceDir| known.dir() != self.source.dir() && !self.asked.force;
         if let Some(other) = known.as_ref().filter(is_other)
-            && Record::read(other)?.is_none_or(|last| last.from != self.source.shown())
+            && other.copies()?.iter().any(|copy| !copy.is_safety())
         {
             return Err(Fault::new(
                 Kind::Target,
@@ -416,12 +433,12 @@ impl PutBack<'_> {
     fn agreed(&self, report: &mut Report) -> Result<bool, Fault> {
         let manifest = self.manifest()?;
         let (taken, size) = (text::when(manifest.taken_at, clock::now()?), text::bytes(manifest.bytes));
+        let target = self.shown(&report.target);
         let what = match self.asked.tables.as_slice() {
             [] => "will replace".to_owned(),
             tables => format!("will give its {} to", printable(&tables.join(", "), 400)),
         };
         if !self.cli.common.quiet || !self.asked.yes {
-            let target = printable(&report.target, TARGET_CHARS_MAX);
             eprintln!("{} of {taken}, {size}, {what} `{target}`", manifest.copy);
             match &report.safety {
                 Some(safety) => eprintln!("what is there now is kept as {safety}"),
@@ -499,6 +516,14 @@ impl PutBack<'_> {
         }
     }
 
+    /// The target at `path` as a person may know it: with its machine, where it is another one.
+    fn shown(&self, path: &str) -> String {
+        match &self.address {
+            Address::Ssh { .. } => self.address.clone().at(path).to_string(),
+            _ => printable(path, TARGET_CHARS_MAX),
+        }
+    }
+
     fn note(&self, note: &str) {
         if !self.cli.common.quiet {
             eprintln!("note: {}", printable(note, 1000));
@@ -516,21 +541,22 @@ impl PutBack<'_> {
     }
 
     fn json(&self, report: &Report, into: &SourceDir) -> Value {
-        let mut line = line(&self.source, self.copy, report.outcome, &report.target);
-        line["source"] = into.shown().into();
-        line["safety"] = json!(report.safety);
-        line["differences"] = json!(report.differences.as_ref().map(differences::values));
-        line["duration_seconds"] = report.took.as_secs_f64().into();
-        line["notes"] = json!(report.notes);
-        let Some(Done { restored, bytes_received, bytes_sent, .. }) = &report.done else { return line };
         let table = |table: &Table| json!({"table": table.name, "rows_before": table.rows_before, "rows": table.rows});
-        line["tables"] = restored.tables.iter().map(table).collect();
-        line["journal"] = restored.journal.word().into();
-        line["quarantine"] = json!(restored.quarantine);
-        line["moved_on"] = restored.moved_on.into();
-        line["held_seconds"] = (restored.held_micros as f64 / 1e6).into();
-        line["bytes_received"] = (*bytes_received).into();
-        line["bytes_sent"] = (*bytes_sent).into();
+        let mut line = object(&self.source, self.copy, report.outcome, &report.target);
+        line["source"] = into.shown().into();
+        line["safety"] = report.safety.clone().into();
+        line["differences"] = report.differences.as_ref().map(differences::values).into();
+        line["duration_seconds"] = report.took.as_secs_f64().into();
+        line["notes"] = report.notes.clone().into();
+        if let Some(Done { restored, bytes_received, bytes_sent, .. }) = &report.done {
+            line["journal"] = restored.journal.word().into();
+            line["quarantine"] = restored.quarantine.clone().into();
+            line["tables"] = restored.tables.iter().map(table).collect();
+            line["moved_on"] = restored.moved_on.into();
+            line["held_seconds"] = (restored.held_micros as f64 / 1e6).into();
+            line["bytes_received"] = (*bytes_received).into();
+            line["bytes_sent"] = (*bytes_sent).into();
+        }
         line
     }
 
@@ -543,7 +569,7 @@ impl PutBack<'_> {
         if self.cli.common.quiet {
             return Ok(());
         }
-        let (id, target) = (&self.copy.id, printable(&report.target, TARGET_CHARS_MAX));
+        let (id, target) = (&self.copy.id, self.shown(&report.target));
         let size = text::bytes(self.manifest()?.bytes);
         match report.outcome {
             "unchanged" => println!("`{target}` is {id} already; nothing was changed"),
@@ -551,7 +577,8 @@ impl PutBack<'_> {
                 "nothing was changed; what is there is kept as {}",
                 report.safety.as_deref().unwrap_or("it was")
             ),
-            _ => println!("{id} restored and proven: `{target}`, {size}"),
+            _ if self.asked.tables.is_empty() => println!("{id} restored and proven: `{target}`, {size}"),
+            _ => println!("tables of {id} restored and proven in `{target}`"),
         }
         let restored = report.done.as_ref().map(|done| &done.restored);
         for table in restored.map_or(&[][..], |restored| &restored.tables) {
@@ -572,8 +599,16 @@ impl PutBack<'_> {
     }
 }
 
-fn is_somebody_there() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+/// Does `work` with the application stopped, if that was asked, and starts it again whatever came of it.
+pub(crate) fn stopped_for<T>(
+    asked: &Restore,
+    work: impl FnOnce(bool) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let start = asked.start_cmd.as_deref();
+    let stopped = asked.stop_cmd.as_deref().map(|stop| Stopped::stop(stop, start)).transpose()?;
+    let done = work(stopped.is_some());
+    let started = stopped.map_or(Ok(()), Stopped::start);
+    done.and_then(|done| started.map(|()| done))
 }
 
 /// What a person should know of `copy`, if it is none of the good ones.
@@ -582,16 +617,20 @@ pub(crate) fn doubt(copy: &StoredCopy) -> Option<String> {
     (!copy.is_good()).then(what)
 }
 
-/// What scripts are told of a restore, with nothing yet of what was done.
-pub(crate) fn line(from: &SourceDir, copy: &StoredCopy, outcome: &str, target: &str) -> Value {
+/// A restore of `copy` as scripts get it, with every field; what is not known is null.
+pub(crate) fn object(from: &SourceDir, copy: &StoredCopy, outcome: &str, target: &str) -> Value {
     let manifest = copy.manifest.as_ref().ok();
     json!({
         "v": 1, "source": from.shown(), "from": from.shown(), "copy": copy.id,
         "snapshot": manifest.map(|manifest| &manifest.snapshot), "outcome": outcome, "target": target,
         "bytes": manifest.map(|manifest| manifest.bytes), "journal": null, "safety": null, "quarantine": null, "tables": [],
-        "differences": null, "rows": null, "moved_on": false, "held_seconds": null, "bytes_received": null,
-        "bytes_sent": null, "duration_seconds": null, "notes": [],
+        "differences": null, "moved_on": null, "held_seconds": null, "bytes_received": null, "bytes_sent": null,
+        "duration_seconds": null, "notes": [],
     })
+}
+
+fn is_somebody_there() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
 /// Whether a restore that failed so may have replaced something.

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::restoring;
 use pullback_shared::text::printable;
-use puller::address::Address;
+use puller::address::{Address, absolute};
 use puller::clock;
 use puller::config::Config;
 use puller::restore::{self, Restored};
@@ -21,6 +21,7 @@ use puller::source_dir::{SourceDir, StoredCopy};
 use puller::store;
 use puller::verify;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What `restore` was asked.
 #[derive(clap::Args)]
@@ -103,7 +104,7 @@ fn copy_of(asked: &Restore, config: &Config, source: &SourceDir) -> Result<Store
             (None, None) => Err(nothing("there was nothing before the last restore".to_owned())),
         };
     }
-    let Some(at) = &asked.at else { return source.copy(&asked.copy) };
+    let Some(at) = &asked.at else { return source.copy_to_restore(&asked.copy) };
     let table = config.table_of(source).map(|(_, table)| table);
     let until = time_of(at, &super::zone(None, config, table))?;
     let is_before = |copy: &StoredCopy| {
@@ -169,9 +170,12 @@ fn to_new_file(
         )
         .hint("restore the whole copy, without `--table`"));
     }
-    let restored =
-        mending(source, copy, !asked.dry_run, |copy| restore::to_new_file(source, copy, to, asked.dry_run))?;
-    say(cli, source, copy, &restored, asked.dry_run);
+    let began = Instant::now();
+    let write = || {
+        mending(source, copy, !asked.dry_run, |copy| restore::to_new_file(source, copy, to, asked.dry_run))
+    };
+    let restored = if asked.dry_run { write()? } else { put_back::stopped_for(asked, |_| write())? };
+    say(cli, source, copy, &restored, asked.dry_run, began.elapsed());
     Ok(0)
 }
 
@@ -206,12 +210,14 @@ pub(crate) fn proven(
     mending(source, copy, may_mend, |copy| puller::unpacked::Unpacked::proven(source, copy))
 }
 
-fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dry_run: bool) {
+fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dry_run: bool, took: Duration) {
     if cli.common.json {
         let outcome = if dry_run { "planned" } else { "restored" };
-        let mut line = put_back::line(source, copy, outcome, &restored.target.to_string_lossy());
+        let target = absolute(&restored.target);
+        let mut line = put_back::object(source, copy, outcome, &target.to_string_lossy());
         line["journal"] = restored.journal.into();
         line["notes"] = put_back::doubt(copy).into_iter().collect();
+        line["duration_seconds"] = took.as_secs_f64().into();
         println!("{line}");
     } else if !cli.common.quiet {
         let done = if dry_run { "would be restored" } else { "restored and proven" };
