@@ -145,11 +145,12 @@ fn in_place_and_undone_and_undone_again_in_each_journal_mode() {
         restore(&sandbox, &["--undo", "gym"]);
         assert_eq!(snapshot(&sandbox, &source), second, "{mode}, undone a third time");
         // By its place among those that are no safety copies.
-        let third = sandbox.pull(&[&source]).succeeds("unchanged");
+        let third = sandbox.pull(&[&source]).succeeds("stored");
         execute(&source, "DELETE FROM lockers");
         let fourth = sandbox.pull(&[&source]).succeeds("stored");
         assert_eq!(third.snapshot, second);
-        for (wanted, name) in [("latest", &fourth.snapshot), ("latest~1", &first.snapshot)] {
+        let places = [("latest", &fourth.snapshot), ("latest~1", &second), ("latest~2", &first.snapshot)];
+        for (wanted, name) in places {
             let target = sandbox.db(wanted);
             restore(&sandbox, &["gym", wanted, "--to", text(&target)]);
             assert_eq!(&snapshot(&sandbox, &target), name, "{wanted}");
