@@ -378,7 +378,7 @@ impl PutBack<'_> {
     }
 
     /// The target at `path`, as its agent calls it, and its folder, if it has one: without `--force`, only where the copy is of
-    /// that source, or nobody ever pulled it: then all it has are safety copies.
+    /// that source, as the last one that was restored there, or the target was never pulled.
     fn known(&self, path: &str) -> Result<(Target, Option<SourceDir>), Fault> {
         let address = match &self.address {
             Address::Local(_) => Address::Local(path.into()),
@@ -386,10 +386,16 @@ impl PutBack<'_> {
         };
         let target = Target::of(address, self.config);
         let known = target.folder(self.store)?;
-        let is_other = |known: &&SourceDir| known.dir() != self.source.dir() && !self.asked.force;
-        if let Some(other) = known.as_ref().filter(is_other)
-            && other.copies()?.iter().any(|copy| !copy.is_safety())
-        {
+        let is_other = |known: &&SourceDir| {
+            // What restores alone have to do with, or was restored there before from the same source, may be so again.
+            let was_pulled =
+                || known.copies().map_or(true, |copies| copies.iter().any(|copy| !copy.is_safety()));
+            let before = || Record::read(known).ok().flatten();
+            known.dir() != self.source.dir()
+                && was_pulled()
+                && before().is_none_or(|record| record.from != self.source.shown())
+        };
+        if let Some(other) = known.as_ref().filter(|known| is_other(known) && !self.asked.force) {
             return Err(Fault::new(
                 Kind::Target,
                 format!(
