@@ -90,7 +90,7 @@ impl Live {
         let source = Source::find(path)?;
         let guard = open(&source)?;
         let mut live = Self {
-            facts: until_free(limits.lock_wait, &source, || facts_of(&guard))?,
+            facts: until_free(limits.lock_wait, &source, || facts_of(&guard, &source))??,
             guard,
             source,
             limits,
@@ -376,11 +376,14 @@ fn is_no_database(source: &Source, connection: &Connection) -> bool {
     }
 }
 
-fn facts_of(connection: &Connection) -> rusqlite::Result<Facts> {
+/// What it is; a fault where the file is shorter than that.
+fn facts_of(connection: &Connection, source: &Source) -> rusqlite::Result<Result<Facts, Fault>> {
     connection.execute_batch("BEGIN")?;
     let facts = read_facts(connection);
+    let whole = facts.as_ref().map(|facts| source.check_whole(facts.geometry, facts.journal));
+    let whole = whole.unwrap_or(Ok(()));
     connection.execute_batch("COMMIT")?;
-    facts
+    facts.map(|facts| whole.map(|()| facts))
 }
 
 fn read_facts(connection: &Connection) -> rusqlite::Result<Facts> {

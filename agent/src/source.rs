@@ -163,7 +163,7 @@ impl Source {
 
     /// SQLite reads a last page that is not all there as if its end were zeros, so the length is looked at here. In WAL mode
     /// a checkpoint may be writing the file this moment, and its last pages may be in the `-wal` only.
-    fn check_whole(&self, geometry: Geometry, journal: Journal) -> Result<(), Fault> {
+    pub(crate) fn check_whole(&self, geometry: Geometry, journal: Journal) -> Result<(), Fault> {
         let len = self.path.metadata().map_err(|error| not_found(&self.path, &error))?.len();
         let is_cut = match journal {
             Journal::Rollback => len < geometry.bytes(),

@@ -116,7 +116,7 @@ impl PutBack<'_> {
             database.ok_or_else(|| Fault::new(Kind::Protocol, "the agent said nothing of the database"))?;
         let problem = database.problem.map(Fault::decode);
         let is_missing = problem.as_ref().is_some_and(|fault| fault.kind == Kind::Missing);
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = doubt(self.copy).into_iter().collect();
         if let Some(fault) = problem.filter(|_| !is_missing) {
             match self.asked.force {
                 true => notes.push(format!("what is there would be set aside: {fault}")),
@@ -175,7 +175,7 @@ impl PutBack<'_> {
             )
             .hint("look at it first with `--dry-run`; `--yes` goes on without asking"));
         }
-        begun.may_begin(self.asked.force)?;
+        begun.may_begin(&self.what(&file), self.asked.force, self.asked.stop_cmd.is_some())?;
         let mut into = match into.take() {
             Some(into) => into,
             None => self.folder_of(&begun.target().path)?,
@@ -215,7 +215,7 @@ impl PutBack<'_> {
             safety: None,
             differences: None,
             done: Some(done?),
-            notes: Vec::new(),
+            notes: doubt(self.copy).into_iter().collect(),
             notes_said: 0,
             took: began.elapsed(),
         };
@@ -241,6 +241,7 @@ impl PutBack<'_> {
         let safety = begun.save(folder, self.asked.force, &bar);
         bar.clear();
         let Safety { copy: safety, mut notes } = safety?;
+        notes.extend(doubt(self.copy));
         let what = self.what(file);
         let differences = match &safety {
             Some(safety) => self.differences(folder.source, safety, file, &mut notes)?,
@@ -651,6 +652,12 @@ pub(crate) fn stopped_for<T>(
     let done = work(stopped.is_some());
     let started = stopped.map_or(Ok(()), Stopped::start);
     done.and_then(|done| started.map(|()| done))
+}
+
+/// What a person should know of `copy`, if it is none of the good ones.
+pub(crate) fn doubt(copy: &StoredCopy) -> Option<String> {
+    let what = || format!("the copy is `{}`: `puller show` says what was found", copy.verdict().word());
+    (!copy.is_good()).then(what)
 }
 
 /// A restore of `copy` as scripts get it, with every field; what is not known is null.
