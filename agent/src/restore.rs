@@ -30,8 +30,9 @@ const PERSON_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// The same while writers are kept out for it.
 const FROZEN_WAIT: Duration = Duration::from_secs(120);
 
-/// Safety copies that may turn out to be too old, after the write lock was there.
-const MOVED_MAX: u32 = 5;
+/// Safety copies that may turn out to be too old, after the write lock was there: whoever writes without pause gets in between the
+/// lock that keeps writers out and the one that replaces now and then.
+const MOVED_MAX: u32 = 16;
 
 /// What the puller says and hears.
 pub struct Call<'a> {
@@ -50,6 +51,9 @@ pub fn restore(settings: &Settings, path: &Path, call: &mut Call<'_>) -> Result<
         return Err(restoring::within_store(&path, store));
     }
     let finished = swap::finish_begun(&path)?;
+    if settings.state_dir.is_some() {
+        stage::sweep(&settings.temp_dir())?;
+    }
     let finished = finished.map(|finished| {
         let quarantine = printable(&finished.quarantine.to_string_lossy(), 1024);
         match finished.is_replaced {
@@ -158,12 +162,15 @@ impl Restore<'_> {
             stage::copy_local(staged.path(), aside.file(), &self.content)?;
             return self.swap(aside, &apply, true, call);
         }
-        let mut is_due = apply.tables.is_empty() && self.needs_sole(live.facts(), staged.path())?;
-        if is_due {
+        let encoding = encoding_of(staged.path())?;
+        let must_be_stopped = live.facts().must_be_stopped(self.content.geometry, encoding);
+        let mut is_due = false;
+        if let Some(why) = must_be_stopped.filter(|_| apply.tables.is_empty()) {
             if !apply.stopped {
-                return Err(self.cannot_be_open(live.facts()));
+                return Err(why);
             }
             live.become_sole()?;
+            is_due = true;
         }
         for tried in 0..=MOVED_MAX {
             if is_due {
@@ -214,7 +221,8 @@ impl Restore<'_> {
         }
     }
 
-    /// The stage comes first. The `-wal` or the journal grows to the whole database before anything else may go, and the database itself may grow.
+    /// The stage comes first. The `-wal` or the journal grows to the whole database before anything else may go, and the database
+    /// itself may grow.
     fn check_room(&self, facts: &Facts) -> Result<(), Fault> {
         let (new, old) = (self.content.geometry.bytes(), facts.geometry.bytes());
         let log = match facts.journal {
@@ -249,25 +257,6 @@ impl Restore<'_> {
             )
             .hint("free some room there; SQLite keeps the old pages or the new ones beside the database until all is written")),
         }
-    }
-
-    /// Whether the content can be put in place only where nobody else has the database open.
-    fn needs_sole(&self, facts: &Facts, content: &Path) -> Result<bool, Fault> {
-        let other_size = facts.geometry.page_size != self.content.geometry.page_size;
-        let is_empty = facts.geometry.page_count == 0;
-        let encoding = encoding_of(content)?;
-        let other_encoding = !is_empty && encoding.is_some_and(|encoding| encoding != facts.encoding);
-        Ok(other_encoding || (other_size && facts.journal == Journal::Wal))
-    }
-
-    fn cannot_be_open(&self, facts: &Facts) -> Fault {
-        let (here, there) = (facts.geometry.page_size.get(), self.content.geometry.page_size.get());
-        let what = match here == there {
-            true => "the copy has another text encoding than the database".to_owned(),
-            false => format!("the copy has pages of {there} bytes and the database of {here}"),
-        };
-        Fault::new(Kind::Target, format!("{what}: no application may have it open while that changes; nothing was changed"))
-            .hint("stop the application for the time of the restore: `--stop-cmd 'systemctl stop …' --start-cmd 'systemctl start …'`")
     }
 
     /// The whole database; `None` where somebody committed since the safety copy.
@@ -325,7 +314,8 @@ impl Restore<'_> {
 
     /// Reads back what is there now.
     fn prove(&self, live: Live, copied: Copied, tables: Vec<Table>, call: &Call<'_>) -> Result<(), Fault> {
-        let (snapshot, moved_on) = copied.pinned(|hold| name_of(hold, &self.settings.temp_dir()))?;
+        let pinned = copied.pinned(|hold| name_of(hold, &self.settings.temp_dir()));
+        let (snapshot, moved_on) = pinned.map_err(not_read_back)?;
         let held_micros = u64::try_from(copied.held.as_micros()).unwrap_or(u64::MAX);
         let journal = copied.settle();
         drop(live);
@@ -412,6 +402,12 @@ fn encoding_of(path: &Path) -> Result<Option<&'static str>, Fault> {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(Fault::io(format!("`{}`", path.display()), &error)),
     }
+}
+
+/// Whatever it was, it came after something had been replaced: nobody may take it for a restore that changed nothing.
+fn not_read_back(fault: Fault) -> Fault {
+    Fault::new(Kind::Unproven, format!("the copy was put in place, and could not be read back: {fault}"))
+        .hint(fault.hint)
 }
 
 fn broken(what: &str) -> Fault {

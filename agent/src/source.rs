@@ -163,7 +163,7 @@ impl Source {
 
     /// SQLite reads a last page that is not all there as if its end were zeros, so the length is looked at here. In WAL mode
     /// a checkpoint may be writing the file this moment, and its last pages may be in the `-wal` only.
-    fn check_whole(&self, geometry: Geometry, journal: Journal) -> Result<(), Fault> {
+    pub(crate) fn check_whole(&self, geometry: Geometry, journal: Journal) -> Result<(), Fault> {
         let len = self.path.metadata().map_err(|error| not_found(&self.path, &error))?.len();
         let is_cut = match journal {
             Journal::Rollback => len < geometry.bytes(),
@@ -212,6 +212,10 @@ impl Source {
                     .hint("encrypted databases (SQLCipher, SEE) cannot be read without their key")
             }
             (ffi::SQLITE_CORRUPT, _) => self.cut_short(&format!("SQLite says `{}`", said(error))),
+            (ffi::SQLITE_FULL, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => {
+                Fault::new(Kind::NoSpace, format!("{shown}: its disk is full, or fails: SQLite cannot write beside it"))
+                    .hint("free some room there: in WAL mode even whoever reads needs a little for the `-shm`")
+            }
             (ffi::SQLITE_IOERR, _) => Fault::new(
                 Kind::Unreadable,
                 format!("{shown} cannot be read: SQLite says `{}` (code {extended})", said(error)),
@@ -321,7 +325,7 @@ fn copy_pages(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
 }
 
 /// Page size and count of the pinned state. A backup that copies no page tells them without a readable schema.
-fn geometry_of(connection: &Connection) -> rusqlite::Result<Geometry> {
+pub(crate) fn geometry_of(connection: &Connection) -> rusqlite::Result<Geometry> {
     let page_size: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     let mut nowhere = Connection::open_in_memory()?;
     let backup = Backup::new(connection, &mut nowhere)?;

@@ -116,7 +116,7 @@ impl PutBack<'_> {
             database.ok_or_else(|| Fault::new(Kind::Protocol, "the agent said nothing of the database"))?;
         let problem = database.problem.map(Fault::decode);
         let is_missing = problem.as_ref().is_some_and(|fault| fault.kind == Kind::Missing);
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = doubt(self.copy).into_iter().collect();
         if let Some(fault) = problem.filter(|_| !is_missing) {
             match self.asked.force {
                 true => notes.push(format!("what is there would be set aside: {fault}")),
@@ -175,7 +175,7 @@ impl PutBack<'_> {
             )
             .hint("look at it first with `--dry-run`; `--yes` goes on without asking"));
         }
-        begun.may_begin(self.asked.force)?;
+        begun.may_begin(&self.what(&file), self.asked.force, self.asked.stop_cmd.is_some())?;
         let mut into = match into.take() {
             Some(into) => into,
             None => self.folder_of(&begun.target().path)?,
@@ -216,7 +216,7 @@ impl PutBack<'_> {
             safety: None,
             differences: None,
             done: Some(done),
-            notes: Vec::new(),
+            notes: doubt(self.copy).into_iter().collect(),
             notes_said: 0,
             took: began.elapsed(),
         };
@@ -242,6 +242,7 @@ impl PutBack<'_> {
         let safety = begun.save(folder, self.asked.force, &bar);
         bar.clear();
         let Safety { copy: safety, mut notes } = safety?;
+        notes.extend(doubt(self.copy));
         let what = self.what(file);
         let differences = match &safety {
             Some(safety) => self.differences(folder.source, safety, file, &mut notes)?,
@@ -259,6 +260,7 @@ impl PutBack<'_> {
         };
         let is_same = safety.as_ref().map(shape).transpose()? == Some(shape(self.copy)?);
         if is_same {
+            self.close(before, folder)?;
             self.say(&report, folder.source)?;
             return Ok(0);
         }
@@ -279,13 +281,17 @@ impl PutBack<'_> {
         report.safety = done.safety.clone();
         report.notes.extend(done.notes.iter().cloned());
         report.done = Some(done);
-        let liked = started.and_then(|()| self.is_liked(&report, folder.source));
+        let liked = match started {
+            Ok(()) => self.is_liked(&report, folder.source),
+            Err(why) => Err(self.disliked(&why.message, folder.source)),
+        };
         self.record_run(&report, folder.source, folder.now, liked.as_ref().err());
         self.say(&report, folder.source)?;
         liked.map(|()| 0)
     }
 
-    /// From the record that a restore begins to the one that it ended, with the application stopped in between if that was asked.
+    /// From the record that a restore begins to the one that it ended, with the application stopped in between if that was asked;
+    /// and whether that was started again.
     fn apply(
         &self,
         ready: Ready,
@@ -297,32 +303,58 @@ impl PutBack<'_> {
     ) -> Result<(Done, Result<(), Fault>), Fault> {
         let mut record = put_back::record(what, safety.as_ref().map(|copy| copy.id.as_str()), folder.now)?;
         record.to_start = self.asked.start_cmd.clone();
+        record.is_undo = self.asked.undo;
         record.write(folder.source, folder.lock)?;
-        let done = stopped_for(self.asked, |is_stopped| {
-            let mut newer = |source: &SourceDir, lock: &Lock, id: &str| {
-                record.safety = Some(id.to_owned());
-                record.write(source, lock)
-            };
-            ready.apply(safety, is_stopped, Some(&mut *folder), &mut newer, bar)
-        });
-        match &done {
-            Ok((done, started)) => {
+        let stopped = self.asked.stop_cmd.as_deref();
+        let stopped = stopped.map(|stop| Stopped::stop(stop, self.asked.start_cmd.as_deref())).transpose();
+        let (done, started) = match stopped {
+            Err(fault) => (Err(fault), Ok(())),
+            Ok(stopped) => {
+                let mut newer = |source: &SourceDir, lock: &Lock, id: &str| {
+                    record.safety = Some(id.to_owned());
+                    record.write(source, lock)
+                };
+                let done = ready.apply(safety, stopped.is_some(), Some(&mut *folder), &mut newer, bar);
+                (done, stopped.map_or(Ok(()), Stopped::start))
+            }
+        };
+        let mut done = match (done, &started) {
+            (Err(fault), Err(also)) => {
+                Err(Fault::new(fault.kind, format!("{fault}; {also}")).hint(fault.hint))
+            }
+            (done, _) => done,
+        };
+        match &mut done {
+            Ok(done) => {
                 record.ended_at = Some(clock::now()?);
                 if started.is_ok() {
                     record.to_start = None;
                 }
                 record.safety.clone_from(&done.safety);
                 record.quarantine.clone_from(&done.restored.quarantine);
-                record.write(folder.source, folder.lock)?;
+                // Open, it leads back as well, and no copy that it names goes.
+                if let Err(fault) = record.write(folder.source, folder.lock) {
+                    done.notes.push(format!("that the restore has ended is not written down: {fault}"));
+                }
             }
             // Nothing was changed, and the way back is still that of the restore before.
-            Err(fault) if !may_have_begun(fault.kind) => match before {
+            Err(fault) if has_changed_nothing(fault.kind) => match before {
                 Some(before) => before.write(folder.source, folder.lock)?,
                 None => Record::remove(folder.source, folder.lock)?,
             },
             Err(_) => {}
         }
-        done
+        done.map(|done| (done, started))
+    }
+
+    /// What is there is what a restore that was cut was to bring, or to replace: the record of that one ends here.
+    fn close(&self, before: Option<&Record>, folder: &Folder<'_>) -> Result<(), Fault> {
+        let is_known = |record: &&Record| {
+            record.is_open() && (record.copy == self.copy.id || record.safety.as_ref() == Some(&self.copy.id))
+        };
+        let Some(record) = before.filter(is_known) else { return Ok(()) };
+        let record = Record { ended_at: Some(clock::now()?), to_start: None, ..record.clone() };
+        record.write(folder.source, folder.lock)
     }
 
     /// A name that the copy does not have is said before anything is saved or stopped.
@@ -488,18 +520,20 @@ impl PutBack<'_> {
             Some((url, wait)) => health::healthy(url, wait),
             None => Ok(()),
         });
-        liked.map_err(|why| {
-            Fault::new(Kind::Target, format!("the copy is in place, and {why}"))
-                .hint(format!("`puller restore --undo {}` brings back what was there before", into.shown()))
-        })
+        liked.map_err(|why| self.disliked(&why, into))
+    }
+
+    fn disliked(&self, why: &str, into: &SourceDir) -> Fault {
+        Fault::new(Kind::Target, format!("the copy is in place, and {why}"))
+            .hint(format!("`puller restore --undo {}` brings back what was there before", into.shown()))
     }
 
     /// A restore that failed, with the way back where something may have been replaced.
     fn failed(&self, fault: Fault, into: &SourceDir, report: &Report) -> Fault {
         let at = clock::now().unwrap_or_default();
         self.record_run(report, into, at, Some(&fault));
-        match (may_have_begun(fault.kind), &report.safety) {
-            (true, Some(safety)) => {
+        match (has_changed_nothing(fault.kind), &report.safety) {
+            (false, Some(safety)) => {
                 let undo = format!(
                     "what was there before is copy {safety}; `puller restore --undo {}` brings it back, if anything was replaced",
                     into.shown()
@@ -541,8 +575,10 @@ impl PutBack<'_> {
     /// A restore that was cut: what it left is whole, and a person should know of it.
     fn note_open(&self, record: Option<&Record>) {
         let Some(record) = record.filter(|record| record.is_open()) else { return };
+        let safety = record.safety.as_ref();
+        let safety = safety.map(|id| format!("; what was there before is copy {id}")).unwrap_or_default();
         self.note(&format!(
-            "the restore of {} that was begun at {} was cut; the database is as it was before it or as that copy",
+            "the restore of {} that was begun at {} was cut; the database is as it was before it or as that copy{safety}",
             record.copy,
             clock::rfc3339(record.begun_at)
         ));
@@ -624,6 +660,12 @@ pub(crate) fn stopped_for<T>(
     Ok((done, started.map_err(in_place)))
 }
 
+/// What a person should know of `copy`, if it is none of the good ones.
+pub(crate) fn doubt(copy: &StoredCopy) -> Option<String> {
+    let what = || format!("the copy is `{}`: `puller show` says what was found", copy.verdict().word());
+    (!copy.is_good()).then(what)
+}
+
 /// A restore of `copy` as scripts get it, with every field; what is not known is null.
 pub(crate) fn object(from: &SourceDir, copy: &StoredCopy, outcome: &str, target: &str) -> Value {
     let manifest = copy.manifest.as_ref().ok();
@@ -640,16 +682,10 @@ fn is_somebody_there() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// Whether a restore that failed so may have replaced something.
-fn may_have_begun(kind: Kind) -> bool {
+/// Whether a restore that failed so has replaced nothing. Of all else nobody knows.
+fn has_changed_nothing(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::Lost
-            | Kind::Unreachable
-            | Kind::Unproven
-            | Kind::Interrupted
-            | Kind::Internal
-            | Kind::Protocol
-            | Kind::Io
+        Kind::Busy | Kind::NoSpace | Kind::Target | Kind::Refused | Kind::Locked | Kind::Usage | Kind::Config
     )
 }

@@ -95,12 +95,15 @@ fn copy_of(asked: &Restore, config: &Config, source: &SourceDir) -> Result<Store
         let record = Record::read(source)?;
         let record =
             record.ok_or_else(|| nothing(format!("nothing was restored into `{}`", source.shown())))?;
-        return match (&record.safety, &record.quarantine) {
+        return match (record.way_back(), &record.quarantine) {
             (Some(safety), _) => source.copy(safety),
             (None, Some(quarantine)) => Err(nothing(format!(
                 "what was there before the last restore could not be copied, and lies in `{}`",
                 printable(quarantine, 1024)
             ))),
+            (None, None) if record.is_open() => Err(nothing(
+                "the last restore was cut; what was there before may lie beside the target, in a directory whose name has `.quarantine-`".to_owned(),
+            )),
             (None, None) => Err(nothing("there was nothing before the last restore".to_owned())),
         };
     }
@@ -217,6 +220,7 @@ fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dr
         let target = absolute(&restored.target);
         let mut line = put_back::object(source, copy, outcome, &target.to_string_lossy());
         line["journal"] = restored.journal.into();
+        line["notes"] = put_back::doubt(copy).into_iter().collect();
         line["duration_seconds"] = took.as_secs_f64().into();
         println!("{line}");
     } else if !cli.common.quiet {
@@ -224,6 +228,9 @@ fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dr
         let target = printable(&restored.target.to_string_lossy(), 1024);
         let size = text::bytes(restored.bytes);
         println!("{} {done}: `{target}`, {size}, journal {}", restored.copy, restored.journal);
+        if let Some(doubt) = put_back::doubt(copy) {
+            eprintln!("note: {doubt}");
+        }
     }
 }
 
