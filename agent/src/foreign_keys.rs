@@ -22,6 +22,17 @@ pub(crate) enum Broken {
     Unclear(String),
 }
 
+/// Where a violation was found.
+#[derive(Clone, Copy)]
+enum Side {
+    /// In the target before.
+    Before = 0,
+    /// In the copy itself.
+    Copy = 1,
+    /// In the target now.
+    Now = 2,
+}
+
 /// Violations of foreign keys, noted in a temporary table: there may be more than memory holds.
 pub(crate) struct ForeignKeys<'connection> {
     connection: &'connection Connection,
@@ -39,22 +50,24 @@ impl<'connection> ForeignKeys<'connection> {
         replaced: &'connection [String],
     ) -> rusqlite::Result<Self> {
         connection.execute_batch(
-            "CREATE TABLE temp.pullback_broken(child COLLATE NOCASE, row, parent COLLATE NOCASE, count)",
+            "CREATE TABLE temp.pullback_broken(child COLLATE NOCASE, row, parent COLLATE NOCASE, side)",
         )?;
         let mut keys = Self { connection, replaced, unclear_before: BTreeSet::new() };
-        keys.unclear_before = keys.note("main", &keys.concerned()?, -1)?.into_keys().collect();
-        keys.unclear_before.extend(keys.note(content, &replaced.iter().cloned().collect(), -1)?.into_keys());
+        keys.unclear_before = keys.note("main", &keys.concerned()?, Side::Before)?.into_keys().collect();
+        keys.unclear_before
+            .extend(keys.note(content, &replaced.iter().cloned().collect(), Side::Copy)?.into_keys());
         Ok(keys)
     }
 
     /// What is wrong now and was not before, most rows first; and ends the noting.
     pub(crate) fn broken_since(self) -> rusqlite::Result<Vec<Broken>> {
-        let unclear = self.note("main", &self.concerned()?, 1)?.into_iter();
+        let unclear = self.note("main", &self.concerned()?, Side::Now)?.into_iter();
         let unclear = unclear.filter(|(child, _)| !self.unclear_before.contains(child));
         let mut broken: Vec<Broken> = unclear.map(|(_, said)| Broken::Unclear(said)).collect();
+        // Rows of tables without rowids are told apart by nothing but their number.
         let sql = "SELECT child, parent, sum(more) FROM (
-                       SELECT child, parent, sum(count) AS more FROM temp.pullback_broken
-                       GROUP BY child, row, parent HAVING sum(count) > 0)
+                       SELECT child, parent, sum(side = 2) - max(sum(side = 0), sum(side = 1)) AS more
+                       FROM temp.pullback_broken GROUP BY child, row, parent HAVING more > 0)
                    GROUP BY child, parent ORDER BY 3 DESC, 1, 2 LIMIT ?1";
         let mut statement = self.connection.prepare(sql)?;
         let pairs = statement.query_map([PAIRS_MAX as i64], |row| {
@@ -91,19 +104,20 @@ impl<'connection> ForeignKeys<'connection> {
         Ok(concerned)
     }
 
-    /// Notes each violation in `tables` with `count`. Returns those that SQLite cannot check, in lower case, and why.
+    /// Notes each violation in `tables`, and on which side it is. Returns the tables that SQLite cannot check, in lower
+    /// case, and why.
     fn note(
         &self,
         schema: &str,
         tables: &BTreeSet<String>,
-        count: i64,
+        side: Side,
     ) -> rusqlite::Result<BTreeMap<String, String>> {
         let sql = "INSERT INTO temp.pullback_broken
                    SELECT \"table\", \"rowid\", parent, ?3 FROM pragma_foreign_key_check(?1, ?2)";
         let mut statement = self.connection.prepare(sql)?;
         let mut unclear = BTreeMap::new();
         for table in tables {
-            match statement.execute(params![table, schema, count]) {
+            match statement.execute(params![table, schema, side as i64]) {
                 Ok(_) => {}
                 Err(Error::SqliteFailure(code, said)) if code.code == ErrorCode::Unknown => {
                     unclear.insert(table.to_ascii_lowercase(), said.unwrap_or_default());

@@ -21,6 +21,10 @@ use std::time::{Duration, Instant};
 /// Between two tries to get the write lock.
 const LOCK_RETRY: Duration = Duration::from_millis(2);
 
+/// Tries within which new readers and writers wait too: nobody who comes and goes keeps the lock from being had, and whoever stays
+/// keeps others out for about a second.
+const DRAIN_TRIES: i32 = 400;
+
 /// Pages copied between two words about progress.
 const PAGES_AT_ONCE: i32 = 4096;
 
@@ -47,10 +51,23 @@ struct Seen {
     data_version: i64,
 }
 
+impl Seen {
+    fn is_wal(&self) -> bool {
+        matches!(self.header, Some((Journal::Wal, _)))
+    }
+
+    /// What is seen after a commit by a connection whose number of the newest commit of others is `data_version`. With another page
+    /// size that number moves by itself; this happens in rollback mode only.
+    fn after_one_more(self, data_version: i64) -> Self {
+        let (journal, counter) = self.header.unwrap_or((Journal::Rollback, 0));
+        Self { header: Some((journal, counter.wrapping_add(1))), data_version }
+    }
+}
+
 /// What became of an attempt to write.
 pub enum Written {
     /// Done; [`Copied::prove`] reads it back.
-    Copied(Copied),
+    Copied(Box<Copied>),
     /// Somebody committed since the guard looked. Nothing was written.
     Moved,
 }
@@ -60,8 +77,8 @@ pub struct Copied {
     path: PathBuf,
     limits: HoldLimits,
     writer: Connection,
-    /// The writer's number of the newest commit of others.
-    data_version: i64,
+    /// As long as nobody else commits, with the writer's own number.
+    seen: Seen,
     is_wal_again: bool,
     /// How long other writers had to wait.
     pub held: Duration,
@@ -71,7 +88,7 @@ impl Live {
     /// Opens the database as a writer, which recovers what a crash left of it, and looks at its state.
     pub fn open(path: &Path, limits: HoldLimits) -> Result<Self, Fault> {
         let source = Source::find(path)?;
-        let guard = open(&source)?;
+        let guard = open(&source, limits)?;
         let mut live = Self {
             facts: until_free(limits.lock_wait, &source, || facts_of(&guard))?,
             guard,
@@ -110,30 +127,32 @@ impl Live {
 
     /// Whether anybody committed since the last look; whoever asks has the write lock.
     fn has_moved(&self) -> Result<bool, Fault> {
-        let header = header_of(&self.guard);
-        let is_wal = |header: Option<(Journal, u32)>| matches!(header, Some((Journal::Wal, _)));
-        if is_wal(header) && is_wal(self.seen.header) {
+        let now = Seen { header: header_of(&self.guard), ..self.seen };
+        if now.is_wal() && self.seen.is_wal() {
             // A checkpoint writes the counter in the file, and is no commit.
             let now = until_free(self.limits.lock_wait, &self.source, || data_version(&self.guard))?;
             return Ok(now != self.seen.data_version);
         }
-        Ok(header != self.seen.header)
+        Ok(now != self.seen)
     }
 
     /// Keeps every other writer out until [`Self::replace`], and looks at the state that stays so.
     pub fn freeze(&mut self) -> Result<(), Fault> {
-        if self.frozen.is_none() {
-            let writer = open(&self.source)?;
+        let writer = match self.frozen.take() {
+            Some(writer) => writer,
+            None => open(&self.source, self.limits)?,
+        };
+        if writer.is_autocommit() {
             until_free(self.limits.lock_wait, &self.source, || writer.execute_batch("BEGIN IMMEDIATE"))?;
-            self.frozen = Some(writer);
         }
+        self.frozen = Some(writer);
         self.look()
     }
 
     /// Takes the database out of WAL mode, which works only where nobody else has it open, and freezes it.
     pub fn become_sole(&mut self) -> Result<(), Fault> {
         if self.facts.journal == Journal::Wal && !self.was_wal {
-            self.guard = open(&self.source)?;
+            self.guard = open(&self.source, self.limits)?;
             let guard = &self.guard;
             let mode = until_free(self.limits.lock_wait, &self.source, || {
                 guard.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0))
@@ -158,12 +177,12 @@ impl Live {
         mut progress: impl FnMut(u32, u32) -> Result<(), Fault>,
     ) -> Result<Written, Fault> {
         let from = open_private(content).map_err(|error| self.failed(&error))?;
-        let mut writer = open(&self.source)?;
+        let mut writer = open(&self.source, self.limits)?;
         let version = until_free(self.limits.lock_wait, &self.source, || data_version(&writer))?;
+        writer.busy_handler(Some(drain)).map_err(|error| self.failed(&error))?;
         let backup = Backup::new(&from, &mut writer).map_err(|error| self.failed(&error))?;
-        // Only one of them can have the lock.
-        drop(self.frozen.take());
         let began = Instant::now();
+        self.thaw()?;
         self.lock(&backup, began)?;
         let locked = Instant::now();
         if self.has_moved()? {
@@ -183,14 +202,22 @@ impl Live {
             }
         }
         drop(backup);
-        Ok(Written::Copied(Copied {
+        writer.busy_timeout(Duration::ZERO).map_err(|error| self.failed(&error))?;
+        Ok(Written::Copied(Box::new(Copied {
             path: self.source.path().to_owned(),
             limits: self.limits,
-            data_version: version,
+            seen: self.seen.after_one_more(version),
             writer,
             is_wal_again: self.was_wal,
             held: locked.elapsed(),
-        }))
+        })))
+    }
+
+    /// Gives the write lock up, since only one connection can have it: the next is quick, or somebody commits in between.
+    fn thaw(&self) -> Result<(), Fault> {
+        let frozen = self.frozen.as_ref().filter(|frozen| !frozen.is_autocommit());
+        let thawed = frozen.map_or(Ok(()), |frozen| frozen.execute_batch("ROLLBACK"));
+        thawed.map_err(|error| self.failed(&error))
     }
 
     /// A backup that copies no page takes the write lock.
@@ -210,17 +237,17 @@ impl Live {
         &mut self,
         work: impl FnOnce(&mut Connection, &mut dyn FnMut() -> Result<bool, Fault>) -> Result<T, Fault>,
     ) -> Result<(T, Copied), Fault> {
-        let mut writer = open(&self.source)?;
+        let mut writer = open(&self.source, self.limits)?;
         let wait = self.limits.lock_wait;
         writer.busy_timeout(wait).map_err(|error| self.failed(&error))?;
         let version = until_free(wait, &self.source, || data_version(&writer))?;
-        drop(self.frozen.take());
         let began = Instant::now();
+        self.thaw()?;
         let done = work(&mut writer, &mut || self.has_moved())?;
         let copied = Copied {
             path: self.source.path().to_owned(),
             limits: self.limits,
-            data_version: version,
+            seen: self.seen.after_one_more(version),
             writer,
             is_wal_again: false,
             held: began.elapsed(),
@@ -270,8 +297,18 @@ impl Copied {
     ) -> Result<(T, bool), Fault> {
         let source = Source::find(&self.path)?;
         let hold = source.hold(self.limits)?;
-        let now = until_free(self.limits.lock_wait, &source, || data_version(&self.writer))?;
-        Ok((name(hold)?, now != self.data_version))
+        let now = match self.seen.is_wal() {
+            true => Seen {
+                data_version: until_free(self.limits.lock_wait, &source, || data_version(&self.writer))?,
+                ..self.seen
+            },
+            // Nothing that needs a lock is asked while the hold has one: who waits for it to end lets nobody else read.
+            false => Seen {
+                header: hold.header().map(|header| (header.journal, header.change_counter)),
+                ..self.seen
+            },
+        };
+        Ok((name(hold)?, now != self.seen))
     }
 
     /// Brings the new state from the `-wal` into the database file, as far as others let it, so that the `-wal` does not stay as
@@ -288,8 +325,15 @@ impl Copied {
     }
 }
 
+/// Called by SQLite while somebody else has a lock. In a rollback mode it keeps what it has got of the lock meanwhile, so that
+/// only those who read already are waited for.
+fn drain(tries: i32) -> bool {
+    std::thread::sleep(LOCK_RETRY);
+    tries < DRAIN_TRIES
+}
+
 /// A connection that may write. Never one that makes the file.
-fn open(source: &Source) -> Result<Connection, Fault> {
+fn open(source: &Source, limits: HoldLimits) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = Connection::open_with_flags(source.path(), flags).and_then(|connection| {
         // What SQLite does not take for a database is left as it is, with all that lies beside it. It would bring a `-journal`
@@ -301,12 +345,15 @@ fn open(source: &Source) -> Result<Connection, Fault> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.busy_timeout(Duration::ZERO)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-        connection
-            .execute_batch("PRAGMA mmap_size = 0; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF")?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         Ok(connection)
     });
     let connection = opened.map_err(|error| failed(source, &error))?;
+    let settings = "PRAGMA mmap_size = 0; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF";
+    // One of them reads the schema.
+    until_free(limits.lock_wait, source, || connection.execute_batch(settings))?;
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        .map_err(|error| failed(source, &error))?;
     match connection.is_readonly("main") {
         Ok(false) => Ok(connection),
         _ => Err(Fault::new(Kind::Refused, format!("{source} may only be read by this user"))
@@ -394,5 +441,319 @@ fn failed(source: &Source, error: &rusqlite::Error) -> Fault {
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "`{}`", printable(&self.path().to_string_lossy(), 1024))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tempfile::TempDir;
+
+    const MODES: [&str; 6] = ["wal", "delete", "truncate", "persist", "memory", "off"];
+
+    const QUICK: HoldLimits = HoldLimits { lock_wait: Duration::from_millis(300), max_hold: None };
+
+    const PATIENT: HoldLimits = HoldLimits { lock_wait: Duration::from_secs(6), max_hold: None };
+
+    /// A database in a journal mode, an application that has it open, and content to be put in its place.
+    struct Scene {
+        dir: TempDir,
+        application: Connection,
+    }
+
+    impl Scene {
+        fn new(mode: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let application = Connection::open(dir.path().join("a.db")).unwrap();
+            fill(&application, 4096, 300, "old");
+            let settings = format!("PRAGMA synchronous = OFF; PRAGMA journal_mode = {mode}");
+            application.execute_batch(&settings).unwrap();
+            application.busy_timeout(Duration::ZERO).unwrap();
+            let scene = Self { dir, application };
+            scene.content(4096, 200);
+            scene
+        }
+
+        fn path(&self) -> PathBuf {
+            self.dir.path().join("a.db")
+        }
+
+        /// What is to be put in place.
+        fn content(&self, page_size: u32, rows: u32) {
+            let path = self.dir.path().join("content.db");
+            let _ = std::fs::write(&path, "");
+            fill(&Connection::open(path).unwrap(), page_size, rows, "new");
+        }
+
+        fn live(&self, limits: HoldLimits) -> Live {
+            Live::open(&self.path(), limits).unwrap()
+        }
+
+        fn replace(&self, live: &mut Live) -> Result<Written, Fault> {
+            live.replace(&self.dir.path().join("content.db"), |_, _| Ok(()))
+        }
+
+        #[track_caller]
+        fn copied(&self, live: &mut Live) -> Copied {
+            match self.replace(live).unwrap() {
+                Written::Copied(copied) => *copied,
+                Written::Moved => panic!("nobody has committed"),
+            }
+        }
+
+        #[track_caller]
+        fn moved(&self, live: &mut Live, what: &str) {
+            let word = word_in(&self.application);
+            assert!(matches!(self.replace(live).unwrap(), Written::Moved), "not noticed: {what}");
+            self.holds(&word);
+        }
+
+        /// Whether a new connection finds the content, whole.
+        #[track_caller]
+        fn holds(&self, word: &str) {
+            let db = Connection::open(self.path()).unwrap();
+            let sound: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            assert_eq!((sound.as_str(), word_in(&db).as_str()), ("ok", word));
+        }
+    }
+
+    fn fill(db: &Connection, page_size: u32, rows: u32, word: &str) {
+        let sql = format!(
+            "PRAGMA page_size = {page_size}; PRAGMA synchronous = OFF; BEGIN;
+             CREATE TABLE t(id INTEGER PRIMARY KEY, word TEXT, body BLOB);
+             WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+             INSERT INTO t SELECT i, '{word}', randomblob(1000) FROM n; COMMIT"
+        );
+        db.execute_batch(&sql).unwrap();
+    }
+
+    fn word_in(db: &Connection) -> String {
+        db.query_row("SELECT word FROM t WHERE id = 1", [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn where_nobody_commits_the_content_is_put_in_place_and_applications_go_on() {
+        for mode in MODES {
+            let scene = Scene::new(mode);
+            word_in(&scene.application);
+            let mut live = scene.live(QUICK);
+            let copied = scene.copied(&mut live);
+            assert!(!copied.pinned(|_| Ok(())).unwrap().1, "{mode}");
+            copied.settle();
+            drop(live);
+            scene.holds("new");
+            assert_eq!(word_in(&scene.application), "new", "{mode}");
+            scene.application.execute_batch("UPDATE t SET word = 'newer'").unwrap();
+            scene.holds("newer");
+            let now: String =
+                scene.application.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+            assert_eq!(now, mode);
+        }
+    }
+
+    #[test]
+    fn each_commit_of_others_is_noticed_and_nothing_is_written_over_it() {
+        for mode in MODES {
+            for what in [
+                "UPDATE t SET body = x'01' WHERE id = 1",
+                "CREATE TABLE u(a)",
+                "PRAGMA user_version = 7",
+                "DELETE FROM t WHERE id > 100; VACUUM",
+            ] {
+                let scene = Scene::new(mode);
+                let mut live = scene.live(QUICK);
+                scene.application.execute_batch(what).unwrap();
+                scene.moved(&mut live, &format!("{what} in {mode}"));
+                live.look().unwrap();
+                scene.application.execute_batch("UPDATE t SET body = x'02' WHERE id = 2").unwrap();
+                scene.moved(&mut live, &format!("a second commit in {mode}"));
+                live.freeze().unwrap();
+                scene.copied(&mut live);
+                scene.holds("new");
+            }
+        }
+    }
+
+    #[test]
+    fn commits_of_a_connection_that_comes_and_goes_are_noticed_too() {
+        for mode in MODES {
+            let scene = Scene::new(mode);
+            let mut live = scene.live(QUICK);
+            let other = Connection::open(scene.path()).unwrap();
+            other.execute_batch("UPDATE t SET body = x'01'").unwrap();
+            drop(other);
+            let checkpoint = scene.application.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+            assert!(checkpoint.is_ok(), "{mode}");
+            scene.moved(&mut live, mode);
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_of_others_is_no_commit() {
+        let scene = Scene::new("wal");
+        scene.application.execute_batch("UPDATE t SET body = x'01'").unwrap();
+        let mut live = scene.live(QUICK);
+        scene.application.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
+        scene.copied(&mut live);
+        scene.holds("new");
+    }
+
+    #[test]
+    fn another_journal_mode_than_before_is_noticed() {
+        let scene = Scene::new("delete");
+        let mut live = scene.live(QUICK);
+        scene.application.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+        scene.moved(&mut live, "delete to wal");
+        live.freeze().unwrap();
+        let copied = scene.copied(&mut live);
+        assert_eq!(copied.settle(), Journal::Wal);
+        drop(live);
+        scene.holds("new");
+        // There and back again.
+        let scene = Scene::new("delete");
+        let mut live = scene.live(QUICK);
+        scene.application.execute_batch("PRAGMA journal_mode = WAL; PRAGMA journal_mode = DELETE").unwrap();
+        scene.moved(&mut live, "delete to wal to delete");
+        // Out of WAL mode nobody gets as long as the guard is there.
+        let scene = Scene::new("wal");
+        let _live = scene.live(QUICK);
+        assert!(is_busy(&scene.application.execute_batch("PRAGMA journal_mode = DELETE").unwrap_err()));
+    }
+
+    #[test]
+    fn a_frozen_database_is_read_and_not_written() {
+        for mode in MODES {
+            let scene = Scene::new(mode);
+            let mut live = scene.live(QUICK);
+            live.freeze().unwrap();
+            live.freeze().unwrap();
+            assert_eq!(word_in(&scene.application), "old", "{mode}");
+            let error = scene.application.execute_batch("UPDATE t SET word = 'lost'").unwrap_err();
+            assert!(is_busy(&error), "{mode}: {error}");
+            scene.copied(&mut live);
+            scene.holds("new");
+        }
+    }
+
+    #[test]
+    fn who_commits_right_after_is_told_from_a_disk_that_fails() {
+        for mode in MODES {
+            for (page_size, rows) in [(4096, 200), (4096, 700)] {
+                let scene = Scene::new(mode);
+                scene.content(page_size, rows);
+                let mut live = scene.live(QUICK);
+                let copied = scene.copied(&mut live);
+                assert!(!copied.pinned(|_| Ok(())).unwrap().1, "{mode}: nobody has");
+                assert!(!copied.pinned(|_| Ok(())).unwrap().1, "{mode}: nobody has yet");
+                scene.application.execute_batch("UPDATE t SET word = 'newer' WHERE id = 1").unwrap();
+                assert!(copied.pinned(|_| Ok(())).unwrap().1, "{mode}: somebody has");
+                scene.holds("newer");
+            }
+        }
+    }
+
+    #[test]
+    fn another_page_size_in_a_rollback_mode_is_no_commit_of_others() {
+        for mode in &MODES[1..] {
+            for page_size in [512, 1024, 16384, 65536] {
+                let scene = Scene::new(mode);
+                word_in(&scene.application);
+                scene.content(page_size, 200);
+                let mut live = scene.live(QUICK);
+                let copied = scene.copied(&mut live);
+                assert!(!copied.pinned(|_| Ok(())).unwrap().1, "{mode}, pages of {page_size}: nobody has");
+                assert_eq!(word_in(&scene.application), "new");
+                scene.application.execute_batch("UPDATE t SET word = 'newer' WHERE id = 1").unwrap();
+                assert!(copied.pinned(|_| Ok(())).unwrap().1, "{mode}, pages of {page_size}: somebody has");
+                scene.holds("newer");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stays_keeps_its_state_under_wal_and_the_lock_in_a_rollback_mode() {
+        for mode in MODES {
+            let scene = Scene::new(mode);
+            let mut live = scene.live(QUICK);
+            scene.application.execute_batch("BEGIN").unwrap();
+            assert_eq!(word_in(&scene.application), "old");
+            match (mode, scene.replace(&mut live)) {
+                ("wal", Ok(Written::Copied(copied))) => {
+                    assert_eq!(word_in(&scene.application), "old");
+                    assert_eq!(copied.settle(), Journal::Wal);
+                    assert_eq!(word_in(&scene.application), "old", "even when it is in the file");
+                    scene.application.execute_batch("COMMIT").unwrap();
+                }
+                ("wal", _) => panic!("a reader is in the way of nobody"),
+                (_, Err(fault)) => {
+                    assert_eq!(fault.kind, Kind::Busy, "{mode}");
+                    scene.application.execute_batch("COMMIT").unwrap();
+                    scene.holds("old");
+                    scene.application.execute_batch("UPDATE t SET word = 'mine'").unwrap();
+                    scene.moved(&mut live, "a commit after a restore that was given up");
+                    continue;
+                }
+                (_, Ok(_)) => panic!("{mode}: somebody reads"),
+            }
+            assert_eq!(word_in(&scene.application), "new");
+            scene.holds("new");
+        }
+    }
+
+    #[test]
+    fn readers_that_come_and_go_do_not_keep_the_lock_from_being_had() {
+        let scene = Scene::new("delete");
+        let ended = AtomicBool::new(false);
+        let (path, ended) = (scene.path(), &ended);
+        let read = || {
+            let db = Connection::open(&path).unwrap();
+            db.busy_timeout(Duration::from_secs(30)).unwrap();
+            while !ended.load(Ordering::Relaxed) {
+                db.execute_batch("BEGIN").unwrap();
+                let word = word_in(&db);
+                assert!(["old", "new"].contains(&word.as_str()), "{word}");
+                std::thread::sleep(Duration::from_millis(30));
+                db.execute_batch("COMMIT").unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            // One of them reads at any time.
+            (0..6).for_each(|_| drop(scope.spawn(read)));
+            let mut live = scene.live(PATIENT);
+            let began = Instant::now();
+            let copied = scene.replace(&mut live);
+            let took = began.elapsed();
+            ended.store(true, Ordering::Relaxed);
+            assert!(matches!(copied.unwrap(), Written::Copied(_)));
+            assert!(took < PATIENT.lock_wait, "{took:?}");
+        });
+        scene.holds("new");
+    }
+
+    #[test]
+    fn who_waits_to_commit_right_after_does_not_keep_it_from_being_read_back() {
+        let scene = Scene::new("delete");
+        let mut live = scene.live(PATIENT);
+        let copied = scene.copied(&mut live);
+        scene.application.execute_batch("UPDATE t SET word = 'newer' WHERE id = 1").unwrap();
+        let (path, ended) = (scene.path(), AtomicBool::new(false));
+        let commit = || {
+            let db = Connection::open(&path).unwrap();
+            db.execute_batch("PRAGMA synchronous = OFF").unwrap();
+            db.busy_timeout(2 * PATIENT.lock_wait).unwrap();
+            while !ended.load(Ordering::Relaxed) {
+                db.execute_batch("UPDATE t SET word = 'newer' WHERE id = 1").unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(commit);
+            // Often enough that it begins to wait between the two looks.
+            let pinned: Result<Vec<_>, _> =
+                (0..100).map(|_| copied.pinned(|_| Ok(())).map(|((), moved_on)| moved_on)).collect();
+            ended.store(true, Ordering::Relaxed);
+            assert_eq!(pinned.unwrap(), [true; 100]);
+        });
+        scene.holds("newer");
     }
 }

@@ -14,7 +14,9 @@ use crate::tables;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{HEADER_LEN, Header, Journal};
 use pullback_shared::pb;
-use pullback_shared::restoring::{Apply, Content, Facts, Reply, Request, Restored, Table, Target, There};
+use pullback_shared::restoring::{
+    self, Apply, Content, Facts, Reply, Request, Restored, STORE_MARKER, Table, Target, There,
+};
 use pullback_shared::snapshot::SnapshotId;
 use pullback_shared::text::printable;
 use std::fs::File;
@@ -44,6 +46,9 @@ pub struct Call<'a> {
 /// Serves one restore of the database at `path`.
 pub fn restore(settings: &Settings, path: &Path, call: &mut Call<'_>) -> Result<(), Fault> {
     let path = place_of(path)?;
+    if let Some(store) = path.ancestors().skip(1).find(|dir| dir.join(STORE_MARKER).exists()) {
+        return Err(restoring::within_store(&path, store));
+    }
     let finished = swap::finish_begun(&path)?;
     if settings.state_dir.is_some() {
         stage::sweep(&settings.temp_dir())?;
@@ -285,7 +290,7 @@ impl Restore<'_> {
         let progress =
             |pages_written, page_count| call.outbound.mention(Reply::Writing { pages_written, page_count });
         Ok(match live.replace(staged.path(), progress)? {
-            Written::Copied(copied) => Some((Vec::new(), copied)),
+            Written::Copied(copied) => Some((Vec::new(), *copied)),
             Written::Moved => None,
         })
     }

@@ -670,9 +670,9 @@ mod tests {
             assert_eq!(scene.files(), Scene::expect("", "old", &[suffix]));
         }
         let scene = Scene::new(&[""]);
-        scene.die_after(4);
-        let fault = place(scene.aside(), &with_suffix(&scene.target, ""), &LOOKS).unwrap_err();
-        assert_eq!(fault.kind, Kind::Locked);
+        scene.die_after(2);
+        assert_eq!(place(scene.aside(), &scene.target, &LOOKS).unwrap_err().kind, Kind::Locked);
+        assert_eq!(replace(scene.aside(), &scene.target, &LOOKS, STAMP).unwrap_err().kind, Kind::Locked);
     }
 
     #[test]
@@ -1078,6 +1078,42 @@ mod tests {
                 assert!(is_back || files["X"].is_empty());
             }
         }
+    }
+
+    #[test]
+    fn a_database_made_in_the_last_moment_is_set_aside_as_well() {
+        let scene = Scene::new(&FILES);
+        let aside = scene.aside();
+        let begun = begin(&aside, &scene.target, &LOOKS, STAMP).unwrap();
+        while !matches!(begun.next().unwrap(), Step::Place(_)) {
+            begun.take(&begun.next().unwrap()).unwrap();
+        }
+        let place = begun.next().unwrap();
+        ["", "-wal"].iter().for_each(|suffix| put(&scene.target, suffix, "came"));
+        begun.take(&place).unwrap();
+        assert_eq!(scene.files()["X"], "came");
+        begun.carry_out(aside.path()).unwrap();
+        let mut expected = Scene::expect_replaced(&FILES);
+        expected.extend(Scene::expect(&format!("X.quarantine-{STAMP}-2/"), "came", &["", "-wal"]));
+        assert_eq!(scene.files(), expected);
+    }
+
+    #[test]
+    fn who_waited_while_another_one_came_to_the_end_finds_nothing_begun() {
+        let scene = Scene::new(&FILES);
+        let aside = scene.aside();
+        let begun = begin(&aside, &scene.target, &LOOKS, STAMP).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| finish_begun(&scene.target));
+            std::thread::sleep(LOCK_RETRY);
+            begun.carry_out(aside.path()).unwrap();
+            match waiting.join().unwrap() {
+                Ok(finished) => assert_eq!(finished, None),
+                // The disk was slow.
+                Err(fault) => assert_eq!(fault.kind, Kind::Locked),
+            }
+        });
+        assert_eq!(scene.files(), Scene::expect_replaced(&FILES));
     }
 
     #[test]

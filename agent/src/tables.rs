@@ -925,6 +925,13 @@ mod tests {
             &orphans,
             &["customers", "orders"],
         );
+        // Three before, two in the copy itself, and three that were none there.
+        let target = format!("{SHOP} INSERT INTO lines VALUES (7, 1), (7, 2), (7, 3);");
+        let copy = format!(
+            "{SHOP} INSERT INTO orders VALUES (1, NULL);
+             INSERT INTO lines VALUES (1, 1), (1, 2), (1, 3), (5, 1), (5, 2);"
+        );
+        two("wal", &target, &copy).refused(&["lines"], Kind::Target, &["`lines`", ": 2", "--table Orders"]);
         // As many as before, but another one.
         let two = two(
             "wal",
@@ -1031,6 +1038,19 @@ mod tests {
             }
             assert_eq!(column::<i64>(&reader, "SELECT count(*) FROM people"), [1]);
         }
+    }
+
+    #[test]
+    fn without_a_wal_a_reader_that_stays_is_told_before_rows_are_written() {
+        let copy = "PRAGMA writable_schema = ON; CREATE TABLE people(a); INSERT INTO people VALUES (1);
+                    UPDATE sqlite_schema SET sql = 'CREATE TABLE people(a CHECK (a > 1))';";
+        let two = two("delete", PEOPLE, copy);
+        let reader = two.open();
+        reader.execute_batch("BEGIN").unwrap();
+        assert_eq!(column::<i64>(&reader, "SELECT count(*) FROM people"), [3]);
+        two.refused(&["people"], Kind::Busy, &["transaction open"]);
+        reader.execute_batch("COMMIT").unwrap();
+        two.refused(&["people"], Kind::Target, &["CHECK constraint failed"]);
     }
 
     #[test]

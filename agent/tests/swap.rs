@@ -159,6 +159,34 @@ fn a_file_system_without_renames_that_replace_nothing_will_do() {
 }
 
 #[test]
+fn an_error_of_any_system_call_leaves_the_old_database_or_what_finishes_the_new_one() {
+    if !is_usable() {
+        return;
+    }
+    let mut errors = 0;
+    for call in ["fsync", "renameat2", "mkdir", "mkdirat", "unlink", "unlinkat", "fchmod"] {
+        for nth in 1.. {
+            let scene = Scene::new();
+            let inject = format!("inject=?{call}:error=EIO:when={nth}");
+            if scene.traced("replace", &["-e", &format!("trace=?{call}"), "-e", &inject]) {
+                break;
+            }
+            errors += 1;
+            let record = scene.target.with_file_name("X.pullback-restore");
+            let is_replaced = scene.target.with_file_name(format!("X.quarantine-{STAMP}")).exists();
+            // Everything is back; or only the record is still there, or nobody knows whether it will be after a power cut.
+            let is_begun = record.exists();
+            assert!(is_replaced || !is_begun, "EIO of {call} no. {nth}");
+            assert_eq!(is_replaced && !is_begun, (call, nth) == ("fsync", 14));
+            let finished = finish_begun(&scene.target).expect("what was begun can be finished");
+            assert_eq!(finished.map(|finished| finished.is_replaced), is_begun.then_some(true));
+            assert_eq!(scene.files(), Scene::expected(is_replaced), "EIO of {call} no. {nth}");
+        }
+    }
+    assert!(errors > 20, "{errors} errors");
+}
+
+#[test]
 fn a_process_killed_at_any_system_call_leaves_the_old_database_or_the_new_one() {
     if !is_usable() {
         return;

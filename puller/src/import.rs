@@ -148,6 +148,7 @@ impl Desk {
             pack: Some(pack),
             expect: BTreeMap::new(),
             path: None,
+            is_safety: false,
             imported: Some(Imported {
                 taken_at: checked.taken_at,
                 path: crate::address::absolute(file).to_string_lossy().into_owned(),

@@ -58,6 +58,10 @@ pub struct Manifest {
     /// A copy of which a person said that it stays.
     #[serde(default)]
     pub pinned: bool,
+    /// A copy that was taken of what a restore was about to replace, and that no pull has found again since: `latest` of a restore
+    /// does not mean it.
+    #[serde(default)]
+    pub safety: bool,
     /// What `expect` in the configuration asked for when the copy was pulled, and was not there.
     #[serde(default)]
     pub unmet: Option<String>,
@@ -239,6 +243,7 @@ pub(crate) mod tests {
             verdict: Verdict::Ok,
             accepted: false,
             pinned: false,
+            safety: false,
             unmet: None,
         }
     }

@@ -288,12 +288,27 @@ fn check_foreign_keys(connection: &Connection, findings: &mut Findings) -> rusql
     Ok(())
 }
 
+/// Tables of the file at `path`, in order.
+pub fn tables(path: &Path) -> Result<Vec<String>, Fault> {
+    open_immutable(path)
+        .and_then(|connection| user_tables(&connection))
+        .map_err(|error| of_sqlite(path, &error))
+}
+
+fn user_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut names = names(connection, "name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
+    names.sort();
+    Ok(names)
+}
+
+fn of_sqlite(path: &Path, error: &rusqlite::Error) -> Fault {
+    Fault::new(Kind::Damaged, format!("`{}`: {error}", path.display()))
+}
+
 /// Tables of the file at `path` with their rows; -1 where SQLite cannot count them.
 pub fn count_rows(path: &Path) -> Result<Vec<(String, i64)>, Fault> {
-    let sqlite = |error: rusqlite::Error| Fault::new(Kind::Damaged, format!("`{}`: {error}", path.display()));
-    let connection = open_immutable(path).map_err(sqlite)?;
-    let mut names = names(&connection, "name NOT LIKE 'sqlite\\_%' ESCAPE '\\'").map_err(sqlite)?;
-    names.sort();
+    let connection = open_immutable(path).map_err(|error| of_sqlite(path, &error))?;
+    let names = user_tables(&connection).map_err(|error| of_sqlite(path, &error))?;
     let count = |name: String| {
         let sql = format!("SELECT count(*) FROM \"{}\"", name.replace('"', "\"\""));
         let rows = connection.query_row(&sql, [], |row| row.get(0)).unwrap_or(-1);

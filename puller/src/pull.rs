@@ -51,6 +51,8 @@ pub struct Options {
     pub expect: BTreeMap<String, u64>,
     /// The database's path at the agent, where what was typed may lead to another one.
     pub path: Option<String>,
+    /// Whether the copy is the safety copy of a restore.
+    pub is_safety: bool,
     /// What an older copy, made by hand, says of itself; `None`: the source is read as it is now.
     pub imported: Option<Imported>,
 }
@@ -568,6 +570,7 @@ impl Run<'_> {
         }
         let (verdict, why) = judge::verdict(&manifest, good);
         manifest.verdict = verdict;
+        manifest.safety &= self.options.is_safety;
         let is_news = copies.iter().all(|copy| copy.manifest.as_ref() != Ok(&manifest));
         manifest.proven(self.now, self.source.next_proof()?);
         match self.source.write_manifest(&manifest, self.lock) {
@@ -645,6 +648,7 @@ impl Run<'_> {
             verdict: Verdict::Unchecked,
             accepted: false,
             pinned: false,
+            safety: self.options.is_safety,
             unmet,
         };
         let (verdict, why) = judge::verdict(&manifest, good);

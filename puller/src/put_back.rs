@@ -18,6 +18,10 @@ use pullback_shared::restoring::{self, Apply, Reply, Request, Restored, There};
 use pullback_shared::snapshot::SnapshotId;
 use std::path::Path;
 
+/// What helps where what is there cannot be saved first.
+pub const FORCE_HINT: &str =
+    "`--force` sets it aside, with all that belongs to it, and puts the copy in its place";
+
 /// What is to be restored: a copy that was proven.
 pub struct What<'a> {
     /// The source it is of.
@@ -96,6 +100,14 @@ impl Begun {
         &self.target
     }
 
+    /// Refuses what SQLite cannot open, unless it is to be set aside.
+    pub fn may_begin(&self, force: bool) -> Result<(), Fault> {
+        match &self.target.there {
+            There::Unreadable(fault) if !force => Err(unsaved(fault)),
+            _ => Ok(()),
+        }
+    }
+
     /// Saves what is there. What cannot be read is left, or, with `force`, set aside later.
     pub fn save(&mut self, folder: &mut Folder<'_>, force: bool, watch: &dyn Watch) -> Result<Safety, Fault> {
         let unreadable = match &self.target.there {
@@ -112,11 +124,7 @@ impl Begun {
                 copy: None,
                 notes: vec![format!("what is there cannot be copied first, and is set aside: {unreadable}")],
             }),
-            false => Err(Fault::new(
-                unreadable.kind,
-                format!("what is there cannot be saved first: {unreadable}; nothing was changed"),
-            )
-            .hint("`--force` sets it aside, with all that belongs to it, and puts the copy in its place")),
+            false => Err(unsaved(&unreadable)),
         }
     }
 
@@ -271,8 +279,13 @@ pub fn record(what: &What<'_>, safety: Option<&str>, now: Timestamp) -> Result<R
     })
 }
 
+fn unsaved(why: &Fault) -> Fault {
+    Fault::new(why.kind, format!("what is there cannot be saved first: {why}; nothing was changed"))
+        .hint(FORCE_HINT)
+}
+
 /// What a source is that SQLite cannot read as it stands.
-fn is_of_source(kind: Kind) -> bool {
+pub fn is_of_source(kind: Kind) -> bool {
     matches!(kind, Kind::NotADatabase | Kind::Unreadable | Kind::HotJournal)
 }
 

@@ -7,6 +7,7 @@ use crate::unpacked;
 use crate::verify;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{HEADER_LEN, Journal, set_journal};
+use pullback_shared::text::printable;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown};
@@ -32,12 +33,12 @@ pub fn to_new_file(
     target: &Path,
     dry_run: bool,
 ) -> Result<Restored, Fault> {
-    let shown = target.display();
+    let shown = printable(&target.to_string_lossy(), 1024);
     let io = |error: io::Error| Fault::io(format!("`{shown}`"), &error);
     if let Ok(there) = target.symlink_metadata() {
         let what = if there.is_dir() { "is a directory" } else { "is there already" };
-        return Err(Fault::new(Kind::Target, format!("`{shown}` {what}; this release restores to new files only"))
-            .hint("name a file that does not exist; then stop the application and move it in the place of the old database, its -wal, -shm and -journal moved away together"));
+        return Err(Fault::new(Kind::Target, format!("`{shown}` {what}; nothing was changed"))
+            .hint("name a file that does not exist"));
     }
     for suffix in ["-wal", "-shm", "-journal"] {
         let mut beside = target.as_os_str().to_owned();
@@ -50,7 +51,7 @@ pub fn to_new_file(
                     Path::new(&beside).display()
                 ),
             )
-            .hint("move it away, or restore under another name"));
+            .hint("`--force` sets it aside; or restore under another name"));
         }
     }
     let manifest = copy.manifest.as_ref().map_err(|why| unpacked::rotten(source, copy, why))?;
@@ -66,6 +67,12 @@ pub fn to_new_file(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    if !dir.is_dir() {
+        let what = format!("`{shown}` cannot be made: there is no folder `{}`", dir.display());
+        return Err(
+            Fault::new(Kind::Target, what).hint("make the folder first, as the user the application runs as")
+        );
+    }
     let stat = rustix::fs::statvfs(dir).map_err(|error| io(error.into()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free < manifest.bytes {

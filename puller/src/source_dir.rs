@@ -84,6 +84,11 @@ impl StoredCopy {
     pub fn is_good(&self) -> bool {
         self.verdict().is_good()
     }
+
+    /// Whether it was taken of what a restore was about to replace, and no pull has found it again since.
+    pub fn is_safety(&self) -> bool {
+        self.manifest.as_ref().is_ok_and(|manifest| manifest.safety)
+    }
 }
 
 /// `HOST/STEM` of the folder `dir`.
@@ -307,6 +312,25 @@ impl SourceDir {
     /// The copy that `wanted` means: `latest`, `latest~N` (good copies), an id or the unique beginning of one, or the
     /// beginning of a snapshot's name.
     pub fn copy(&self, wanted: &str) -> Result<StoredCopy, Fault> {
+        self.find(wanted, StoredCopy::is_good, "good copies")
+    }
+
+    /// The copy `wanted` for a restore, where `latest` passes over safety copies: a restore that is typed again means the same copy
+    /// as before, and not what it has just replaced.
+    pub fn copy_to_restore(&self, wanted: &str) -> Result<StoredCopy, Fault> {
+        self.find(
+            wanted,
+            |copy| copy.is_good() && !copy.is_safety(),
+            "good copies that are not a restore's safety copies",
+        )
+    }
+
+    fn find(
+        &self,
+        wanted: &str,
+        counts: impl Fn(&StoredCopy) -> bool,
+        of_these: &str,
+    ) -> Result<StoredCopy, Fault> {
         let copies = self.copies()?;
         let unknown = |why: String| {
             Fault::new(Kind::Unknown, why).hint(format!("`puller list {}` shows the copies", self.shown()))
@@ -317,10 +341,10 @@ impl SourceDir {
                 Some(Ok(back)) => back,
                 _ => return Err(unknown(format!("`{wanted}` is no copy"))),
             };
-            let good: Vec<StoredCopy> = copies.into_iter().filter(StoredCopy::is_good).collect();
+            let good: Vec<StoredCopy> = copies.into_iter().filter(|copy| counts(copy)).collect();
             let count = good.len();
             return good.into_iter().rev().nth(back).ok_or_else(|| {
-                unknown(format!("`{}` has {count} good copies, so there is no `{wanted}`", self.shown()))
+                unknown(format!("`{}` has {count} {of_these}, so there is no `{wanted}`", self.shown()))
             });
         }
         let is_it = |copy: &StoredCopy| {

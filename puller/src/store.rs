@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 /// The version of the store's layout.
 const VERSION: u32 = 1;
 
-const MARKER: &str = "pullback-store.json";
+const MARKER: &str = pullback_shared::restoring::STORE_MARKER;
 
 /// How long a run waits for another one that is making a folder for a source.
 const CREATING_WAIT: Duration = Duration::from_secs(10);
@@ -369,6 +369,16 @@ impl Damaged {
     fn is_meant_by(&self, typed: &str) -> bool {
         self.label == typed || self.label.split_once('/').is_some_and(|(_, stem)| stem == typed)
     }
+}
+
+/// The store that the file at `path` lies in, or would lie in, whatever links lead there.
+pub fn around(path: &Path) -> Option<PathBuf> {
+    let dir = |path: &Path| Some(path.canonicalize().ok()?.parent()?.to_owned());
+    let dir = dir(path).or_else(|| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.canonicalize().ok(),
+        _ => Path::new(".").canonicalize().ok(),
+    })?;
+    dir.ancestors().find(|dir| dir.join(MARKER).exists()).map(Path::to_owned)
 }
 
 fn taken(address: &Address, by: &SourceDir) -> Fault {

@@ -1,6 +1,6 @@
 //! The edge of a restore: its messages become checked values here, and checked values become messages.
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 use crate::frame::Frame;
 use crate::header::Journal;
 use crate::page::Geometry;
@@ -11,9 +11,23 @@ use crate::wire::{
     TEXT_CHARS_MAX, broken, check_protocol, decode_frame, encode_frame, geometry, snapshot_id, some_text,
 };
 use crate::{PROTOCOL, RELEASE};
+use std::path::Path;
 
 /// Tables that one restore may name.
 pub const TABLES_MAX: usize = 1000;
+
+/// The file that makes a directory a store of copies. Nothing is ever restored into one.
+pub const STORE_MARKER: &str = "pullback-store.json";
+
+/// Why nothing is restored to `target`, which lies in the store at `store`.
+pub fn within_store(target: &Path, store: &Path) -> Fault {
+    let [target, store] = [target, store].map(|path| printable(&path.to_string_lossy(), 1024));
+    Fault::new(
+        Kind::Target,
+        format!("`{target}` lies in the store `{store}`, whose copies nothing may write over"),
+    )
+    .hint("name a file outside of it; `puller cat` and `puller sql` read a copy where it lies")
+}
 
 /// What the puller may say during a restore.
 #[derive(Clone, PartialEq, Debug)]
@@ -91,7 +105,7 @@ pub enum Reply {
 /// What is there before a restore.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Target {
-    /// The canonical absolute path.
+    /// The canonical absolute path, as the far side spells it: a terminal is shown it through [`printable`] only.
     pub path: String,
     /// What is there.
     pub there: There,
@@ -288,7 +302,7 @@ impl Target {
             }),
         };
         Ok(Self {
-            path: printable(&message.path, TEXT_CHARS_MAX),
+            path: message.path,
             there,
             disk_free: message.disk_free,
             finished: some_text(&message.finished),

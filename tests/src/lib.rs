@@ -3,6 +3,7 @@
 //! Nothing here links the agent or the puller: tests see what a user sees, which is command lines, JSON and files.
 //! Everything panics with a sentence when it cannot do its work, since its only callers are tests.
 
+pub mod applications;
 pub mod catalogue;
 pub mod contents;
 pub mod databases;

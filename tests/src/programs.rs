@@ -22,6 +22,11 @@ pub fn hostile_writer() -> PathBuf {
     of_this_package("hostile-writer")
 }
 
+/// The application that reads and judges.
+pub fn watcher() -> PathBuf {
+    of_this_package("watcher")
+}
+
 /// The application that gets stuck.
 pub fn stuck_application() -> PathBuf {
     of_this_package("stuck-application")

@@ -5,7 +5,7 @@ use crate::sandbox::{Ran, Sandbox};
 use crate::sshd::{Sshd, script};
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The commands of one console block.
@@ -70,6 +70,12 @@ pub struct Desk<'a> {
     sshd: Option<Sshd<'a>>,
 }
 
+/// Where `ssh` itself is.
+fn system_ssh() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join("ssh")).find(|ssh| ssh.is_file())
+}
+
 /// A `crontab` that keeps what it is given in the home directory.
 const CRONTAB: &str = r#"case "$1" in
     -l) cat "$HOME/crontab" 2>/dev/null || { echo "no crontab for you" >&2; exit 1; } ;;
@@ -83,6 +89,10 @@ impl<'a> Desk<'a> {
     pub fn with(sandbox: &'a Sandbox, lines: &str, sshd: Option<Sshd<'a>>) -> Self {
         fs::create_dir_all(sandbox.file("desk")).expect("a folder can be made");
         script(&sandbox.file("desk/crontab"), CRONTAB);
+        if let Some(ssh) = sshd.as_ref().and_then(|_| system_ssh()) {
+            let known = sandbox.file("sshd/client");
+            script(&sandbox.file("desk/ssh"), &format!("exec {ssh:?} -F {known:?} \"$@\""));
+        }
         let config = sandbox.file("home/.config/pullback");
         fs::create_dir_all(&config).expect("a folder can be made");
         let ssh = sshd.as_ref().map(|sshd| format!("ssh = {:?}\n", sshd.ssh())).unwrap_or_default();
@@ -90,9 +100,22 @@ impl<'a> Desk<'a> {
         Self { sandbox, sshd }
     }
 
+    /// The sandbox that it is in.
+    pub fn sandbox(&self) -> &Sandbox {
+        self.sandbox
+    }
+
     /// Whether `pi` can be reached.
     pub fn has_pi(&self) -> bool {
         self.sshd.is_some()
+    }
+
+    /// Calls the machine behind `pi` by `names` as well.
+    pub fn also_called(&self, names: &str) {
+        let sshd = self.sshd.as_ref().expect("there is a machine");
+        let address = sshd.address();
+        let (host, port) = address.rsplit_once(':').expect("an address has a port");
+        sshd.client_lines(&format!("Host {names}\n  HostName {host}\n  Port {port}"));
     }
 
     /// Types `command` into a shell, to its end.

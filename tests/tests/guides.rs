@@ -3,7 +3,7 @@
 use pullback_tests::pinged::Pinged;
 use pullback_tests::privilege::skip;
 use pullback_tests::sandbox::{Ran, Sandbox};
-use pullback_tests::sshd::Sshd;
+use pullback_tests::sshd::{Sshd, script};
 use pullback_tests::typed::{Desk, cells, quoted};
 use pullback_tests::{contents, databases};
 use rusqlite::Connection;
@@ -13,13 +13,14 @@ use std::path::Path;
 const DOCUMENT: &str = include_str!("../../doc/guides.md");
 
 /// The tables, by their headings, with the rows that each has at least.
-const TABLES: [(&str, usize); 6] = [
+const TABLES: [(&str, usize); 7] = [
     ("Copying", 20),
     ("Looking", 19),
     ("By the clock", 18),
     ("Being told", 8),
     ("Keeping an eye on it", 8),
-    ("When it fails", 12),
+    ("When it fails", 9),
+    ("Restoring", 14),
 ];
 
 /// The rows of the table below the heading `title`, without its head.
@@ -37,7 +38,7 @@ struct Guide {
     sandbox: Sandbox,
     pinged: Pinged,
     config: String,
-    _applications: [Connection; 2],
+    applications: [Connection; 2],
 }
 
 impl Guide {
@@ -51,9 +52,12 @@ impl Guide {
         });
         let pinged = Pinged::content();
         let told = sandbox.file("told");
-        let config =
-            format!("[hooks]\non_failure = [\"touch\", {told:?}]\n[ping]\nurl = {:?}\n", pinged.url("/uuid"));
-        Self { sandbox, pinged, config, _applications: applications }
+        let config = format!(
+            "[hooks]\non_failure = [\"touch\", {told:?}]\nafter_restore_url = {:?}\n[ping]\nurl = {:?}\n",
+            pinged.url("/health"),
+            pinged.url("/uuid")
+        );
+        Self { sandbox, pinged, config, applications }
     }
 }
 
@@ -64,9 +68,16 @@ fn needs_pi(command: &str) -> bool {
 /// Types every command of the table below `title`, in order, and gives what each said.
 #[track_caller]
 fn types(guide: &Guide, title: &str) -> Vec<Ran> {
+    types_after(guide, title, |_| {})
+}
+
+/// The same, once `gym` was pulled and `happens` was called.
+#[track_caller]
+fn types_after(guide: &Guide, title: &str, happens: impl Fn(&Desk<'_>)) -> Vec<Ran> {
     let desk = Desk::with(&guide.sandbox, &guide.config, Sshd::start(&guide.sandbox));
     let source = if desk.has_pi() { "pi:gym/app.db" } else { "./app.db" };
     desk.type_in(&format!("puller pull {source} --name gym")).exits(0);
+    happens(&desk);
     let mut all = Vec::new();
     for row in rows(title) {
         let [before, now, because] = &row[..] else { panic!("{row:?} has not three cells") };
@@ -164,7 +175,45 @@ fn what_keeps_an_eye_on_it_is_typed() {
 
 #[test]
 fn what_helps_when_it_fails_is_typed() {
+    types(&Guide::new(), "When it fails");
+}
+
+#[test]
+fn what_restores_is_typed_while_the_application_goes_on() {
     let guide = Guide::new();
-    types(&guide, "When it fails");
-    assert!(guide.sandbox.db("back.db").exists());
+    let members = |db: &Connection| -> i64 {
+        db.query_row("SELECT count(*) FROM members", [], |row| row.get(0)).expect("a number")
+    };
+    let all = members(&guide.applications[0]);
+    let deletes = |last: i64| {
+        let sql = format!("PRAGMA foreign_keys = OFF; DELETE FROM members WHERE id > {last}");
+        guide.applications.iter().for_each(|db| db.execute_batch(&sql).expect("the application goes on"));
+    };
+    let said = types_after(&guide, "Restoring", |desk| {
+        fs::write(
+            guide.sandbox.file("home/.config/pullback/agent.toml"),
+            "reserve = \"0\"\nallow_restore = true\n",
+        )
+        .unwrap();
+        for (name, word) in [("stop-gym", "stopped"), ("start-gym", "started")] {
+            script(&guide.sandbox.db(name), &format!("echo {word} >&2"));
+        }
+        // A day that changed little, a copy, and then somebody deletes.
+        deletes(all - 1);
+        desk.type_in("puller pull gym").exits(0);
+        deletes(3);
+    });
+    let shows = |command: &str, rows: &str| {
+        let ran = of(&said, command);
+        assert!(format!("{}{}", ran.stdout, ran.stderr).contains(rows), "{rows}: {ran}");
+    };
+    shows("--in-place --dry-run", &format!("{}", all - 1));
+    shows("--yes", "already");
+    shows("--undo", "what was there before is copy");
+    shows("--table members", &format!("members: 3 before, {} now", all - 1));
+    shows("--stop-cmd", "stopped\nstarted");
+    let counts: Vec<i64> = guide.applications.iter().map(members).collect();
+    assert!(counts.contains(&(all - 1)), "{counts:?}");
+    assert_eq!(members(&Connection::open(guide.sandbox.db("chosen.db")).unwrap()), all);
+    assert!(guide.pinged.paths().iter().any(|path| path == "/health"), "the application was asked");
 }

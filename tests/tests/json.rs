@@ -80,7 +80,33 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`puller import`", &puller("import ./gym_20251103_031500.db --name old").exits(0));
     unseen.is("`puller verify`", &puller("verify gym").exits(0));
     unseen.is("`puller drill`", &puller("drill gym").exits(0));
-    unseen.is("`puller restore`", &puller("restore gym --to ./back.db").exits(0));
+    let restored = puller("restore gym --to ./back.db").exits(0);
+    let application = Connection::open(&source).unwrap();
+    application.execute_batch("DELETE FROM access_log").unwrap();
+    for (words, outcome) in [
+        ("restore gym --to ./back-2.db --dry-run", "planned"),
+        ("restore ./gym.db --in-place --dry-run", "planned"),
+        ("restore ./gym.db --in-place --yes", "restored"),
+        ("restore ./gym.db --in-place --yes", "unchanged"),
+        ("restore --undo ./gym.db --yes", "restored"),
+        ("restore ./gym.db --in-place --table access_log --yes", "restored"),
+    ] {
+        if words.contains("./gym.db --in-place --dry-run") {
+            puller("pull ./gym.db").exits(0);
+            application.execute_batch("DELETE FROM lockers").unwrap();
+        }
+        let ran = puller(words).exits(0).only_json();
+        assert_eq!((keys(&ran), &ran["outcome"]), (keys(&restored.only_json()), &outcome.into()), "{words}");
+        if let Some(table) = ran["tables"].get(0) {
+            assert_eq!(keys(table), ["rows", "rows_before", "table"].map(str::to_owned).into());
+        }
+        if let Some(difference) = ran["differences"].get(0) {
+            let fields =
+                ["added", "altered", "changed", "removed", "rows_now", "rows_then", "table", "unreadable"];
+            assert_eq!(keys(difference), fields.map(str::to_owned).into(), "{words}");
+        }
+    }
+    unseen.is("`puller restore`", &restored);
     unseen.is("`puller config path`", &puller("config path").exits(0));
     unseen.is("`puller config check`", &puller("config check").exits(0));
     unseen.is("`puller rotate`", &puller("rotate gym --keep-last 3 --dry-run").exits(0));

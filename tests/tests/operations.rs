@@ -3,6 +3,7 @@
 
 use pullback_tests::contents;
 use pullback_tests::databases;
+use pullback_tests::privilege::skip;
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
 use pullback_tests::sshd::Sshd;
@@ -28,7 +29,7 @@ const DOCUMENTS: [(&str, &str); 7] = [
 ];
 
 /// Which test here types the blocks under a heading.
-const TYPED: [(&str, &str, &str); 14] = [
+const TYPED: [(&str, &str, &str); 21] = [
     ("README.md", "Two commands", "the_two_commands_work_as_typed"),
     ("README.md", "Ten-minute start", "the_ten_minute_start_works_as_typed"),
     ("README.md", "An agent that serves", "the_agent_that_serves_works_as_typed"),
@@ -38,7 +39,18 @@ const TYPED: [(&str, &str, &str); 14] = [
     ("CONTRIBUTING.md", "Benches", "what_is_only_named_is_there"),
     ("CONTRIBUTING.md", "Power cuts, kills and damage", "what_is_only_named_is_there"),
     ("doc/operations.md", "The restore drill", "the_drill_and_the_way_back_work_as_typed"),
-    ("doc/operations.md", "Getting a database back", "the_drill_and_the_way_back_work_as_typed"),
+    ("doc/operations.md", "Restoring", "a_restore_in_place_works_as_typed_under_a_live_application"),
+    ("doc/operations.md", "A dead SD card", "a_dead_sd_card_costs_what_came_since_the_last_pull"),
+    (
+        "doc/operations.md",
+        "A deleted table, deleted rows",
+        "a_deleted_table_and_deleted_rows_come_back_as_typed",
+    ),
+    ("doc/operations.md", "A lost workstation", "a_lost_workstation_is_replaced_as_typed"),
+    ("doc/operations.md", "A moved database", "a_moved_database_is_adopted_as_typed"),
+    ("doc/operations.md", "An upgrade", "an_upgrade_is_looked_at_as_typed"),
+    ("doc/operations.md", "The restore was wrong", "a_wrong_restore_is_undone_as_typed_and_that_too"),
+    ("doc/operations.md", "A damaged source", "a_damaged_source_is_replaced_and_looked_through_as_typed"),
     ("doc/operations.md", "Looking into a copy", "looking_into_a_copy_works_as_typed"),
     ("doc/operations.md", "From the old scripts' copies", "the_old_scripts_copies_are_taken_over_as_typed"),
     ("doc/operations.md", "Proof over time", "proof_over_time_works_as_typed"),
@@ -86,7 +98,8 @@ fn every_console_block_is_typed_or_says_why_not() {
     let mut headings = BTreeSet::new();
     for (name, text) in DOCUMENTS {
         let blocks = typed::blocks(text);
-        assert_eq!(text.matches("\n```console\n").count(), blocks.len(), "the blocks of {name}");
+        let opened = text.lines().filter(|line| line.trim_start().starts_with("```console")).count();
+        assert_eq!(opened, blocks.len(), "the blocks of {name}");
         for block in blocks {
             assert!(!block.commands.is_empty(), "a block of {name} under `{}` has no `$ `", block.section);
             let row = TYPED.iter().find(|(document, title, _)| (*document, *title) == (name, &block.section));
@@ -141,8 +154,7 @@ fn live_gym(path: &Path, bytes: u64) -> rusqlite::Connection {
 fn the_drill_and_the_way_back_work_as_typed() {
     let sandbox = Sandbox::new();
     let desk = Desk::with(&sandbox, "", None);
-    let source = sandbox.db("app.db");
-    let application = live_gym(&source, 500_000);
+    let _application = live_gym(&sandbox.db("app.db"), 500_000);
     desk.type_in("puller pull ./app.db --name gym").exits(0);
     let drill = commands("doc/operations.md", "The restore drill");
     let said: Vec<Ran> = drill.iter().map(|command| desk.type_in(command).exits(0)).collect();
@@ -154,18 +166,213 @@ fn the_drill_and_the_way_back_work_as_typed() {
     assert!(said[0].stdout.contains(id) && said[1].stdout.contains("ok"), "{} {}", said[0], said[1]);
     assert!(said[3].stdout.contains("access_log"), "{}", said[3]);
     assert!(!sandbox.db("drill.db").exists());
+}
 
+/// Types all commands of doc/operations.md below `title`.
+#[track_caller]
+fn type_all(desk: &Desk<'_>, title: &str) -> Vec<Ran> {
+    commands("doc/operations.md", title).iter().map(|command| desk.type_in(command).exits(0)).collect()
+}
+
+/// The newest good copy of `gym` as a file beside the database, whatever is packed later.
+fn saved(desk: &Desk<'_>) -> PathBuf {
+    desk.type_in("puller cat gym > ./saved.db").exits(0);
+    desk.sandbox().db("saved.db")
+}
+
+/// What one query of one number gives.
+fn number(db: &rusqlite::Connection, sql: &str) -> i64 {
+    db.query_row(sql, [], |row| row.get(0)).expect("a number")
+}
+
+const MEMBERS: &str = "SELECT count(*) FROM members";
+const VISITS: &str = "SELECT count(*) FROM access_log";
+
+#[test]
+fn a_restore_in_place_works_as_typed_under_a_live_application() {
+    let sandbox = Sandbox::new();
+    let desk = Desk::with(&sandbox, "", None);
+    let source = sandbox.db("app.db");
+    let application = live_gym(&source, 300_000);
+    let members = number(&application, MEMBERS);
+    desk.type_in("puller pull ./app.db --name gym").exits(0);
+    let stored = saved(&desk);
+    application.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM members WHERE id > 5").unwrap();
+    let said = type_all(&desk, "Restoring");
+    assert_eq!(said.len(), 4);
+    let in_rows = format!("5         {members}");
+    assert!(
+        said[1].stdout.contains(&in_rows) && said[2].stderr.contains(&in_rows),
+        "{} {}",
+        said[1],
+        said[2]
+    );
+    assert!(said[3].stdout.contains("stored"), "what is there is no longer what was saved: {}", said[3]);
+    assert_eq!(
+        number(&application, MEMBERS),
+        members,
+        "the application sees it, and need not be started again"
+    );
+    application.execute_batch("DELETE FROM access_log WHERE id = (SELECT max(id) FROM access_log)").unwrap();
     drop(application);
-    let back = commands("doc/operations.md", "Getting a database back");
-    assert_eq!(back.len(), 4);
-    back[..3].iter().for_each(|command| drop(desk.type_in(command).exits(0)));
-    let again = desk.type_in(&back[3]).exits(0);
-    assert!(again.stdout.contains("unchanged") && again.stdout.contains(id), "{again}");
+    desk.type_in("puller restore gym --in-place").exits(0);
     contents::assert_equal(&source, &stored);
-    let mode: String = rusqlite::Connection::open(&source)
-        .and_then(|db| db.pragma_query_value(None, "journal_mode", |row| row.get(0)))
-        .expect("the restored database can be opened");
-    assert_eq!(mode, "wal");
+    let again = desk.type_in("puller restore gym --in-place").exits(0);
+    assert!(again.stdout.contains("already"), "{again}");
+}
+
+#[test]
+fn a_dead_sd_card_costs_what_came_since_the_last_pull() {
+    let sandbox = Sandbox::new();
+    let Some(sshd) = Sshd::start(&sandbox) else { return };
+    let desk = Desk::with(&sandbox, "", Some(sshd));
+    desk.also_called("newpi");
+    let source = sandbox.file("home/gym/app.db");
+    drop(live_gym(&source, 300_000));
+    desk.type_in("puller pull pi:gym/app.db --name gym").exits(0);
+    let stored = saved(&desk);
+    // The card dies: the database, and all that the agent knew.
+    fs::remove_dir_all(sandbox.file("home/gym")).unwrap();
+    fs::remove_dir_all(sandbox.file("home/.local/state/pullback/mirrors")).unwrap();
+    let said = type_all(&desk, "A dead SD card");
+    assert_eq!(said.len(), 5);
+    contents::assert_equal(&source, &stored);
+    assert!(said[4].stdout.contains("unchanged"), "{}", said[4]);
+}
+
+#[test]
+fn a_deleted_table_and_deleted_rows_come_back_as_typed() {
+    let sandbox = Sandbox::new();
+    if !has("sqlite3") {
+        return skip("a runbook with `sqlite3`", "there is no such program");
+    }
+    let desk = Desk::with(&sandbox, "", None);
+    let source = sandbox.db("app.db");
+    let application = live_gym(&source, 300_000);
+    let (members, visits) = (number(&application, MEMBERS), number(&application, VISITS));
+    desk.type_in("puller pull ./app.db --name gym").exits(0);
+    // Somebody deletes, the application goes on, and the night's pull copies what is left.
+    application
+        .execute_batch("PRAGMA foreign_keys = OFF; DROP TABLE members; DELETE FROM access_log WHERE id = 1")
+        .unwrap();
+    desk.type_in("puller pull gym").exits(0);
+    let typed = commands("doc/operations.md", "A deleted table, deleted rows");
+    let (first, then) = typed.split_at(4);
+    let said: Vec<Ran> = first.iter().map(|command| desk.type_in(command).exits(0)).collect();
+    assert_eq!(said[1].stdout.trim(), members.to_string());
+    assert!(said[3].stdout.contains("members: no such table before"), "{}", said[3]);
+    assert_eq!((number(&application, MEMBERS), number(&application, VISITS)), (members, visits - 1));
+    application
+        .execute_batch("DELETE FROM members WHERE id IN (2, 3); UPDATE members SET id = -1 WHERE id = 4")
+        .unwrap();
+    drop(application);
+    then.iter().for_each(|command| drop(desk.type_in(command).exits(0)));
+    let db = rusqlite::Connection::open(&source).unwrap();
+    assert_eq!(number(&db, MEMBERS), members + 1, "those that were missing came, and the newer one stayed");
+    assert_eq!(number(&db, VISITS), visits - 1);
+    assert!(!sandbox.db("look.db").exists());
+}
+
+#[test]
+fn a_damaged_source_is_replaced_and_looked_through_as_typed() {
+    let sandbox = Sandbox::new();
+    if !has("sqlite3") {
+        return skip("a runbook with `sqlite3`", "there is no such program");
+    }
+    let desk = Desk::with(&sandbox, "", None);
+    let source = sandbox.db("app.db");
+    drop(live_gym(&source, 300_000));
+    desk.type_in("puller pull ./app.db --name gym").exits(0);
+    let stored = saved(&desk);
+    // The end of the file is gone.
+    let file = fs::OpenOptions::new().write(true).open(&source).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    desk.type_in("puller pull gym").exits(7);
+    let typed = commands("doc/operations.md", "A damaged source");
+    assert_eq!(typed.len(), 5);
+    let refused = desk.type_in(&typed[0]).exits(7);
+    assert!(
+        refused.stderr.contains("cannot be saved first") && refused.stderr.contains("`--force`"),
+        "{refused}"
+    );
+    desk.type_in(&typed[1]).exits(0);
+    contents::assert_equal(&source, &stored);
+    if desk.type_in("sqlite3 ./saved.db .recover").code() != 0 {
+        return skip("`sqlite3 .recover`", "this `sqlite3` cannot do it, with a good file either");
+    }
+    let said: Vec<Ran> = typed[2..].iter().map(|command| desk.type_in(command).exits(0)).collect();
+    assert!(said[2].stdout.contains("members"), "{}", said[2]);
+}
+
+#[test]
+fn a_lost_workstation_is_replaced_as_typed() {
+    let sandbox = Sandbox::new();
+    if !has("rsync") {
+        return skip("a runbook with `rsync`", "there is no such program");
+    }
+    let Some(sshd) = Sshd::start(&sandbox) else { return };
+    let desk = Desk::with(&sandbox, "keep = { daily = 7 }\n", Some(sshd));
+    desk.also_called("nas");
+    let _application = live_gym(&sandbox.file("home/gym/app.db"), 300_000);
+    desk.type_in("puller pull pi:gym/app.db --name gym").exits(0);
+    // What a login finds without `~` is the real home directory here.
+    let nas = format!("nas:{}/", sandbox.file("home").display());
+    let typed = commands("doc/operations.md", "A lost workstation");
+    let typed: Vec<String> = typed.iter().map(|command| command.replace("nas:", &nas)).collect();
+    let (before, after) = typed.split_at(2);
+    before.iter().for_each(|command| drop(desk.type_in(command).exits(0)));
+    desk.type_in("chmod -R u+w ~/.local ~/.config && rm -r ~/.local ~/.config").exits(0);
+    let said: Vec<Ran> = after.iter().map(|command| desk.type_in(command).exits(0)).collect();
+    assert_eq!(said.len(), 6);
+    assert!(said[3].stdout.contains("ok") && said[4].stdout.contains("unchanged"), "{} {}", said[3], said[4]);
+}
+
+#[test]
+fn a_moved_database_is_adopted_as_typed() {
+    let sandbox = Sandbox::new();
+    let Some(sshd) = Sshd::start(&sandbox) else { return };
+    let desk = Desk::with(&sandbox, "", Some(sshd));
+    drop(live_gym(&sandbox.file("home/gym/app.db"), 300_000));
+    desk.type_in("puller pull pi:gym/app.db --name gym").exits(0);
+    desk.type_in("mkdir ~/data && mv ~/gym/app.db* ~/data/").exits(0);
+    let said = type_all(&desk, "A moved database");
+    assert!(said[2].stdout.contains("unchanged"), "{}", said[2]);
+}
+
+#[test]
+fn an_upgrade_is_looked_at_as_typed() {
+    let sandbox = Sandbox::new();
+    let Some(sshd) = Sshd::start(&sandbox) else { return };
+    let desk = Desk::with(&sandbox, "", Some(sshd));
+    let _application = live_gym(&sandbox.file("home/gym/app.db"), 300_000);
+    desk.type_in("puller pull pi:gym/app.db --name gym").exits(0);
+    let said = type_all(&desk, "An upgrade");
+    let release = env!("CARGO_PKG_VERSION");
+    assert!(said[0].stdout.contains(release) && said[1].stdout.contains(release), "{} {}", said[0], said[1]);
+    assert!(said[2].stdout.contains(release), "the doctor says what the agent is: {}", said[2]);
+}
+
+#[test]
+fn a_wrong_restore_is_undone_as_typed_and_that_too() {
+    let sandbox = Sandbox::new();
+    let desk = Desk::with(&sandbox, "", None);
+    let application = live_gym(&sandbox.db("app.db"), 300_000);
+    desk.type_in("puller pull ./app.db --name gym").exits(0);
+    let before = number(&application, VISITS);
+    application.execute_batch("DELETE FROM access_log WHERE id % 2").unwrap();
+    let after = number(&application, VISITS);
+    desk.type_in("puller restore gym --in-place").exits(0);
+    assert_eq!(number(&application, VISITS), before);
+    type_all(&desk, "The restore was wrong");
+    assert_eq!(number(&application, VISITS), after);
+    type_all(&desk, "The restore was wrong");
+    assert_eq!(number(&application, VISITS), before);
+}
+
+/// Whether there is a program `name` on this machine.
+fn has(name: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output();
+    found.is_ok_and(|found| found.status.success())
 }
 
 #[test]
@@ -225,7 +432,7 @@ fn the_ten_minute_start_works_as_typed() {
     let source = sandbox.file("home/gym/app.db");
     let _application = live_gym(&source, 300_000);
     let start = commands("README.md", "Ten-minute start");
-    assert_eq!(start.len(), 12);
+    assert_eq!(start.len(), 15);
     start.iter().for_each(|command| drop(desk.type_in(command).exits(0)));
     contents::assert_equal(&source, &sandbox.db("gym-restored.db"));
     let crontab = || fs::read_to_string(sandbox.file("home/crontab")).unwrap();

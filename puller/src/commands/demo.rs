@@ -150,6 +150,7 @@ fn pull(cli: &Cli, source: &mut SourceDir, address: &Address) -> Result<Pulled, 
         pack: None,
         expect: BTreeMap::new(),
         path: None,
+        is_safety: false,
         imported: None,
     };
     let now = puller::clock::now()?;

@@ -96,7 +96,12 @@ pub(crate) fn counted(now: &[(String, i64)], then: &[(String, i64)], tables: &[S
     let rows = |of: &[(String, i64)], name: &str| {
         of.iter().find(|(table, _)| table == name).and_then(|(_, rows)| u64::try_from(*rows).ok())
     };
-    let row = |name: &str| json!({"table": name, "rows_now": rows(now, name), "rows_then": rows(then, name)});
+    let row = |name: &str| {
+        json!({
+            "table": name, "rows_now": rows(now, name), "rows_then": rows(then, name), "added": null,
+            "removed": null, "changed": null, "altered": null, "unreadable": null,
+        })
+    };
     names.into_iter().filter(|name| is_meant(name)).map(row).collect()
 }
 

@@ -58,14 +58,15 @@ fn one(cli: &Cli, source: &SourceDir, long: bool) -> Result<(), Fault> {
                 "page_count": manifest.map(|manifest| manifest.page_count), "changed_pages": changed,
                 "stored_bytes": stored,
                 "verdict": copy.verdict().word(), "checked": manifest.map(|manifest| manifest.checked().word()),
-                "kept_because": decision.kept_because, "damage": damage(source, copy),
+                "safety": copy.is_safety(), "kept_because": decision.kept_because, "damage": damage(source, copy),
             });
             println!("{line}");
             continue;
         }
         let taken = manifest.map(|manifest| text::when(manifest.taken_at, now)).unwrap_or_default();
         let size = manifest.map(|manifest| text::bytes(manifest.bytes)).unwrap_or_default();
-        let mut row = vec![copy.id.clone(), taken, size, copy.verdict().word().to_owned()];
+        let before = if copy.is_safety() { ", before a restore" } else { "" };
+        let mut row = vec![copy.id.clone(), taken, size, format!("{}{before}", copy.verdict().word())];
         if long {
             let pages = manifest.map_or(0, |manifest| manifest.page_count);
             row.push(growth.map(signed).unwrap_or_default());

@@ -258,6 +258,7 @@ impl Pulls<'_> {
             pack: Some(super::pack(config, settings)),
             expect: settings.map(|settings| settings.expect.clone()).unwrap_or_default(),
             path: None,
+            is_safety: false,
             imported: None,
         }
     }

@@ -98,7 +98,7 @@ impl Ran {
                 message: format!("`{shown}` is damaged at the source; the copy is exact and {newest}"),
                 details: pulled.findings.iter().take(3).map(|finding| format!("SQLite: {finding}")).collect(),
                 hint: format!(
-                    "`puller restore {shown} --to FILE` brings the good copy back; until the source is well, each run ends like this"
+                    "`puller restore {shown} --in-place` brings the good copy back; until the source is well, each run ends like this"
                 ),
                 code: Kind::Damaged.code(),
             }),

@@ -6,7 +6,7 @@ use super::{differences, tell, text};
 use crate::cli::Cli;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::restoring::There;
+use pullback_shared::restoring::{Table, There};
 use pullback_shared::text::printable;
 use puller::address::Address;
 use puller::client::Client;
@@ -34,10 +34,16 @@ use std::time::{Duration, Instant};
 /// Lines of a failed hook's output that are said.
 const HOOK_LINES_MAX: usize = 3;
 
+/// Tables of a copy that are named where one is asked for that it does not have.
+const TABLES_NAMED_MAX: usize = 20;
+
+/// Characters of the target's path that are shown.
+const TARGET_CHARS_MAX: usize = 1024;
+
 /// How long an agent may give no sign of life.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Restores `copy` of `source` at `place`, or where the source itself is.
+/// Restores `copy` of `source` at `address`.
 pub(crate) fn run(
     cli: &Cli,
     asked: &Restore,
@@ -45,9 +51,8 @@ pub(crate) fn run(
     store: &Store,
     source: SourceDir,
     copy: &StoredCopy,
-    place: Option<&Address>,
+    address: Address,
 ) -> Result<u8, Fault> {
-    let address = place.map_or_else(|| source.address(), |place| Ok(place.clone()))?;
     let name = config.table_of(&source).map(|(name, _)| name.to_owned());
     let door =
         super::door(&asked.door, config, name.as_deref(), config.timeout.map_or(TIMEOUT, |span| span.0))?;
@@ -61,7 +66,7 @@ pub(crate) fn run(
         copy,
         address,
         door,
-        is_in_place: place.is_none(),
+        is_in_place: asked.to.is_none(),
         hooks: if by_hook { Hooks::default() } else { config.hooks.clone() },
     };
     match asked.dry_run {
@@ -94,13 +99,17 @@ struct Report {
     differences: Option<Differences>,
     done: Option<Done>,
     notes: Vec<String>,
+    /// How many of the notes were said already.
+    notes_said: usize,
     took: Duration,
 }
 
 impl PutBack<'_> {
     /// `--dry-run`: what is there, in rows, and what would be there. Nothing is opened for writing.
     fn plan(&self) -> Result<u8, Fault> {
+        let began = Instant::now();
         let file = proven(&self.source, self.copy, false)?;
+        self.check_tables(&file)?;
         let mut client = Client::open(&self.address, &self.door)?;
         let database = client.info(true)?.databases.into_iter().next();
         let database =
@@ -111,8 +120,12 @@ impl PutBack<'_> {
         if let Some(fault) = problem.filter(|_| !is_missing) {
             match self.asked.force {
                 true => notes.push(format!("what is there would be set aside: {fault}")),
+                false if put_back::is_of_source(fault.kind) => return Err(fault.hint(put_back::FORCE_HINT)),
                 false => return Err(fault),
             }
+        }
+        if !is_missing && !self.is_in_place {
+            self.known(&database.path)?;
         }
         let then = match self.manifest()?.page_count {
             0 => Vec::new(),
@@ -121,14 +134,14 @@ impl PutBack<'_> {
         let now: Vec<(String, i64)> =
             database.tables.into_iter().map(|table| (table.name, table.rows)).collect();
         let rows = differences::counted(&now, &then, &self.asked.tables);
-        let (id, target) = (&self.copy.id, printable(&database.path, 1024));
         if self.cli.common.json {
-            let line = json!({
-                "v": 1, "source": self.source.shown(), "copy": id, "outcome": "planned", "target": target,
-                "bytes": self.manifest()?.bytes, "journal": self.manifest()?.source.journal, "rows": rows, "notes": notes,
-            });
+            let mut line = object(&self.source, self.copy, "planned", &database.path);
+            line["differences"] = rows.into();
+            line["duration_seconds"] = began.elapsed().as_secs_f64().into();
+            line["notes"] = notes.into();
             println!("{line}");
         } else if !self.cli.common.quiet {
+            let (id, target) = (&self.copy.id, self.shown(&database.path));
             let what = if is_missing { "would be written to" } else { "would replace" };
             println!("{id} {what} `{target}`, {}", text::bytes(self.manifest()?.bytes));
             print!("{}", differences::shown_counts(&rows));
@@ -142,13 +155,14 @@ impl PutBack<'_> {
         let mut into = self.is_in_place.then(|| self.source.clone());
         let mut lock = into.as_mut().map(SourceDir::lock_anew).transpose()?;
         let file = proven(&self.source, self.copy, lock.is_none())?;
+        self.check_tables(&file)?;
         let is_local = matches!(self.address, Address::Local(_));
         let client = Client::open(&self.address, &self.door)?;
         client.notes().iter().for_each(|note| self.note(note));
         let begun = Begun::ask(client, is_local)?;
         begun.target().finished.iter().for_each(|finished| self.note(finished));
         if begun.target().there == There::Nothing {
-            return self.to_nothing(begun, &file, began);
+            return self.to_nothing(begun, &file, into.as_ref().zip(lock.as_ref()), now, began);
         }
         if !self.asked.yes && !is_somebody_there() {
             return Err(Fault::new(
@@ -157,9 +171,10 @@ impl PutBack<'_> {
             )
             .hint("look at it first with `--dry-run`; `--yes` goes on without asking"));
         }
+        begun.may_begin(self.asked.force)?;
         let mut into = match into.take() {
             Some(into) => into,
-            None => self.folder_of(&begun)?,
+            None => self.folder_of(&begun.target().path)?,
         };
         let lock = match lock.take() {
             Some(lock) => lock,
@@ -173,13 +188,23 @@ impl PutBack<'_> {
     }
 
     /// Where nothing is: what is there afterwards is a new file.
-    fn to_nothing(&self, begun: Begun, file: &Unpacked, began: Instant) -> Result<u8, Fault> {
+    fn to_nothing(
+        &self,
+        begun: Begun,
+        file: &Unpacked,
+        into: Option<(&SourceDir, &Lock)>,
+        now: Timestamp,
+        began: Instant,
+    ) -> Result<u8, Fault> {
         let target = begun.target().path.clone();
         let bar = Bar::new(self.cli, &self.source.shown());
         let what = self.what(file);
-        let done = begun
-            .stage(&what, None, false, &bar)
-            .and_then(|ready| ready.apply(None, false, None, &mut |_, _, _| Ok(()), &bar));
+        let done = begun.stage(&what, None, false, &bar).and_then(|ready| {
+            stopped_for(self.asked, |is_stopped| {
+                ready.apply(None, is_stopped, None, &mut |_, _, _| Ok(()), &bar)
+            })
+        });
+        let done = done.and_then(|(done, started)| started.map(|()| done));
         bar.clear();
         let report = Report {
             outcome: "restored",
@@ -188,9 +213,15 @@ impl PutBack<'_> {
             differences: None,
             done: Some(done?),
             notes: Vec::new(),
+            notes_said: 0,
             took: began.elapsed(),
         };
-        self.say(&report)?;
+        if let Some((into, lock)) = into {
+            let record = Record { ended_at: Some(clock::now()?), ..put_back::record(&what, None, now)? };
+            record.write(into, lock)?;
+            self.record_run(&report, into, now, None);
+        }
+        self.say(&report, &self.source)?;
         Ok(0)
     }
 
@@ -219,17 +250,18 @@ impl PutBack<'_> {
             differences,
             done: None,
             notes,
+            notes_said: 0,
             took: began.elapsed(),
         };
         let is_same = safety.as_ref().map(shape).transpose()? == Some(shape(self.copy)?);
         if is_same {
             self.close(before, folder)?;
-            self.say(&report)?;
+            self.say(&report, folder.source)?;
             return Ok(0);
         }
         if !self.agreed(&mut report)? {
             report.outcome = "declined";
-            self.say(&report)?;
+            self.say(&report, folder.source)?;
             return Ok(Kind::Target.exit());
         }
         self.run_hook(Moment::BeforeRestore, &report, folder.source)
@@ -249,7 +281,7 @@ impl PutBack<'_> {
             Err(why) => Err(self.disliked(&why.message, folder.source)),
         };
         self.record_run(&report, folder.source, folder.now, liked.as_ref().err());
-        self.say(&report)?;
+        self.say(&report, folder.source)?;
         liked.map(|()| 0)
     }
 
@@ -268,27 +300,15 @@ impl PutBack<'_> {
         record.to_start = self.asked.start_cmd.clone();
         record.is_undo = self.asked.undo;
         record.write(folder.source, folder.lock)?;
-        let stopped = self.asked.stop_cmd.as_deref();
-        let stopped = stopped.map(|stop| Stopped::stop(stop, self.asked.start_cmd.as_deref())).transpose();
-        let (done, started) = match stopped {
-            Err(fault) => (Err(fault), Ok(())),
-            Ok(stopped) => {
-                let mut newer = |source: &SourceDir, lock: &Lock, id: &str| {
-                    record.safety = Some(id.to_owned());
-                    record.write(source, lock)
-                };
-                let done = ready.apply(safety, stopped.is_some(), Some(&mut *folder), &mut newer, bar);
-                (done, stopped.map_or(Ok(()), Stopped::start))
-            }
-        };
-        let mut done = match (done, &started) {
-            (Err(fault), Err(also)) => {
-                Err(Fault::new(fault.kind, format!("{fault}; {also}")).hint(fault.hint))
-            }
-            (done, _) => done,
-        };
+        let mut done = stopped_for(self.asked, |is_stopped| {
+            let mut newer = |source: &SourceDir, lock: &Lock, id: &str| {
+                record.safety = Some(id.to_owned());
+                record.write(source, lock)
+            };
+            ready.apply(safety, is_stopped, Some(&mut *folder), &mut newer, bar)
+        });
         match &mut done {
-            Ok(done) => {
+            Ok((done, started)) => {
                 record.ended_at = Some(clock::now()?);
                 if started.is_ok() {
                     record.to_start = None;
@@ -307,7 +327,7 @@ impl PutBack<'_> {
             },
             Err(_) => {}
         }
-        done.map(|done| (done, started))
+        done
     }
 
     /// What is there is what a restore that was cut was to bring, or to replace: the record of that one ends here.
@@ -318,6 +338,29 @@ impl PutBack<'_> {
         let Some(record) = before.filter(is_known) else { return Ok(()) };
         let record = Record { ended_at: Some(clock::now()?), to_start: None, ..record.clone() };
         record.write(folder.source, folder.lock)
+    }
+
+    /// A name that the copy does not have is said before anything is saved or stopped.
+    fn check_tables(&self, file: &Unpacked) -> Result<(), Fault> {
+        let asked = &self.asked.tables;
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let tables = match self.manifest()?.page_count {
+            0 => Vec::new(),
+            _ => proof::tables(file.path())?,
+        };
+        let is_there = |name: &String| tables.iter().any(|table| table.eq_ignore_ascii_case(name));
+        let Some(missing) = asked.iter().find(|name| !is_there(name)) else { return Ok(()) };
+        let (missing, id) = (printable(missing, 100), &self.copy.id);
+        let names: Vec<String> = tables.iter().map(|name| format!("`{}`", printable(name, 60))).collect();
+        let hint = match names.get(TABLES_NAMED_MAX..).map_or(0, <[String]>::len) {
+            0 if names.is_empty() => "it has no tables".to_owned(),
+            0 => format!("it has {}", names.join(", ")),
+            more => format!("it has {}, and {more} more", names[..TABLES_NAMED_MAX].join(", ")),
+        };
+        Err(Fault::new(Kind::Unknown, format!("{id} has no table `{missing}`; nothing was changed"))
+            .hint(hint))
     }
 
     fn what<'a>(&'a self, file: &'a Unpacked) -> What<'a> {
@@ -337,36 +380,51 @@ impl PutBack<'_> {
             pack: None,
             expect: std::collections::BTreeMap::new(),
             path: None,
+            is_safety: true,
             imported: None,
         }
     }
 
     /// The folder in the store of a target that is not the source itself.
-    fn folder_of(&self, begun: &Begun) -> Result<SourceDir, Fault> {
+    fn folder_of(&self, path: &str) -> Result<SourceDir, Fault> {
+        let (target, known) = self.known(path)?;
+        match known {
+            Some(known) => Ok(known),
+            None => self.store.create(&target.address, target.name.as_deref()),
+        }
+    }
+
+    /// The target at `path`, as its agent calls it, and its folder, if it has one: without `--force`, only where the copy is of
+    /// that source, as the last one that was restored there, or the target was never pulled.
+    fn known(&self, path: &str) -> Result<(Target, Option<SourceDir>), Fault> {
         let address = match &self.address {
-            Address::Local(_) => Address::Local(begun.target().path.clone().into()),
-            address => address.clone().at(&begun.target().path),
+            Address::Local(_) => Address::Local(path.into()),
+            address => address.clone().at(path),
         };
         let target = Target::of(address, self.config);
         let known = target.folder(self.store)?;
-        if let Some(other) =
-            known.as_ref().filter(|known| known.dir() != self.source.dir() && !self.asked.force)
-        {
+        let is_other = |known: &&SourceDir| {
+            // What restores alone have to do with, or was restored there before from the same source, may be so again.
+            let was_pulled =
+                || known.copies().map_or(true, |copies| copies.iter().any(|copy| !copy.is_safety()));
+            let before = || Record::read(known).ok().flatten();
+            known.dir() != self.source.dir()
+                && was_pulled()
+                && before().is_none_or(|record| record.from != self.source.shown())
+        };
+        if let Some(other) = known.as_ref().filter(|known| is_other(known) && !self.asked.force) {
             return Err(Fault::new(
                 Kind::Target,
                 format!(
                     "`{}` is the source `{}`, and the copy is of `{}`; nothing was changed",
-                    begun.target().path,
+                    printable(path, TARGET_CHARS_MAX),
                     other.shown(),
                     self.source.shown()
                 ),
             )
             .hint("`--force` replaces it all the same"));
         }
-        match known {
-            Some(known) => Ok(known),
-            None => self.store.create(&target.address, target.name.as_deref()),
-        }
+        Ok((target, known))
     }
 
     fn differences(
@@ -398,12 +456,13 @@ impl PutBack<'_> {
     fn agreed(&self, report: &mut Report) -> Result<bool, Fault> {
         let manifest = self.manifest()?;
         let (taken, size) = (text::when(manifest.taken_at, clock::now()?), text::bytes(manifest.bytes));
+        let target = self.shown(&report.target);
         let what = match self.asked.tables.as_slice() {
             [] => "will replace".to_owned(),
             tables => format!("will give its {} to", printable(&tables.join(", "), 400)),
         };
         if !self.cli.common.quiet || !self.asked.yes {
-            eprintln!("{} of {taken}, {size}, {what} `{}`", manifest.copy, report.target);
+            eprintln!("{} of {taken}, {size}, {what} `{target}`", manifest.copy);
             match &report.safety {
                 Some(safety) => eprintln!("what is there now is kept as {safety}"),
                 None => eprintln!("what is there now is set aside beside it"),
@@ -411,7 +470,8 @@ impl PutBack<'_> {
             if let Some(differences) = &report.differences {
                 eprintln!("{}", differences::words(differences));
             }
-            report.notes.drain(..).for_each(|note| self.note(&note));
+            report.notes.iter().for_each(|note| self.note(note));
+            report.notes_said = report.notes.len();
         }
         if self.asked.yes {
             return Ok(true);
@@ -481,6 +541,14 @@ impl PutBack<'_> {
         }
     }
 
+    /// The target at `path` as a person may know it: with its machine, where it is another one.
+    fn shown(&self, path: &str) -> String {
+        match &self.address {
+            Address::Ssh { .. } => self.address.clone().at(path).to_string(),
+            _ => printable(path, TARGET_CHARS_MAX),
+        }
+    }
+
     fn note(&self, note: &str) {
         if !self.cli.common.quiet {
             eprintln!("note: {}", printable(note, 1000));
@@ -500,33 +568,35 @@ impl PutBack<'_> {
     }
 
     fn json(&self, report: &Report, into: &SourceDir) -> Value {
-        let restored = report.done.as_ref().map(|done| &done.restored);
-        let manifest = self.copy.manifest.as_ref().ok();
-        let table = |table: &pullback_shared::restoring::Table| json!({"table": table.name, "rows_before": table.rows_before, "rows": table.rows});
-        json!({
-            "v": 1, "source": into.shown(), "from": self.source.shown(), "copy": self.copy.id,
-            "snapshot": manifest.map(|manifest| &manifest.snapshot), "outcome": report.outcome, "target": report.target,
-            "bytes": manifest.map(|manifest| manifest.bytes), "journal": restored.map(|restored| restored.journal.word()),
-            "safety": report.safety, "quarantine": restored.and_then(|restored| restored.quarantine.as_ref()),
-            "tables": restored.map_or(&[][..], |restored| &restored.tables).iter().map(table).collect::<Vec<_>>(),
-            "differences": report.differences.as_ref().map(differences::values),
-            "moved_on": restored.is_some_and(|restored| restored.moved_on),
-            "held_seconds": restored.map(|restored| restored.held_micros as f64 / 1e6),
-            "bytes_received": report.done.as_ref().map(|done| done.bytes_received),
-            "bytes_sent": report.done.as_ref().map(|done| done.bytes_sent),
-            "duration_seconds": report.took.as_secs_f64(), "notes": report.notes,
-        })
+        let table = |table: &Table| json!({"table": table.name, "rows_before": table.rows_before, "rows": table.rows});
+        let mut line = object(&self.source, self.copy, report.outcome, &report.target);
+        line["source"] = into.shown().into();
+        line["safety"] = report.safety.clone().into();
+        line["differences"] = report.differences.as_ref().map(differences::values).into();
+        line["duration_seconds"] = report.took.as_secs_f64().into();
+        line["notes"] = report.notes.clone().into();
+        if let Some(Done { restored, bytes_received, bytes_sent, .. }) = &report.done {
+            line["journal"] = restored.journal.word().into();
+            line["quarantine"] = restored.quarantine.clone().into();
+            line["tables"] = restored.tables.iter().map(table).collect();
+            line["moved_on"] = restored.moved_on.into();
+            line["held_seconds"] = (restored.held_micros as f64 / 1e6).into();
+            line["bytes_received"] = (*bytes_received).into();
+            line["bytes_sent"] = (*bytes_sent).into();
+        }
+        line
     }
 
-    fn say(&self, report: &Report) -> Result<(), Fault> {
+    /// `into` is the source that has the safety copy.
+    fn say(&self, report: &Report, into: &SourceDir) -> Result<(), Fault> {
         if self.cli.common.json {
-            println!("{}", self.json(report, &self.source));
+            println!("{}", self.json(report, into));
             return Ok(());
         }
         if self.cli.common.quiet {
             return Ok(());
         }
-        let (id, target) = (&self.copy.id, &report.target);
+        let (id, target) = (&self.copy.id, self.shown(&report.target));
         let size = text::bytes(self.manifest()?.bytes);
         match report.outcome {
             "unchanged" => println!("`{target}` is {id} already; nothing was changed"),
@@ -534,7 +604,8 @@ impl PutBack<'_> {
                 "nothing was changed; what is there is kept as {}",
                 report.safety.as_deref().unwrap_or("it was")
             ),
-            _ => println!("{id} restored and proven: `{target}`, {size}"),
+            _ if self.asked.tables.is_empty() => println!("{id} restored and proven: `{target}`, {size}"),
+            _ => println!("tables of {id} restored and proven in `{target}`"),
         }
         let restored = report.done.as_ref().map(|done| &done.restored);
         for table in restored.map_or(&[][..], |restored| &restored.tables) {
@@ -545,11 +616,41 @@ impl PutBack<'_> {
             println!("  what was there before is in `{quarantine}`");
         }
         if let Some(safety) = report.safety.as_ref().filter(|_| report.outcome == "restored") {
-            println!("  what was there before is copy {safety}; `puller restore --undo` brings it back");
+            let into = into.shown();
+            println!(
+                "  what was there before is copy {safety}; `puller restore --undo {into}` brings it back"
+            );
         }
-        report.notes.iter().for_each(|note| self.note(note));
+        report.notes.iter().skip(report.notes_said).for_each(|note| self.note(note));
         Ok(())
     }
+}
+
+/// Does `work` with the application stopped, if that was asked, and starts it again whatever came of it; what it gave, and whether
+/// the application was started.
+pub(crate) fn stopped_for<T>(
+    asked: &Restore,
+    work: impl FnOnce(bool) -> Result<T, Fault>,
+) -> Result<(T, Result<(), Fault>), Fault> {
+    let start = asked.start_cmd.as_deref();
+    let stopped = asked.stop_cmd.as_deref().map(|stop| Stopped::stop(stop, start)).transpose()?;
+    let done = work(stopped.is_some());
+    match (done, stopped.map_or(Ok(()), Stopped::start)) {
+        (Err(fault), Err(also)) => Err(Fault::new(fault.kind, format!("{fault}; {also}")).hint(fault.hint)),
+        (done, started) => done.map(|done| (done, started)),
+    }
+}
+
+/// A restore of `copy` as scripts get it, with every field; what is not known is null.
+pub(crate) fn object(from: &SourceDir, copy: &StoredCopy, outcome: &str, target: &str) -> Value {
+    let manifest = copy.manifest.as_ref().ok();
+    json!({
+        "v": 1, "source": from.shown(), "from": from.shown(), "copy": copy.id,
+        "snapshot": manifest.map(|manifest| &manifest.snapshot), "outcome": outcome, "target": target,
+        "bytes": manifest.map(|manifest| manifest.bytes), "journal": null, "safety": null, "quarantine": null, "tables": [],
+        "differences": null, "moved_on": null, "held_seconds": null, "bytes_received": null, "bytes_sent": null,
+        "duration_seconds": null, "notes": [],
+    })
 }
 
 fn is_somebody_there() -> bool {

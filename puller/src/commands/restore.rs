@@ -10,15 +10,18 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::restoring;
 use pullback_shared::text::printable;
-use puller::address::Address;
+use puller::address::{Address, absolute};
 use puller::clock;
 use puller::config::Config;
 use puller::restore::{self, Restored};
 use puller::restore_record::Record;
 use puller::source_dir::{SourceDir, StoredCopy};
+use puller::store;
 use puller::verify;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What `restore` was asked.
 #[derive(clap::Args)]
@@ -68,16 +71,19 @@ pub(crate) fn run(cli: &Cli, asked: &Restore) -> Result<u8, Fault> {
     let store = super::open_store(cli)?;
     let source = store.named(&asked.source)?;
     let copy = copy_of(asked, &config, &source)?;
-    let place = match &asked.to {
-        Some(to) => Some(place_of(to)?),
-        None => None,
+    let address = match &asked.to {
+        Some(to) => place_of(to)?,
+        None => source.address()?,
     };
-    match &place {
-        Some(Address::Local(path)) if is_new(path, asked.force) => {
-            to_new_file(cli, asked, &source, &copy, path)
+    if let Address::Local(path) = &address {
+        if let Some(store) = store::around(path) {
+            return Err(restoring::within_store(path, &store));
         }
-        place => put_back::run(cli, asked, &config, &store, source, &copy, place.as_ref()),
+        if asked.to.is_some() && is_new(path, asked.force) {
+            return to_new_file(cli, asked, &source, &copy, path);
+        }
     }
+    put_back::run(cli, asked, &config, &store, source, &copy, address)
 }
 
 /// The copy that is meant.
@@ -101,7 +107,7 @@ fn copy_of(asked: &Restore, config: &Config, source: &SourceDir) -> Result<Store
             (None, None) => Err(nothing("there was nothing before the last restore".to_owned())),
         };
     }
-    let Some(at) = &asked.at else { return source.copy(&asked.copy) };
+    let Some(at) = &asked.at else { return source.copy_to_restore(&asked.copy) };
     let table = config.table_of(source).map(|(_, table)| table);
     let until = time_of(at, &super::zone(None, config, table))?;
     let is_before = |copy: &StoredCopy| {
@@ -167,9 +173,18 @@ fn to_new_file(
         )
         .hint("restore the whole copy, without `--table`"));
     }
-    let restored =
-        mending(source, copy, !asked.dry_run, |copy| restore::to_new_file(source, copy, to, asked.dry_run))?;
-    say(cli, source, &restored, asked.dry_run);
+    let began = Instant::now();
+    let write = || {
+        mending(source, copy, !asked.dry_run, |copy| restore::to_new_file(source, copy, to, asked.dry_run))
+    };
+    let restored = match asked.dry_run {
+        true => write()?,
+        false => {
+            let (restored, started) = put_back::stopped_for(asked, |_| write())?;
+            started.map(|()| restored)?
+        }
+    };
+    say(cli, source, copy, &restored, asked.dry_run, began.elapsed());
     Ok(0)
 }
 
@@ -204,16 +219,18 @@ pub(crate) fn proven(
     mending(source, copy, may_mend, |copy| puller::unpacked::Unpacked::proven(source, copy))
 }
 
-fn say(cli: &Cli, source: &SourceDir, restored: &Restored, dry_run: bool) {
+fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dry_run: bool, took: Duration) {
     if cli.common.json {
-        let line = serde_json::json!({
-            "v": 1, "source": source.shown(), "copy": restored.copy, "outcome": if dry_run { "planned" } else { "restored" },
-            "target": restored.target, "bytes": restored.bytes, "journal": restored.journal,
-        });
+        let outcome = if dry_run { "planned" } else { "restored" };
+        let target = absolute(&restored.target);
+        let mut line = put_back::object(source, copy, outcome, &target.to_string_lossy());
+        line["journal"] = restored.journal.into();
+        line["duration_seconds"] = took.as_secs_f64().into();
         println!("{line}");
     } else if !cli.common.quiet {
         let done = if dry_run { "would be restored" } else { "restored and proven" };
-        let (target, size) = (restored.target.display(), text::bytes(restored.bytes));
+        let target = printable(&restored.target.to_string_lossy(), 1024);
+        let size = text::bytes(restored.bytes);
         println!("{} {done}: `{target}`, {size}, journal {}", restored.copy, restored.journal);
     }
 }

@@ -4,6 +4,9 @@
 //! it, makes or drops a table or an index) and stores `ledger(seq, state)` in the same transaction; see
 //! `pullback_tests::ledger`. Between commits it truncates the `-wal` and runs VACUUM. Each commit that has happened is a
 //! line `SEQ STATE` on stdout. Locked out, it tries again for ever, since that is what applications do.
+//!
+//! With `--number` it puts up with a database that is replaced under it: it goes on from what it finds, each commit has a number
+//! of its own in the table `acknowledged`, and is a line `acknowledged NUMBER` instead.
 
 use clap::{Parser, ValueEnum};
 use pullback_tests::dice::Dice;
@@ -30,6 +33,12 @@ struct Arguments {
     /// Never runs VACUUM, which needs as much room again as the database has
     #[arg(long)]
     no_vacuum: bool,
+    /// Its commits have numbers from this on, and what others make of the database between two of them is no matter
+    #[arg(long)]
+    number: Option<i64>,
+    /// How long one try waits for a lock; without it for a moment. Then the whole transaction is taken back and tried again
+    #[arg(long)]
+    busy_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -44,7 +53,7 @@ enum Journal {
 const ACCOUNTS: i64 = 1_500;
 const BALANCE: i64 = 1_000;
 const FILLER_BYTES_MAX: i64 = 400_000;
-/// How long one try waits for a lock. Then the whole transaction is taken back and tried again.
+/// How long one try waits for a lock, where nothing else is said.
 const LOCK_WAIT: Duration = Duration::from_millis(50);
 
 fn main() -> Result<()> {
@@ -58,7 +67,11 @@ fn main() -> Result<()> {
             Ok(commit) => {
                 commits += 1;
                 // Nobody listens any more: the test is over.
-                if writeln!(stdout, "{commit}").is_err() {
+                let told = match writer.number {
+                    Some(number) => writeln!(stdout, "acknowledged {number}"),
+                    None => writeln!(stdout, "{commit}"),
+                };
+                if told.is_err() {
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(arguments.pause_ms));
@@ -76,6 +89,8 @@ struct Writer {
     dice: Dice,
     newest: Commit,
     vacuums: bool,
+    /// Of its newest commit.
+    number: Option<i64>,
 }
 
 impl Writer {
@@ -98,10 +113,14 @@ impl Writer {
         if is_new {
             found_the_bank(&db)?;
         }
+        // In one transaction: others may be writing too.
+        db.execute_batch("BEGIN IMMEDIATE")?;
         let newest = ledger::newest(&db).expect("a bank is founded with its first ledger row");
         assert_eq!(ledger::recount(&db), newest.state, "the state this writer takes up");
-        db.busy_timeout(LOCK_WAIT)?;
-        Ok(Self { db, dice: Dice::new(arguments.seed), newest, vacuums: !arguments.no_vacuum })
+        db.execute_batch("ROLLBACK")?;
+        db.busy_timeout(arguments.busy_ms.map_or(LOCK_WAIT, Duration::from_millis))?;
+        let (dice, vacuums) = (Dice::new(arguments.seed), !arguments.no_vacuum);
+        Ok(Self { db, dice, newest, vacuums, number: arguments.number })
     }
 
     /// One commit, and now and then what commits nothing.
@@ -114,7 +133,10 @@ impl Writer {
         self.db.execute_batch("BEGIN IMMEDIATE")?;
         let done = self.change().and_then(|commit| self.db.execute_batch("COMMIT").map(|()| commit));
         match done {
-            Ok(commit) => self.newest = commit,
+            Ok(commit) => {
+                self.newest = commit;
+                self.number = self.number.map(|number| number + 1);
+            }
             // Some errors have rolled back already.
             Err(_) if self.db.is_autocommit() => (),
             Err(_) => self.db.execute_batch("ROLLBACK")?,
@@ -124,6 +146,9 @@ impl Writer {
 
     /// All of one transaction but its begin and its end.
     fn change(&mut self) -> Result<Commit> {
+        if self.number.is_some() {
+            self.newest = ledger::newest(&self.db).expect("the ledger has a row");
+        }
         let (db, dice, mut state) = (&self.db, &mut self.dice, self.newest.state);
         for _ in 0..dice.between(1, 7) {
             transfer(db, dice, &mut state)?;
@@ -135,6 +160,10 @@ impl Writer {
             6 => change_indexes(db, dice, &mut state)?,
             _ => (),
         }
+        if let Some(number) = self.number {
+            run(db, "INSERT INTO acknowledged VALUES (?1)", params![number + 1])?;
+            state += sum(db, "acknowledged", "number = ?1", number + 1)?;
+        }
         let commit = Commit { seq: self.newest.seq + 1, state };
         enter(db, commit)?;
         Ok(commit)
@@ -145,6 +174,7 @@ fn found_the_bank(db: &Connection) -> Result<()> {
     let sql = "BEGIN IMMEDIATE;
         CREATE TABLE ledger(seq INTEGER PRIMARY KEY, state BLOB NOT NULL);
         CREATE TABLE accounts(id INTEGER PRIMARY KEY, balance INTEGER NOT NULL, note TEXT NOT NULL);
+        CREATE TABLE acknowledged(number INTEGER PRIMARY KEY);
         CREATE TABLE filler(id INTEGER PRIMARY KEY, body BLOB NOT NULL);";
     db.execute_batch(sql)?;
     let mut dice = Dice::new(0);
