@@ -30,8 +30,9 @@ const PERSON_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// The same while writers are kept out for it.
 const FROZEN_WAIT: Duration = Duration::from_secs(120);
 
-/// Safety copies that may turn out to be too old, after the write lock was there.
-const MOVED_MAX: u32 = 5;
+/// Safety copies that may turn out to be too old, after the write lock was there: whoever writes without pause gets in between the
+/// lock that keeps writers out and the one that replaces now and then.
+const MOVED_MAX: u32 = 16;
 
 /// What the puller says and hears.
 pub struct Call<'a> {
@@ -161,12 +162,15 @@ impl Restore<'_> {
             stage::copy_local(staged.path(), aside.file(), &self.content)?;
             return self.swap(aside, &apply, true, call);
         }
-        let mut is_due = apply.tables.is_empty() && self.needs_sole(live.facts(), staged.path())?;
-        if is_due {
+        let encoding = encoding_of(staged.path())?;
+        let must_be_stopped = live.facts().must_be_stopped(self.content.geometry, encoding);
+        let mut is_due = false;
+        if let Some(why) = must_be_stopped.filter(|_| apply.tables.is_empty()) {
             if !apply.stopped {
-                return Err(self.cannot_be_open(live.facts()));
+                return Err(why);
             }
             live.become_sole()?;
+            is_due = true;
         }
         for tried in 0..=MOVED_MAX {
             if is_due {
@@ -217,7 +221,8 @@ impl Restore<'_> {
         }
     }
 
-    /// The stage comes first. The `-wal` or the journal grows to the whole database before anything else may go, and the database itself may grow.
+    /// The stage comes first. The `-wal` or the journal grows to the whole database before anything else may go, and the database
+    /// itself may grow.
     fn check_room(&self, facts: &Facts) -> Result<(), Fault> {
         let (new, old) = (self.content.geometry.bytes(), facts.geometry.bytes());
         let log = match facts.journal {
@@ -252,25 +257,6 @@ impl Restore<'_> {
             )
             .hint("free some room there; SQLite keeps the old pages or the new ones beside the database until all is written")),
         }
-    }
-
-    /// Whether the content can be put in place only where nobody else has the database open.
-    fn needs_sole(&self, facts: &Facts, content: &Path) -> Result<bool, Fault> {
-        let other_size = facts.geometry.page_size != self.content.geometry.page_size;
-        let is_empty = facts.geometry.page_count == 0;
-        let encoding = encoding_of(content)?;
-        let other_encoding = !is_empty && encoding.is_some_and(|encoding| encoding != facts.encoding);
-        Ok(other_encoding || (other_size && facts.journal == Journal::Wal))
-    }
-
-    fn cannot_be_open(&self, facts: &Facts) -> Fault {
-        let (here, there) = (facts.geometry.page_size.get(), self.content.geometry.page_size.get());
-        let what = match here == there {
-            true => "the copy has another text encoding than the database".to_owned(),
-            false => format!("the copy has pages of {there} bytes and the database of {here}"),
-        };
-        Fault::new(Kind::Target, format!("{what}: no application may have it open while that changes; nothing was changed"))
-            .hint("stop the application for the time of the restore: `--stop-cmd 'systemctl stop …' --start-cmd 'systemctl start …'`")
     }
 
     /// The whole database; `None` where somebody committed since the safety copy.

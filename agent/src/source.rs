@@ -163,7 +163,7 @@ impl Source {
 
     /// SQLite reads a last page that is not all there as if its end were zeros, so the length is looked at here. In WAL mode
     /// a checkpoint may be writing the file this moment, and its last pages may be in the `-wal` only.
-    fn check_whole(&self, geometry: Geometry, journal: Journal) -> Result<(), Fault> {
+    pub(crate) fn check_whole(&self, geometry: Geometry, journal: Journal) -> Result<(), Fault> {
         let len = self.path.metadata().map_err(|error| not_found(&self.path, &error))?.len();
         let is_cut = match journal {
             Journal::Rollback => len < geometry.bytes(),
@@ -325,7 +325,7 @@ fn copy_pages(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
 }
 
 /// Page size and count of the pinned state. A backup that copies no page tells them without a readable schema.
-fn geometry_of(connection: &Connection) -> rusqlite::Result<Geometry> {
+pub(crate) fn geometry_of(connection: &Connection) -> rusqlite::Result<Geometry> {
     let page_size: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     let mut nowhere = Connection::open_in_memory()?;
     let backup = Backup::new(connection, &mut nowhere)?;

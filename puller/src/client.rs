@@ -35,6 +35,9 @@ const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(4);
 /// How long an agent that answers pings may say nothing within a call: it may be reading a large database from a slow card.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
 
+/// How long an agent may take to close the database, after a restore.
+const CLOSING_WAIT: Duration = Duration::from_secs(5);
+
 /// How long an agent may take nothing of what is said.
 const SEND_WAIT: Duration = Duration::from_secs(60);
 
@@ -297,6 +300,19 @@ impl Restoring {
         let message = message.map_err(|status| Fault::from_status(&status))?;
         let over = || Fault::new(Kind::Lost, "the agent ended the restore before it was done");
         Reply::decode(message.ok_or_else(over)?)
+    }
+}
+
+impl Drop for Restoring {
+    /// Lets the agent close the database, which takes away what SQLite laid beside it.
+    fn drop(&mut self) {
+        // The end of the requests is what it waits for.
+        drop(std::mem::replace(&mut self.requests, tokio::sync::mpsc::channel(1).0));
+        let replies = &mut self.replies;
+        let ended = async { while let Ok(Some(_)) = replies.message().await {} };
+        if self.runtime.block_on(async { tokio::time::timeout(CLOSING_WAIT, ended).await }).is_err() {
+            tracing::debug!("the agent is not waited for any longer");
+        }
     }
 }
 

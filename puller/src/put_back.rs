@@ -13,9 +13,11 @@ use crate::unpacked::{self, Unpacked};
 use crate::upload;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::header::Journal;
+use pullback_shared::header::{HEADER_LEN, Header, Journal};
 use pullback_shared::restoring::{self, Apply, Reply, Request, Restored, There};
 use pullback_shared::snapshot::SnapshotId;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 /// What helps where what is there cannot be saved first.
@@ -36,8 +38,9 @@ pub struct What<'a> {
 
 /// A restore whose agent was asked what there is.
 pub struct Begun {
-    client: Client,
+    // Dropped in this order.
     restoring: Restoring,
+    client: Client,
     target: restoring::Target,
     is_local: bool,
 }
@@ -100,10 +103,15 @@ impl Begun {
         &self.target
     }
 
-    /// Refuses what SQLite cannot open, unless it is to be set aside.
-    pub fn may_begin(&self, force: bool) -> Result<(), Fault> {
+    /// Refuses, before anything is saved, what the agent would refuse after it: what SQLite cannot open, unless `force` sets it
+    /// aside, and what can be replaced only while its application is `stopped`.
+    pub fn may_begin(&self, what: &What<'_>, force: bool, stopped: bool) -> Result<(), Fault> {
         match &self.target.there {
             There::Unreadable(fault) if !force => Err(unsaved(fault)),
+            There::Database(facts) if what.tables.is_empty() && !stopped => {
+                let (geometry, _) = pull::shape(what.copy)?;
+                facts.must_be_stopped(geometry, encoding_of(what.file.path())?).map_or(Ok(()), Err)
+            }
             _ => Ok(()),
         }
     }
@@ -287,6 +295,16 @@ fn unsaved(why: &Fault) -> Fault {
 /// What a source is that SQLite cannot read as it stands.
 pub fn is_of_source(kind: Kind) -> bool {
     matches!(kind, Kind::NotADatabase | Kind::Unreadable | Kind::HotJournal)
+}
+
+/// The text encoding of the plain copy at `path`; `None` of one without pages.
+fn encoding_of(path: &Path) -> Result<Option<&'static str>, Fault> {
+    let mut header = [0; HEADER_LEN];
+    match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
+        Ok(()) => Ok(Header::read(&header).map(|header| header.encoding_word())),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(Fault::io(format!("`{}`", path.display()), &error)),
+    }
 }
 
 fn path_text(path: &Path) -> Result<String, Fault> {

@@ -80,7 +80,8 @@ pub fn to_new_file(
         return Err(Fault::new(
             Kind::NoSpace,
             format!("`{}`: {needed} bytes are needed, and {free} are free", dir.display()),
-        ));
+        )
+        .hint("free some room there, or restore to another disk"));
     }
     let is_rotten = || verify::read(source, copy, true, &|_| {}).map(Result::err);
     if dry_run {

@@ -139,6 +139,24 @@ pub struct Facts {
     pub user_version: i64,
 }
 
+impl Facts {
+    /// Why content of another shape or text `encoding` (of none: `None`) can be put in its place only while no application has it
+    /// open; `None`: it can at any time.
+    pub fn must_be_stopped(&self, geometry: Geometry, encoding: Option<&str>) -> Option<Fault> {
+        let (now, then) = (self.geometry.page_size, geometry.page_size);
+        let what = if now != then && self.journal == Journal::Wal {
+            format!("the copy has pages of {} bytes and the database of {}", then.get(), now.get())
+        } else {
+            let encoding =
+                encoding.filter(|encoding| self.geometry.page_count > 0 && *encoding != self.encoding)?;
+            format!("the copy has text in {encoding} and the database in {}", self.encoding)
+        };
+        let what = format!("{what}: no application may have it open while that changes; nothing was changed");
+        Some(Fault::new(Kind::Target, what)
+            .hint("stop the application for the time of the restore: `--stop-cmd 'systemctl stop …' --start-cmd 'systemctl start …'`"))
+    }
+}
+
 /// What became of a restore.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Restored {

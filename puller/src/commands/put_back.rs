@@ -116,7 +116,7 @@ impl PutBack<'_> {
             database.ok_or_else(|| Fault::new(Kind::Protocol, "the agent said nothing of the database"))?;
         let problem = database.problem.map(Fault::decode);
         let is_missing = problem.as_ref().is_some_and(|fault| fault.kind == Kind::Missing);
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = doubt(self.copy).into_iter().collect();
         if let Some(fault) = problem.filter(|_| !is_missing) {
             match self.asked.force {
                 true => notes.push(format!("what is there would be set aside: {fault}")),
@@ -142,8 +142,12 @@ impl PutBack<'_> {
             println!("{line}");
         } else if !self.cli.common.quiet {
             let (id, target) = (&self.copy.id, self.shown(&database.path));
-            let what = if is_missing { "would be written to" } else { "would replace" };
-            println!("{id} {what} `{target}`, {}", text::bytes(self.manifest()?.bytes));
+            let what = match self.asked.tables.as_slice() {
+                [] if is_missing => "would be written to".to_owned(),
+                [] => "would replace".to_owned(),
+                tables => format!("would give its {} to", printable(&tables.join(", "), 400)),
+            };
+            println!("{id}, {}, {what} `{target}`", text::bytes(self.manifest()?.bytes));
             print!("{}", differences::shown_counts(&rows));
             notes.iter().for_each(|note| self.note(note));
         }
@@ -171,7 +175,7 @@ impl PutBack<'_> {
             )
             .hint("look at it first with `--dry-run`; `--yes` goes on without asking"));
         }
-        begun.may_begin(self.asked.force)?;
+        begun.may_begin(&self.what(&file), self.asked.force, self.asked.stop_cmd.is_some())?;
         let mut into = match into.take() {
             Some(into) => into,
             None => self.folder_of(&begun.target().path)?,
@@ -212,7 +216,7 @@ impl PutBack<'_> {
             safety: None,
             differences: None,
             done: Some(done?),
-            notes: Vec::new(),
+            notes: doubt(self.copy).into_iter().collect(),
             notes_said: 0,
             took: began.elapsed(),
         };
@@ -238,6 +242,7 @@ impl PutBack<'_> {
         let safety = begun.save(folder, self.asked.force, &bar);
         bar.clear();
         let Safety { copy: safety, mut notes } = safety?;
+        notes.extend(doubt(self.copy));
         let what = self.what(file);
         let differences = match &safety {
             Some(safety) => self.differences(folder.source, safety, file, &mut notes)?,
@@ -639,6 +644,12 @@ pub(crate) fn stopped_for<T>(
         (Err(fault), Err(also)) => Err(Fault::new(fault.kind, format!("{fault}; {also}")).hint(fault.hint)),
         (done, started) => done.map(|done| (done, started)),
     }
+}
+
+/// What a person should know of `copy`, if it is none of the good ones.
+pub(crate) fn doubt(copy: &StoredCopy) -> Option<String> {
+    let what = || format!("the copy is `{}`: `puller show` says what was found", copy.verdict().word());
+    (!copy.is_good()).then(what)
 }
 
 /// A restore of `copy` as scripts get it, with every field; what is not known is null.

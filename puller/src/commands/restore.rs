@@ -225,6 +225,7 @@ fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dr
         let target = absolute(&restored.target);
         let mut line = put_back::object(source, copy, outcome, &target.to_string_lossy());
         line["journal"] = restored.journal.into();
+        line["notes"] = put_back::doubt(copy).into_iter().collect();
         line["duration_seconds"] = took.as_secs_f64().into();
         println!("{line}");
     } else if !cli.common.quiet {
@@ -232,6 +233,9 @@ fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dr
         let target = printable(&restored.target.to_string_lossy(), 1024);
         let size = text::bytes(restored.bytes);
         println!("{} {done}: `{target}`, {size}, journal {}", restored.copy, restored.journal);
+        if let Some(doubt) = put_back::doubt(copy) {
+            eprintln!("note: {doubt}");
+        }
     }
 }
 
