@@ -86,9 +86,9 @@ fn every_command_prints_the_fields_of_the_document() {
         ("restore gym --to ./back-2.db --dry-run", "planned"),
         ("restore gym --to ./back.db --dry-run", "planned"),
         ("restore gym --to ./back.db --yes", "restored"),
-        ("restore gym --to ./back.db --yes --force", "unchanged"),
+        ("restore gym --to ./back.db --yes", "unchanged"),
         ("restore --undo ./back.db --yes", "restored"),
-        ("restore gym --to ./back.db --table lockers --yes --force", "restored"),
+        ("restore gym --to ./back.db --table lockers --yes", "restored"),
     ] {
         let ran = puller(words).exits(0).only_json();
         assert_eq!((keys(&ran), &ran["outcome"]), (keys(&restored.only_json()), &outcome.into()), "{words}");

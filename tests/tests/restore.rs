@@ -213,3 +213,22 @@ fn a_folder_that_is_not_there_is_named() {
         "{ran}"
     );
 }
+
+#[test]
+fn a_start_command_that_fails_is_told_and_the_restore_can_be_undone() {
+    let (sandbox, source) = stored();
+    let application = Connection::open(&source).unwrap();
+    application.execute_batch("DELETE FROM lockers").unwrap();
+    let more = ["--stop-cmd", "true", "--start-cmd", "exit 3"];
+    let ran = sandbox.puller(&[&IN_PLACE[..], &more].concat()).exits(1);
+    assert!(ran.stderr.contains("the copy is in place, and the application may still be stopped"), "{ran}");
+    let lockers =
+        || -> i64 { application.query_row("SELECT count(*) FROM lockers", [], |row| row.get(0)).unwrap() };
+    assert!(lockers() > 0);
+    sandbox.puller(&["restore", "--undo", "gym", "--yes"]).exits(0);
+    assert_eq!(lockers(), 0);
+    // A new file is there as well.
+    let to = ["restore", "gym", "--to", "./back.db"];
+    sandbox.puller(&[&to[..], &more].concat()).exits(1);
+    assert!(sandbox.db("back.db").exists());
+}

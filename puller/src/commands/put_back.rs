@@ -208,14 +208,14 @@ impl PutBack<'_> {
                 ready.apply(None, is_stopped, None, &mut |_, _, _| Ok(()), &bar)
             })
         });
-        let done = done.and_then(|(done, started)| started.map(|()| done));
         bar.clear();
+        let (done, started) = done?;
         let report = Report {
             outcome: "restored",
             target,
             safety: None,
             differences: None,
-            done: Some(done?),
+            done: Some(done),
             notes: doubt(self.copy).into_iter().collect(),
             notes_said: 0,
             took: began.elapsed(),
@@ -223,10 +223,10 @@ impl PutBack<'_> {
         if let Some((into, lock)) = into {
             let record = Record { ended_at: Some(clock::now()?), ..put_back::record(&what, None, now)? };
             record.write(into, lock)?;
-            self.record_run(&report, into, now, None);
+            self.record_run(&report, into, now, started.as_ref().err());
         }
         self.say(&report, &self.source)?;
-        Ok(0)
+        started.map(|()| 0)
     }
 
     fn replace(
@@ -631,8 +631,8 @@ impl PutBack<'_> {
     }
 }
 
-/// Does `work` with the application stopped, if that was asked, and starts it again whatever came of it; what it gave, and whether
-/// the application was started.
+/// Does `work` with the application stopped, if that was asked, and starts it again whatever came of it. Where only that fails,
+/// the work is done all the same.
 pub(crate) fn stopped_for<T>(
     asked: &Restore,
     work: impl FnOnce(bool) -> Result<T, Fault>,
@@ -640,9 +640,14 @@ pub(crate) fn stopped_for<T>(
     let start = asked.start_cmd.as_deref();
     let stopped = asked.stop_cmd.as_deref().map(|stop| Stopped::stop(stop, start)).transpose()?;
     let done = work(stopped.is_some());
-    match (done, stopped.map_or(Ok(()), Stopped::start)) {
+    let started = stopped.map_or(Ok(()), Stopped::start);
+    let in_place = |fault: Fault| {
+        let what = format!("the copy is in place, and {fault}");
+        Fault::new(fault.kind, what).hint(fault.hint)
+    };
+    match (done, started) {
         (Err(fault), Err(also)) => Err(Fault::new(fault.kind, format!("{fault}; {also}")).hint(fault.hint)),
-        (done, started) => done.map(|done| (done, started)),
+        (done, started) => done.map(|done| (done, started.map_err(in_place))),
     }
 }
 

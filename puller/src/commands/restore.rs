@@ -177,15 +177,10 @@ fn to_new_file(
     let write = || {
         mending(source, copy, !asked.dry_run, |copy| restore::to_new_file(source, copy, to, asked.dry_run))
     };
-    let restored = match asked.dry_run {
-        true => write()?,
-        false => {
-            let (restored, started) = put_back::stopped_for(asked, |_| write())?;
-            started.map(|()| restored)?
-        }
-    };
+    let (restored, started) =
+        if asked.dry_run { (write()?, Ok(())) } else { put_back::stopped_for(asked, |_| write())? };
     say(cli, source, copy, &restored, asked.dry_run, began.elapsed());
-    Ok(0)
+    started.map(|()| 0)
 }
 
 /// Does `work` with `copy`. One that proves to be rotten is set aside, and where only its list of page hashes had rotted, it can be
