@@ -6,15 +6,15 @@
 
 use crate::one_file::open_private;
 use crate::sink::raw_header;
-use crate::source::{HoldLimits, Source, codes, is_busy, said};
+use crate::source::{HoldLimits, Source, codes, geometry_of, is_busy, said};
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::header::{Header, Journal};
-use pullback_shared::page::Geometry;
+use pullback_shared::header::{HEADER_LEN, Header, Journal};
 use pullback_shared::restoring::Facts;
 use pullback_shared::text::printable;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,7 @@ impl Live {
     /// Opens the database as a writer, which recovers what a crash left of it, and looks at its state.
     pub fn open(path: &Path, limits: HoldLimits) -> Result<Self, Fault> {
         let source = Source::find(path)?;
-        let guard = open(&source, limits)?;
+        let guard = open(&source)?;
         let mut live = Self {
             facts: until_free(limits.lock_wait, &source, || facts_of(&guard, &source))??,
             guard,
@@ -140,7 +140,7 @@ impl Live {
     pub fn freeze(&mut self) -> Result<(), Fault> {
         let writer = match self.frozen.take() {
             Some(writer) => writer,
-            None => open(&self.source, self.limits)?,
+            None => open(&self.source)?,
         };
         if writer.is_autocommit() {
             until_free(self.limits.lock_wait, &self.source, || writer.execute_batch("BEGIN IMMEDIATE"))?;
@@ -152,7 +152,7 @@ impl Live {
     /// Takes the database out of WAL mode, which works only where nobody else has it open, and freezes it.
     pub fn become_sole(&mut self) -> Result<(), Fault> {
         if self.facts.journal == Journal::Wal && !self.was_wal {
-            self.guard = open(&self.source, self.limits)?;
+            self.guard = open(&self.source)?;
             let guard = &self.guard;
             let mode = until_free(self.limits.lock_wait, &self.source, || {
                 guard.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0))
@@ -177,9 +177,9 @@ impl Live {
         mut progress: impl FnMut(u32, u32) -> Result<(), Fault>,
     ) -> Result<Written, Fault> {
         let from = open_private(content).map_err(|error| self.failed(&error))?;
-        let mut writer = open(&self.source, self.limits)?;
+        let mut writer = open(&self.source)?;
         let version = until_free(self.limits.lock_wait, &self.source, || data_version(&writer))?;
-        writer.busy_handler(Some(drain)).map_err(|error| self.failed(&error))?;
+        try_again(&mut writer, DRAIN_TRIES).map_err(|error| self.failed(&error))?;
         let backup = Backup::new(&from, &mut writer).map_err(|error| self.failed(&error))?;
         let began = Instant::now();
         self.thaw()?;
@@ -189,15 +189,13 @@ impl Live {
             return Ok(Written::Moved);
         }
         loop {
-            let step = backup.step(PAGES_AT_ONCE).map_err(|error| self.failed(&error))?;
+            let step = backup.step(PAGES_AT_ONCE).map_err(|error| self.not_written(&error))?;
             let done = backup.progress();
             let number = |count: i32| u32::try_from(count).unwrap_or(0);
             progress(number(done.pagecount - done.remaining), number(done.pagecount))?;
             match step {
                 StepResult::Done => break,
                 StepResult::More => {}
-                // The lock is there: readers of a rollback mode may still have to end.
-                _ if locked.elapsed() < self.limits.lock_wait => std::thread::sleep(LOCK_RETRY),
                 _ => return Err(self.busy(began)),
             }
         }
@@ -237,13 +235,15 @@ impl Live {
         &mut self,
         work: impl FnOnce(&mut Connection, &mut dyn FnMut() -> Result<bool, Fault>) -> Result<T, Fault>,
     ) -> Result<(T, Copied), Fault> {
-        let mut writer = open(&self.source, self.limits)?;
+        let mut writer = open(&self.source)?;
         let wait = self.limits.lock_wait;
-        writer.busy_timeout(wait).map_err(|error| self.failed(&error))?;
         let version = until_free(wait, &self.source, || data_version(&writer))?;
+        try_again(&mut writer, i32::try_from(wait.as_millis() / LOCK_RETRY.as_millis()).unwrap_or(i32::MAX))
+            .map_err(|error| self.failed(&error))?;
         let began = Instant::now();
         self.thaw()?;
         let done = work(&mut writer, &mut || self.has_moved())?;
+        writer.busy_timeout(Duration::ZERO).map_err(|error| self.failed(&error))?;
         let copied = Copied {
             path: self.source.path().to_owned(),
             limits: self.limits,
@@ -262,6 +262,18 @@ impl Live {
     fn failed(&self, error: &rusqlite::Error) -> Fault {
         failed(&self.source, error)
     }
+
+    /// The same of what may have been the commit: a call can fail after it has done its work.
+    fn not_written(&self, error: &rusqlite::Error) -> Fault {
+        match (codes(error).0, self.failed(error)) {
+            (ffi::SQLITE_IOERR, fault) if fault.kind != Kind::NoSpace => Fault::new(
+                Kind::Io,
+                format!("{} could not be written to its end: SQLite says `{}`", self.source, said(error)),
+            )
+            .hint("look at the system's log: the disk or the card may be failing"),
+            (_, fault) => fault,
+        }
+    }
 }
 
 impl Drop for Live {
@@ -270,8 +282,11 @@ impl Drop for Live {
             return;
         }
         drop(self.frozen.take());
-        // Whatever became of the restore, the application finds the journal mode that it had.
-        if let Err(error) = self.guard.execute_batch("PRAGMA journal_mode = WAL") {
+        // Whatever became of the restore, the application finds the journal mode that it had. It may be there again by now.
+        let back = until_free(self.limits.lock_wait, &self.source, || {
+            self.guard.execute_batch("PRAGMA journal_mode = WAL")
+        });
+        if let Err(error) = back {
             tracing::warn!(path = %self.source, %error, "the database is not in WAL mode any more");
         }
     }
@@ -313,29 +328,51 @@ impl Copied {
     }
 }
 
-/// Called by SQLite while somebody else has a lock. In a rollback mode it keeps what it has got of the lock meanwhile, so that
-/// only those who read already are waited for.
-fn drain(tries: i32) -> bool {
-    std::thread::sleep(LOCK_RETRY);
-    tries < DRAIN_TRIES
+thread_local! {
+    /// What [`try_again`] said last.
+    static TRIES: Cell<i32> = const { Cell::new(0) };
+}
+
+/// Has SQLite try for a lock so many times in quick succession, on this thread: with its own longer and longer pauses it comes too
+/// late again and again where somebody writes without one. In a rollback mode it keeps what it has got of the lock meanwhile, so
+/// that only those who read already are waited for.
+fn try_again(connection: &mut Connection, tries: i32) -> rusqlite::Result<()> {
+    TRIES.set(tries);
+    connection.busy_handler(Some(|tried| {
+        std::thread::sleep(LOCK_RETRY);
+        tried < TRIES.get()
+    }))
 }
 
 /// A connection that may write. Never one that makes the file.
-fn open(source: &Source, limits: HoldLimits) -> Result<Connection, Fault> {
+fn open(source: &Source) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = Connection::open_with_flags(source.path(), flags).and_then(|connection| {
+        // What SQLite does not take for a database is left as it is, with all that lies beside it. It would bring a `-journal`
+        // and a `-wal` to their end there, and remove them.
+        if is_no_database(source, &connection) {
+            let error = ffi::Error::new(ffi::SQLITE_NOTADB);
+            return Err(rusqlite::Error::SqliteFailure(error, None));
+        }
+        // No statement: most read the schema, which may be what is damaged.
         connection.busy_timeout(Duration::ZERO)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
         Ok(connection)
     });
     let connection = opened.map_err(|error| failed(source, &error))?;
-    let settings = "PRAGMA mmap_size = 0; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF";
-    // One of them reads the schema.
-    until_free(limits.lock_wait, source, || connection.execute_batch(settings))?;
     match connection.is_readonly("main") {
         Ok(false) => Ok(connection),
         _ => Err(Fault::new(Kind::Refused, format!("{source} may only be read by this user"))
             .hint("`ls -l` shows its owner and mode: run as its owner, or mend them")),
+    }
+}
+
+/// Whether what lies there begins like no database; an empty file is one.
+fn is_no_database(source: &Source, connection: &Connection) -> bool {
+    match raw_header(connection) {
+        Some(header) => Header::read(&header).is_none(),
+        None => source.path().metadata().is_ok_and(|file| (1..HEADER_LEN as u64).contains(&file.len())),
     }
 }
 
@@ -353,14 +390,9 @@ fn read_facts(connection: &Connection) -> rusqlite::Result<Facts> {
     let number = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
     // Takes the lock, recovers what is to be recovered, and needs no readable schema.
     number("PRAGMA schema_version")?;
-    let page_size = number("PRAGMA page_size")?;
-    let out_of_range = || rusqlite::Error::IntegralValueOutOfRange(0, page_size);
     let header = raw_header(connection).as_ref().and_then(|bytes| Header::read(bytes));
-    let page_count = number("PRAGMA page_count")?;
-    let geometry = u32::try_from(page_size).ok().zip(u32::try_from(page_count).ok());
-    let geometry = geometry.and_then(|(size, count)| Geometry::new(size, count)).ok_or_else(out_of_range)?;
     Ok(Facts {
-        geometry,
+        geometry: geometry_of(connection)?,
         encoding: header.map_or("UTF-8", |header| header.encoding_word()).to_owned(),
         journal: header.map_or(Journal::Rollback, |header| header.journal),
         user_version: number("PRAGMA user_version")?,
@@ -645,6 +677,52 @@ mod tests {
     }
 
     #[test]
+    fn a_database_is_in_wal_mode_again_although_somebody_reads_meanwhile() {
+        let Scene { dir, application } = Scene::new("wal");
+        let path = dir.path().join("a.db");
+        word_in(&application);
+        let error = Live::open(&path, QUICK).unwrap().become_sole().expect_err("somebody has it open");
+        assert_eq!(error.kind, Kind::Busy);
+        drop(application);
+        let mut live = Live::open(&path, PATIENT).unwrap();
+        live.become_sole().unwrap();
+        let reader = Connection::open(&path).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        assert_eq!(word_in(&reader), "old");
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                reader.execute_batch("COMMIT").unwrap();
+            });
+            drop(live);
+        });
+        let now: String = Connection::open(&path)
+            .and_then(|db| db.query_row("PRAGMA journal_mode", [], |row| row.get(0)))
+            .unwrap();
+        assert_eq!(now, "wal");
+    }
+
+    #[test]
+    fn the_first_commit_into_an_empty_file_is_noticed() {
+        let scene = Scene::new("delete");
+        std::fs::remove_file(scene.path()).unwrap();
+        let empty = scene.path();
+        std::fs::write(&empty, "").unwrap();
+        let mut live = scene.live(QUICK);
+        let application = Connection::open(&empty).unwrap();
+        application.execute_batch("CREATE TABLE t(id, word); INSERT INTO t VALUES (1, 'mine')").unwrap();
+        assert!(matches!(scene.replace(&mut live).unwrap(), Written::Moved));
+        scene.holds("mine");
+        drop(live);
+        // And where there is none, none is made out.
+        std::fs::write(&empty, "").unwrap();
+        let mut live = scene.live(QUICK);
+        let copied = scene.copied(&mut live);
+        assert!(!copied.pinned(|_| Ok(())).unwrap().1);
+        scene.holds("new");
+    }
+
+    #[test]
     fn a_reader_that_stays_keeps_its_state_under_wal_and_the_lock_in_a_rollback_mode() {
         for mode in MODES {
             let scene = Scene::new(mode);
@@ -702,6 +780,49 @@ mod tests {
             assert!(took < PATIENT.lock_wait, "{took:?}");
         });
         scene.holds("new");
+    }
+
+    #[test]
+    fn a_commit_that_is_under_way_is_waited_for_and_noticed() {
+        for mode in ["wal", "delete"] {
+            let scene = Scene::new(mode);
+            let mut live = scene.live(PATIENT);
+            let other = Connection::open(scene.path()).unwrap();
+            other.execute_batch("BEGIN IMMEDIATE; UPDATE t SET word = 'newer'").unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    std::thread::sleep(Duration::from_millis(100));
+                    other.execute_batch("COMMIT").unwrap();
+                });
+                assert!(matches!(scene.replace(&mut live).unwrap(), Written::Moved), "{mode}");
+            });
+            scene.holds("newer");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_ends_is_waited_for_while_no_writer_gets_in_between() {
+        let scene = Scene::new("delete");
+        let path = scene.path();
+        let mut live = scene.live(PATIENT);
+        let reader = Connection::open(&path).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        assert_eq!(word_in(&reader), "old");
+        live.freeze().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                let writer = Connection::open(&path).unwrap();
+                writer.busy_timeout(2 * PATIENT.lock_wait).unwrap();
+                writer.execute_batch("UPDATE t SET word = 'newer'").unwrap();
+            });
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(300));
+                reader.execute_batch("COMMIT").unwrap();
+            });
+            assert!(matches!(scene.replace(&mut live).unwrap(), Written::Copied(_)));
+        });
+        scene.holds("newer");
     }
 
     #[test]

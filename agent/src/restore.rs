@@ -30,8 +30,9 @@ const PERSON_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// The same while writers are kept out for it.
 const FROZEN_WAIT: Duration = Duration::from_secs(120);
 
-/// Safety copies that may turn out to be too old, after the write lock was there.
-const MOVED_MAX: u32 = 5;
+/// Safety copies that may turn out to be too old, after the write lock was there: whoever writes without pause gets in between the
+/// lock that keeps writers out and the one that replaces now and then.
+const MOVED_MAX: u32 = 16;
 
 /// What the puller says and hears.
 pub struct Call<'a> {
@@ -50,6 +51,9 @@ pub fn restore(settings: &Settings, path: &Path, call: &mut Call<'_>) -> Result<
         return Err(restoring::within_store(&path, store));
     }
     let finished = swap::finish_begun(&path)?;
+    if settings.state_dir.is_some() {
+        stage::sweep(&settings.temp_dir())?;
+    }
     let finished = finished.map(|finished| {
         let quarantine = printable(&finished.quarantine.to_string_lossy(), 1024);
         match finished.is_replaced {
@@ -309,7 +313,8 @@ impl Restore<'_> {
 
     /// Reads back what is there now.
     fn prove(&self, live: Live, copied: Copied, tables: Vec<Table>, call: &Call<'_>) -> Result<(), Fault> {
-        let (snapshot, moved_on) = copied.pinned(|hold| name_of(hold, &self.settings.temp_dir()))?;
+        let pinned = copied.pinned(|hold| name_of(hold, &self.settings.temp_dir()));
+        let (snapshot, moved_on) = pinned.map_err(not_read_back)?;
         let held_micros = u64::try_from(copied.held.as_micros()).unwrap_or(u64::MAX);
         let journal = copied.settle();
         drop(live);
@@ -396,6 +401,12 @@ fn encoding_of(path: &Path) -> Result<Option<&'static str>, Fault> {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(Fault::io(format!("`{}`", path.display()), &error)),
     }
+}
+
+/// Whatever it was, it came after something had been replaced: nobody may take it for a restore that changed nothing.
+fn not_read_back(fault: Fault) -> Fault {
+    Fault::new(Kind::Unproven, format!("the copy was put in place, and could not be read back: {fault}"))
+        .hint(fault.hint)
 }
 
 fn broken(what: &str) -> Fault {

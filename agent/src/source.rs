@@ -212,11 +212,10 @@ impl Source {
                     .hint("encrypted databases (SQLCipher, SEE) cannot be read without their key")
             }
             (ffi::SQLITE_CORRUPT, _) => self.cut_short(&format!("SQLite says `{}`", said(error))),
-            (ffi::SQLITE_IOERR, ffi::SQLITE_IOERR_SHMSIZE) => Fault::new(
-                Kind::NoSpace,
-                format!("{shown}: its disk is full, and SQLite has no room for the -shm beside it"),
-            )
-            .hint("free some room on that disk, then try again"),
+            (ffi::SQLITE_FULL, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => {
+                Fault::new(Kind::NoSpace, format!("{shown}: its disk is full, or fails: SQLite cannot write beside it"))
+                    .hint("free some room there: in WAL mode even whoever reads needs a little for the `-shm`")
+            }
             (ffi::SQLITE_IOERR, _) => Fault::new(
                 Kind::Unreadable,
                 format!("{shown} cannot be read: SQLite says `{}` (code {extended})", said(error)),
@@ -326,7 +325,7 @@ fn copy_pages(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
 }
 
 /// Page size and count of the pinned state. A backup that copies no page tells them without a readable schema.
-fn geometry_of(connection: &Connection) -> rusqlite::Result<Geometry> {
+pub(crate) fn geometry_of(connection: &Connection) -> rusqlite::Result<Geometry> {
     let page_size: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     let mut nowhere = Connection::open_in_memory()?;
     let backup = Backup::new(connection, &mut nowhere)?;

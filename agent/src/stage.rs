@@ -36,8 +36,8 @@ pub fn base_view(settings: &Settings, target: &Path, content: &Content) -> Resul
     }
 }
 
-/// An empty file for a stage in `dir`, locked as long as it is open; those that were left by agents that died are removed.
-pub fn file_in(dir: &Path) -> Result<NamedTempFile, Fault> {
+/// Removes from `dir` the stages that were left by agents that died.
+pub fn sweep(dir: &Path) -> Result<(), Fault> {
     let io = |error: io::Error| Fault::io(format!("`{}`", dir.display()), &error);
     for entry in dir.read_dir().map_err(io)?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(PREFIX)
@@ -48,6 +48,12 @@ pub fn file_in(dir: &Path) -> Result<NamedTempFile, Fault> {
             mirror_dir::remove(&entry.path()).map_err(io)?;
         }
     }
+    Ok(())
+}
+
+/// An empty file for a stage in `dir`, locked as long as it is open.
+pub fn file_in(dir: &Path) -> Result<NamedTempFile, Fault> {
+    let io = |error: io::Error| Fault::io(format!("`{}`", dir.display()), &error);
     let stage = tempfile::Builder::new().prefix(PREFIX).suffix(".db").tempfile_in(dir).map_err(io)?;
     stage.as_file().try_lock().map_err(|error| io(error.into()))?;
     Ok(stage)

@@ -283,6 +283,7 @@ pub fn record(what: &What<'_>, safety: Option<&str>, now: Timestamp) -> Result<R
         quarantine: None,
         tables: what.tables.to_vec(),
         to_start: None,
+        is_undo: false,
     })
 }
 

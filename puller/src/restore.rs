@@ -87,9 +87,13 @@ pub fn to_new_file(
     if dry_run {
         return is_rotten()?.map_or(Ok(restored), |why| Err(unpacked::rotten(source, copy, &why)));
     }
-    let aside = tempfile::Builder::new().prefix(".pullback-restore-").tempfile_in(dir).map_err(io)?;
+    let prefix = format!(".{}.pullback-new-", target.file_name().unwrap_or_default().to_string_lossy());
+    sweep(dir, &prefix).map_err(io)?;
+    let aside = tempfile::Builder::new().prefix(&prefix).tempfile_in(dir).map_err(io)?;
     let aside_path = aside.path().to_owned();
     content.write_to(&aside_path).map_err(io)?;
+    // That made the file anew; locked, it is not taken for one that was left.
+    let _lock = durable::lock(&aside_path).map_err(io)?;
     let hashes = content.hashes().map_err(io)?;
     let written = proof::read_back(&aside_path, content.geometry(), hashes, false, &|_| {}).map_err(io)?;
     if Some(written.snapshot) != manifest.snapshot_id() {
@@ -112,6 +116,19 @@ pub fn to_new_file(
         }
     })?;
     Ok(restored)
+}
+
+/// Removes from `dir` the files of this prefix that runs left which were killed.
+fn sweep(dir: &Path, prefix: &str) -> io::Result<()> {
+    for entry in dir.read_dir()?.flatten() {
+        // Without a lock that can be had, it is being written, or another user's.
+        if entry.file_name().to_string_lossy().starts_with(prefix)
+            && let Ok(Some(_lock)) = durable::lock(&entry.path())
+        {
+            durable::remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Journal mode, owner and mode as the source had them, as far as this user may; then durable.

@@ -39,6 +39,9 @@ pub struct Record {
     pub tables: Vec<String>,
     /// The command that starts the application again, while that has not been run.
     pub to_start: Option<String>,
+    /// It is an undo itself.
+    #[serde(default)]
+    pub is_undo: bool,
 }
 
 impl Record {
@@ -77,6 +80,19 @@ impl Record {
         durable::remove(&file)
             .and_then(|()| durable::sync_dir(source.dir()))
             .map_err(|error| Fault::io(format!("`{}`", file.display()), &error))
+    }
+
+    /// The copy that an undo brings back. An undo that was cut is gone on with: what it saved is what it was to replace.
+    pub fn way_back(&self) -> Option<&str> {
+        match self.is_undo && self.is_open() {
+            true => Some(&self.copy),
+            false => self.safety.as_deref(),
+        }
+    }
+
+    /// Whether `--undo` may ask for this copy, now or once it has ended.
+    pub fn needs(&self, id: &str) -> bool {
+        self.safety.as_deref() == Some(id) || self.way_back() == Some(id)
     }
 
     /// Whether it was begun and has not ended.
@@ -121,6 +137,7 @@ mod tests {
             quarantine: None,
             tables: vec!["member".into()],
             to_start: Some("systemctl start gym".into()),
+            is_undo: false,
         }
     }
 
@@ -137,6 +154,17 @@ mod tests {
         ended.write(&source, &lock).unwrap();
         assert_eq!(Record::read(&source).unwrap(), Some(ended.clone()));
         assert!(!ended.is_open());
+    }
+
+    #[test]
+    fn an_undo_that_was_cut_is_gone_on_with_and_one_that_ended_is_undone() {
+        let cut = Record { is_undo: true, ..record() };
+        assert_eq!(cut.way_back(), Some(record().copy.as_str()));
+        assert!(cut.needs(&record().copy) && record().safety.is_some_and(|safety| cut.needs(&safety)));
+        let ended = Record { ended_at: Some(record().begun_at), ..cut };
+        assert_eq!(ended.way_back(), record().safety.as_deref());
+        assert_eq!(record().way_back(), record().safety.as_deref());
+        assert!(!record().needs(&record().copy));
     }
 
     #[test]

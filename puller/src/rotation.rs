@@ -56,11 +56,9 @@ impl Facts {
             tracing::warn!(%fault, "no copy is removed");
         }
         let safety = |id: &str| match &record {
-            Ok(record) => {
-                record.as_ref().filter(|record| record.safety.as_deref() == Some(id)).map(|record| {
-                    format!("safety copy of the restore of {}", record.begun_at.strftime("%Y-%m-%d"))
-                })
-            }
+            Ok(record) => record.as_ref().filter(|record| record.needs(id)).map(|record| {
+                format!("safety copy of the restore of {}", record.begun_at.strftime("%Y-%m-%d"))
+            }),
             Err(_) => Some("`restore.json` cannot be read, so it may be a safety copy".to_owned()),
         };
         let of = |copy: StoredCopy| Self {
@@ -673,6 +671,7 @@ mod tests {
             quarantine: None,
             tables: Vec::new(),
             to_start: None,
+            is_undo: false,
         };
         record.write(&source, &lock).unwrap();
         assert_eq!(safety(), [Some("safety copy of the restore of 2026-11-21".into()), None]);

@@ -315,7 +315,7 @@ impl SourceDir {
         self.find(wanted, StoredCopy::is_good, "good copies")
     }
 
-    /// The copy `wanted` for a restore, where `latest` passes over safety copies: a restore that is typed again means the same copy
+    /// The copy `wanted` for a restore, or for a look at what one would bring, where `latest` passes over safety copies: a restore that is typed again means the same copy
     /// as before, and not what it has just replaced.
     pub fn copy_to_restore(&self, wanted: &str) -> Result<StoredCopy, Fault> {
         self.find(

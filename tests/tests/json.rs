@@ -81,20 +81,15 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`puller verify`", &puller("verify gym").exits(0));
     unseen.is("`puller drill`", &puller("drill gym").exits(0));
     let restored = puller("restore gym --to ./back.db").exits(0);
-    let application = Connection::open(&source).unwrap();
-    application.execute_batch("DELETE FROM access_log").unwrap();
+    Connection::open(sandbox.db("back.db")).unwrap().execute_batch("DELETE FROM lockers").unwrap();
     for (words, outcome) in [
         ("restore gym --to ./back-2.db --dry-run", "planned"),
-        ("restore ./gym.db --in-place --dry-run", "planned"),
-        ("restore ./gym.db --in-place --yes", "restored"),
-        ("restore ./gym.db --in-place --yes", "unchanged"),
-        ("restore --undo ./gym.db --yes", "restored"),
-        ("restore ./gym.db --in-place --table access_log --yes", "restored"),
+        ("restore gym --to ./back.db --dry-run", "planned"),
+        ("restore gym --to ./back.db --yes", "restored"),
+        ("restore gym --to ./back.db --yes --force", "unchanged"),
+        ("restore --undo ./back.db --yes", "restored"),
+        ("restore gym --to ./back.db --table lockers --yes --force", "restored"),
     ] {
-        if words.contains("./gym.db --in-place --dry-run") {
-            puller("pull ./gym.db").exits(0);
-            application.execute_batch("DELETE FROM lockers").unwrap();
-        }
         let ran = puller(words).exits(0).only_json();
         assert_eq!((keys(&ran), &ran["outcome"]), (keys(&restored.only_json()), &outcome.into()), "{words}");
         if let Some(table) = ran["tables"].get(0) {

@@ -60,9 +60,9 @@ fn nothing_that_is_there_is_written_over() {
     fs::create_dir(&folder).unwrap();
     let beside_a_wal = sandbox.db("new.db");
     fs::write(sandbox.db("new.db-wal"), "of an older database").unwrap();
-    for target in [&there, &folder, &beside_a_wal] {
-        let ran = restore(&sandbox, target).exits(1);
-        assert!(ran.stderr.contains("[P22]") && ran.stderr.contains("hint:"), "{ran}");
+    for (target, code, exit) in [(&there, "[P08]", 7), (&folder, "[P11]", 7), (&beside_a_wal, "[P22]", 1)] {
+        let ran = sandbox.puller(&["restore", "gym", "--yes", "--to", target.to_str().unwrap()]).exits(exit);
+        assert!(ran.stderr.contains(code) && ran.stderr.contains("hint:"), "{ran}");
     }
     assert_eq!(fs::read(&there).unwrap(), b"mine");
     assert!(!beside_a_wal.exists());
@@ -102,4 +102,114 @@ fn an_unknown_copy_or_source_is_exit_10() {
         sandbox.puller(&["restore", source, copy, "--to", target]).exits(10);
     }
     sandbox.puller(&["restore", "gym", "latest~0", "--to", target]).exits(0);
+}
+
+/// What `history` says of the restores so far.
+fn restores(sandbox: &Sandbox) -> Vec<serde_json::Value> {
+    let lines = sandbox.puller(&["history", "gym", "--json"]).exits(0).json();
+    lines.into_iter().filter(|line| line["run"] == "restore").collect()
+}
+
+/// The ids of all copies and whether each is the safety copy of a restore.
+fn copies(sandbox: &Sandbox) -> Vec<(String, bool)> {
+    let lines = sandbox.puller(&["list", "gym", "--json"]).exits(0).json();
+    let of = |line: &serde_json::Value| {
+        (line["copy"].as_str().expect("an id").to_owned(), line["safety"].as_bool().expect("yes or no"))
+    };
+    lines.iter().map(of).collect()
+}
+
+const IN_PLACE: [&str; 5] = ["restore", "gym", "--in-place", "--yes", "--json"];
+
+#[test]
+fn a_restore_typed_again_means_the_same_copy_and_what_a_pull_finds_again_is_latest() {
+    let (sandbox, source) = stored();
+    let application = Connection::open(&source).unwrap();
+    application.execute_batch("DELETE FROM lockers").unwrap();
+    let first = sandbox.puller(&IN_PLACE).exits(0).only_json();
+    assert_eq!(
+        (&first["outcome"], &first["safety"]),
+        (&"restored".into(), &copies(&sandbox)[1].0.clone().into())
+    );
+    let again = sandbox.puller(&IN_PLACE).exits(0).only_json();
+    assert_eq!((&again["outcome"], &again["copy"]), (&"unchanged".into(), &first["copy"]));
+    let said = sandbox.puller(&["list", "gym"]).exits(0);
+    assert_eq!(said.stdout.matches("before a restore").count(), 2, "{said}");
+    let looked = sandbox.puller(&["sql", "gym", "SELECT count(*) > 0 FROM lockers"]).exits(0);
+    assert_eq!(looked.stdout.trim(), "1", "what is looked at is what a restore would bring: {looked}");
+    // By its id a safety copy is a copy as any.
+    let safety = first["safety"].as_str().unwrap();
+    let back = sandbox.puller(&["restore", "gym", safety, "--in-place", "--yes", "--json"]).exits(0);
+    assert_eq!(back.only_json()["outcome"], "restored", "{back}");
+    // A pull makes it what any other copy is, once the source is that again.
+    application.execute_batch("UPDATE members SET note = 'later'").unwrap();
+    sandbox.puller(&["restore", "gym", "--in-place", "--yes", "--undo"]).exits(2);
+    sandbox.puller(&["restore", "--undo", "gym", "--yes"]).exits(0);
+    let newest = copies(&sandbox).pop().unwrap();
+    assert!(newest.1, "the safety copy of the undo");
+    sandbox.puller(&["restore", "gym", &newest.0, "--in-place", "--yes"]).exits(0);
+    sandbox.pull(&[&source]).succeeds("stored");
+    let newest = copies(&sandbox).pop().unwrap();
+    assert!(!newest.1);
+    assert_eq!(sandbox.puller(&IN_PLACE).exits(0).only_json()["copy"], newest.0);
+}
+
+#[test]
+fn a_safety_copy_that_a_later_pull_finds_unchanged_is_a_copy_as_any() {
+    let (sandbox, source) = stored();
+    Connection::open(&source).unwrap().execute_batch("DELETE FROM lockers").unwrap();
+    // The hook says no: only the safety copy was taken.
+    let config = sandbox.file("hooks.toml");
+    fs::write(&config, "[hooks]\nbefore_restore = [\"false\"]\n").unwrap();
+    let refused = [&IN_PLACE[..], &["--config", config.to_str().unwrap()]].concat();
+    let refused = sandbox.puller(&refused).exits(1);
+    assert!(refused.stderr.contains("nothing was changed"), "{refused}");
+    assert!(copies(&sandbox)[1].1);
+    sandbox.pull(&[&source]).succeeds("unchanged");
+    let newest = copies(&sandbox).pop().unwrap();
+    assert!(!newest.1, "it is what the source was when it was pulled");
+    let ran = sandbox.puller(&IN_PLACE).exits(0).only_json();
+    assert_eq!((&ran["outcome"], &ran["copy"]), (&"unchanged".into(), &newest.0.into()));
+}
+
+#[test]
+fn a_table_that_the_copy_does_not_have_is_said_before_anything_is_saved() {
+    let (sandbox, source) = stored();
+    Connection::open(&source).unwrap().execute_batch("DELETE FROM lockers").unwrap();
+    for more in [&["--yes"][..], &["--dry-run"]] {
+        let words = [&["restore", "gym", "--in-place", "--table", "acess_log"][..], more].concat();
+        let ran = sandbox.puller(&words).exits(10);
+        assert!(ran.stderr.contains("has no table `acess_log`"), "{ran}");
+        assert!(ran.stderr.contains("`access_log`"), "the hint has what is meant: {ran}");
+    }
+    assert_eq!(copies(&sandbox).len(), 1);
+    sandbox.puller(&["restore", "gym", "--in-place", "--table", "ACCESS_LOG", "--yes"]).exits(0);
+}
+
+#[test]
+fn a_restore_to_where_nothing_is_any_more_is_in_the_history_and_leaves_nothing_to_undo() {
+    let (sandbox, source) = stored();
+    Connection::open(&source).unwrap().execute_batch("DELETE FROM lockers").unwrap();
+    sandbox.puller(&IN_PLACE).exits(0);
+    fs::remove_file(&source).unwrap();
+    ["-wal", "-shm"].iter().for_each(|end| drop(fs::remove_file(format!("{}{end}", source.display()))));
+    let [stop, start] = ["stopped", "started"].map(|name| sandbox.file(name));
+    let commands = [format!("touch {stop:?}"), format!("touch {start:?}")];
+    let more = ["--stop-cmd", &commands[0], "--start-cmd", &commands[1]];
+    let ran = sandbox.puller(&[&IN_PLACE[..], &more].concat()).exits(0).only_json();
+    assert_eq!((&ran["outcome"], &ran["safety"]), (&"restored".into(), &serde_json::Value::Null));
+    assert!(stop.exists() && start.exists(), "an application may have the old file open");
+    assert_eq!(restores(&sandbox).len(), 2);
+    let undo = sandbox.puller(&["restore", "--undo", "gym", "--yes"]).exits(10);
+    assert!(undo.stderr.contains("there was nothing before the last restore"), "{undo}");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let (sandbox, _) = stored();
+    let ran = restore(&sandbox, &sandbox.db("nowhere/back.db")).exits(1);
+    assert!(
+        ran.stderr.contains("there is no folder") && ran.stderr.contains("hint: make the folder"),
+        "{ran}"
+    );
 }

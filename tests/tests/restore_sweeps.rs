@@ -199,7 +199,7 @@ impl Scene {
         change(&app, 7);
         scene.prepare(app);
         let place: &[&str] = match there {
-            There::Nothing => &["--to", &door],
+            There::Nothing => &["--to", &door, "--yes"],
             There::Rubbish => &["--in-place", "--yes", "--force"],
             There::Wal | There::Rollback => &["--in-place", "--yes"],
         };
@@ -209,6 +209,30 @@ impl Scene {
         }
         scene.save();
         scene
+    }
+
+    /// From now on it is the undo of that restore which is struck.
+    fn undone(&mut self) {
+        self.run(&self.words).exits(0);
+        self.words = ["restore", "--undo", "gym", "--yes"].map(str::to_owned).into();
+        self.save();
+    }
+
+    /// From now on it stops an application before, and starts it again.
+    fn stopping(&mut self) {
+        let say = |word: &str| format!("echo {word} >> '{}'", self.sandbox.file(word).display());
+        let words = ["--stop-cmd".to_owned(), say("stopped"), "--start-cmd".to_owned(), say("started")];
+        self.words.extend(words);
+    }
+
+    /// Whoever was stopped runs again, whatever became of the puller.
+    #[track_caller]
+    fn what_was_stopped_is_started(&self, what: &str) {
+        if self.sandbox.file("stopped").exists() {
+            sandbox::wait_until(&format!("the start command {what}"), || {
+                self.sandbox.file("started").exists()
+            });
+        }
     }
 
     /// Makes of the gym that `app` has open what is to be at the target.
@@ -249,6 +273,9 @@ impl Scene {
 
     fn put_back(&self) {
         self.saved.iter().for_each(Saved::put_back);
+        for word in ["stopped", "started"] {
+            let _ = fs::remove_file(self.sandbox.file(word));
+        }
         let _ = fs::remove_dir_all(self.sandbox.file("tmp"));
         fs::create_dir(self.sandbox.file("tmp")).expect("a folder can be made");
     }
@@ -373,6 +400,7 @@ impl Scene {
             // One point that breaks the promise does not hide the next.
             let held = catch_unwind(AssertUnwindSafe(|| {
                 let what = format!("after {blow:?} of the {whose:?} at {point}: {ran}");
+                self.what_was_stopped_is_started(&what);
                 self.is_said(&ran, blow, whose, &what);
                 let found = self.look(&what);
                 self.go_on(found, &what);
@@ -409,8 +437,10 @@ impl Scene {
         assert!(!ran.stderr.contains("panicked"), "{what}");
         match blow {
             Blow::Error("ENOSPC") => assert_eq!(ran.code(), 8, "{what}"),
-            Blow::Error(_) => assert!([1, 4, 7].contains(&ran.code()), "{what}"),
-            Blow::Kill => assert_eq!(ran.code(), 5, "{what}"),
+            // Of a `-shm` that cannot grow, SQLite does not say why.
+            Blow::Error(_) => assert!([1, 4, 7, 8].contains(&ran.code()), "{what}"),
+            // It may die before it speaks.
+            Blow::Kill => assert!([5, 7].contains(&ran.code()), "{what}"),
         }
     }
 
@@ -449,17 +479,28 @@ impl Scene {
         }
     }
 
+    #[track_caller]
+    fn record(&self, what: &str) -> Value {
+        let record = fs::read(self.folder.join("restore.json"));
+        let record = record.unwrap_or_else(|error| panic!("no record: {error}, {what}"));
+        serde_json::from_slice(&record).expect("a record is JSON")
+    }
+
     /// The copy that the record names holds what was there.
     #[track_caller]
     fn safety_copy_is_there(&self, what: &str) {
-        let record = fs::read(self.folder.join("restore.json"))
-            .unwrap_or_else(|error| panic!("no record: {error}, {what}"));
-        let record: Value = serde_json::from_slice(&record).expect("a record is JSON");
+        let record = self.record(what);
         let safety =
             record["safety"].as_str().unwrap_or_else(|| panic!("{record} names no safety copy, {what}"));
         let copy = self.folder.join(format!("copies/{safety}.db"));
         assert!(copy.is_file(), "{safety} is no copy, {what}");
         assert!(Some(seen(&copy)) == self.old, "{safety} is not what was there, {what}");
+    }
+
+    fn copies(&self) -> Vec<PathBuf> {
+        let copies = self.folder.join("copies");
+        let names = names(&copies).into_iter().filter(|name| name.ends_with(".db"));
+        names.map(|name| copies.join(name)).collect()
     }
 
     #[track_caller]
@@ -478,7 +519,12 @@ impl Scene {
     fn go_on(&self, found: Found, what: &str) {
         let number = self.looks.get();
         self.looks.set(number + 1);
-        let can_undo = self.old.is_some() && found == Found::New;
+        let is_undo = self.words.contains(&"--undo".to_owned());
+        if is_undo && found == Found::New && !self.record(what)["ended_at"].is_null() {
+            // Once more would undo it.
+            return;
+        }
+        let can_undo = self.old.is_some() && found == Found::New && !is_undo;
         if number % 3 == 1 && can_undo {
             let ran = self.run(&["restore", "--undo", "gym", "--yes"]);
             let what = format!("{what}\nand then {ran}");
@@ -495,23 +541,22 @@ impl Scene {
         if number % 3 == 2 && found != Found::Between && self.old.is_some() {
             let ran = self.run(&["pull", "gym"]);
             what = format!("{what}\nand then {ran}");
-            assert_eq!(ran.code(), 0, "{what}");
+            // A writer recovers a hot journal, and a pull is none.
+            let is_left_to_a_writer = ran.code() == 7 && ran.stderr.contains("hot rollback journal");
+            assert!(ran.code() == 0 || is_left_to_a_writer && self.there == There::Rollback, "{what}");
         }
-        let is_placed = self.there == There::Nothing && !self.is_far && found == Found::New;
         let ran = self.run(&self.words);
         what = format!("{what}\nand then {ran}");
-        if is_placed && ran.code() == 1 {
-            // It is there already, and no source of this store: nothing is written over that could not be saved.
-            assert!(ran.stderr.contains("[P"), "{what}");
-        } else {
-            assert_eq!(ran.code(), 0, "{what}");
-        }
+        assert_eq!(ran.code(), 0, "{what}");
         self.nothing_is_left(&what);
         if self.there == There::Rubbish {
             self.every_old_file_is_somewhere(&what);
         }
-        if self.old.is_some() {
-            self.safety_copy_is_there(&what);
+        // Of tables that were replaced twice, the record leads to what was there in between.
+        match (&self.old, self.words.contains(&"--table".to_owned())) {
+            (Some(_), false) => self.safety_copy_is_there(&what),
+            (Some(old), true) => assert!(self.copies().iter().any(|copy| seen(copy) == *old), "{what}"),
+            (None, _) => {}
         }
         assert!(Some(opened_by_an_application(&self.target, &what)) == self.new, "{what}");
         let verified = self.run(&["verify", "--all"]);
@@ -598,7 +643,7 @@ impl Tally {
         assert!(self.broken.is_empty(), "{self:?}");
         assert!(self.deaths * 2 >= self.kills && self.kills > 0, "{self:?}");
         assert!(self.failed * 2 >= self.errors, "{self:?}");
-        assert!(self.old > 0 && self.new > 0, "{self:?}");
+        assert!(self.old > 0, "{self:?}");
     }
 }
 
@@ -608,7 +653,10 @@ fn check(there: There, is_far: bool, tables: &[&str]) {
         return;
     }
     let mut scene = Scene::new(there, is_far, tables);
-    scene.sweep(Whose::Puller).is_enough();
+    // What comes into being elsewhere is the agent's work alone.
+    if !(is_far && there == There::Nothing) {
+        scene.sweep(Whose::Puller).is_enough();
+    }
     if is_far {
         scene.sweep(Whose::Agent).is_enough();
     }
@@ -637,6 +685,24 @@ fn a_restore_that_sets_aside_and_is_cut_loses_no_file_and_is_finished() {
 #[test]
 fn a_restore_of_one_table_that_is_cut_leaves_the_old_content_or_the_new() {
     check(There::Wal, false, &["members"]);
+}
+
+#[test]
+fn an_undo_that_is_cut_leaves_the_old_content_or_the_new_and_the_next_one_finishes_it() {
+    if strace::is_usable() {
+        let mut scene = Scene::new(There::Wal, false, &[]);
+        scene.undone();
+        scene.sweep(Whose::Puller).is_enough();
+    }
+}
+
+#[test]
+fn a_restore_that_is_cut_while_the_application_is_stopped_has_it_started_again() {
+    if strace::is_usable() {
+        let mut scene = Scene::new(There::Rollback, false, &[]);
+        scene.stopping();
+        scene.sweep(Whose::Puller).is_enough();
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(crate) fn run(cli: &Cli, asked: &Cat) -> Result<u8, Fault> {
         )));
     }
     let source = super::open_store(cli)?.named(&asked.source)?;
-    let copy = source.copy(&asked.copy)?;
+    let copy = source.copy_to_restore(&asked.copy)?;
     let content = unpacked::open(&source, &copy)?;
     let snapshot = copy.manifest.as_ref().ok().and_then(Manifest::snapshot_id);
     let snapshot = snapshot.ok_or_else(|| unpacked::rotten(&source, &copy, "its manifest makes no sense"))?;

@@ -22,7 +22,7 @@ pub(crate) struct Open {
 
 pub(crate) fn run(cli: &Cli, asked: &Open) -> Result<u8, Fault> {
     let source = super::open_store(cli)?.named(&asked.source)?;
-    let copy = source.copy(&asked.copy)?;
+    let copy = source.copy_to_restore(&asked.copy)?;
     let unpacked = Unpacked::proven(&source, &copy)?;
     let path = puller::address::absolute(unpacked.path());
     if !cli.common.quiet {

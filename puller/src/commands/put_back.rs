@@ -142,8 +142,12 @@ impl PutBack<'_> {
             println!("{line}");
         } else if !self.cli.common.quiet {
             let (id, target) = (&self.copy.id, self.shown(&database.path));
-            let what = if is_missing { "would be written to" } else { "would replace" };
-            println!("{id} {what} `{target}`, {}", text::bytes(self.manifest()?.bytes));
+            let what = match self.asked.tables.as_slice() {
+                [] if is_missing => "would be written to".to_owned(),
+                [] => "would replace".to_owned(),
+                tables => format!("would give its {} to", printable(&tables.join(", "), 400)),
+            };
+            println!("{id}, {}, {what} `{target}`", text::bytes(self.manifest()?.bytes));
             print!("{}", differences::shown_counts(&rows));
             notes.iter().for_each(|note| self.note(note));
         }
@@ -255,6 +259,7 @@ impl PutBack<'_> {
         };
         let is_same = safety.as_ref().map(shape).transpose()? == Some(shape(self.copy)?);
         if is_same {
+            self.close(before, folder)?;
             self.say(&report, folder.source)?;
             return Ok(0);
         }
@@ -270,18 +275,22 @@ impl PutBack<'_> {
             .and_then(|ready| self.apply(ready, &what, safety, folder, before, &bar));
         bar.clear();
         report.took = began.elapsed();
-        let done = done.map_err(|fault| self.failed(fault, folder.source, &report))?;
+        let (done, started) = done.map_err(|fault| self.failed(fault, folder.source, &report))?;
         report.outcome = "restored";
         report.safety = done.safety.clone();
         report.notes.extend(done.notes.iter().cloned());
         report.done = Some(done);
-        let liked = self.is_liked(&report, folder.source);
+        let liked = match started {
+            Ok(()) => self.is_liked(&report, folder.source),
+            Err(why) => Err(self.disliked(&why.message, folder.source)),
+        };
         self.record_run(&report, folder.source, folder.now, liked.as_ref().err());
         self.say(&report, folder.source)?;
         liked.map(|()| 0)
     }
 
-    /// From the record that a restore begins to the one that it ended, with the application stopped in between if that was asked.
+    /// From the record that a restore begins to the one that it ended, with the application stopped in between if that was asked;
+    /// and whether that was started again.
     fn apply(
         &self,
         ready: Ready,
@@ -290,37 +299,61 @@ impl PutBack<'_> {
         folder: &mut Folder<'_>,
         before: Option<&Record>,
         bar: &Bar,
-    ) -> Result<Done, Fault> {
+    ) -> Result<(Done, Result<(), Fault>), Fault> {
         let mut record = put_back::record(what, safety.as_ref().map(|copy| copy.id.as_str()), folder.now)?;
         record.to_start = self.asked.start_cmd.clone();
+        record.is_undo = self.asked.undo;
         record.write(folder.source, folder.lock)?;
-        let mut is_in_place = false;
-        let done = stopped_for(self.asked, |is_stopped| {
-            let mut newer = |source: &SourceDir, lock: &Lock, id: &str| {
-                record.safety = Some(id.to_owned());
-                record.write(source, lock)
-            };
-            let done = ready.apply(safety, is_stopped, Some(&mut *folder), &mut newer, bar)?;
-            is_in_place = true;
-            record.ended_at = Some(clock::now()?);
-            record.safety.clone_from(&done.safety);
-            record.quarantine.clone_from(&done.restored.quarantine);
-            record.write(folder.source, folder.lock)?;
-            Ok(done)
-        });
-        match &done {
-            Ok(_) => {
-                record.to_start = None;
-                record.write(folder.source, folder.lock)?;
+        let stopped = self.asked.stop_cmd.as_deref();
+        let stopped = stopped.map(|stop| Stopped::stop(stop, self.asked.start_cmd.as_deref())).transpose();
+        let (done, started) = match stopped {
+            Err(fault) => (Err(fault), Ok(())),
+            Ok(stopped) => {
+                let mut newer = |source: &SourceDir, lock: &Lock, id: &str| {
+                    record.safety = Some(id.to_owned());
+                    record.write(source, lock)
+                };
+                let done = ready.apply(safety, stopped.is_some(), Some(&mut *folder), &mut newer, bar);
+                (done, stopped.map_or(Ok(()), Stopped::start))
+            }
+        };
+        let mut done = match (done, &started) {
+            (Err(fault), Err(also)) => {
+                Err(Fault::new(fault.kind, format!("{fault}; {also}")).hint(fault.hint))
+            }
+            (done, _) => done,
+        };
+        match &mut done {
+            Ok(done) => {
+                record.ended_at = Some(clock::now()?);
+                if started.is_ok() {
+                    record.to_start = None;
+                }
+                record.safety.clone_from(&done.safety);
+                record.quarantine.clone_from(&done.restored.quarantine);
+                // Open, it leads back as well, and no copy that it names goes.
+                if let Err(fault) = record.write(folder.source, folder.lock) {
+                    done.notes.push(format!("that the restore has ended is not written down: {fault}"));
+                }
             }
             // Nothing was changed, and the way back is still that of the restore before.
-            Err(fault) if !is_in_place && !may_have_begun(fault.kind) => match before {
+            Err(fault) if has_changed_nothing(fault.kind) => match before {
                 Some(before) => before.write(folder.source, folder.lock)?,
                 None => Record::remove(folder.source, folder.lock)?,
             },
             Err(_) => {}
         }
-        done
+        done.map(|done| (done, started))
+    }
+
+    /// What is there is what a restore that was cut was to bring, or to replace: the record of that one ends here.
+    fn close(&self, before: Option<&Record>, folder: &Folder<'_>) -> Result<(), Fault> {
+        let is_known = |record: &&Record| {
+            record.is_open() && (record.copy == self.copy.id || record.safety.as_ref() == Some(&self.copy.id))
+        };
+        let Some(record) = before.filter(is_known) else { return Ok(()) };
+        let record = Record { ended_at: Some(clock::now()?), to_start: None, ..record.clone() };
+        record.write(folder.source, folder.lock)
     }
 
     /// A name that the copy does not have is said before anything is saved or stopped.
@@ -486,18 +519,20 @@ impl PutBack<'_> {
             Some((url, wait)) => health::healthy(url, wait),
             None => Ok(()),
         });
-        liked.map_err(|why| {
-            Fault::new(Kind::Target, format!("the copy is in place, and {why}"))
-                .hint(format!("`puller restore --undo {}` brings back what was there before", into.shown()))
-        })
+        liked.map_err(|why| self.disliked(&why, into))
+    }
+
+    fn disliked(&self, why: &str, into: &SourceDir) -> Fault {
+        Fault::new(Kind::Target, format!("the copy is in place, and {why}"))
+            .hint(format!("`puller restore --undo {}` brings back what was there before", into.shown()))
     }
 
     /// A restore that failed, with the way back where something may have been replaced.
     fn failed(&self, fault: Fault, into: &SourceDir, report: &Report) -> Fault {
         let at = clock::now().unwrap_or_default();
         self.record_run(report, into, at, Some(&fault));
-        match (may_have_begun(fault.kind), &report.safety) {
-            (true, Some(safety)) => {
+        match (has_changed_nothing(fault.kind), &report.safety) {
+            (false, Some(safety)) => {
                 let undo = format!(
                     "what was there before is copy {safety}; `puller restore --undo {}` brings it back, if anything was replaced",
                     into.shown()
@@ -539,8 +574,10 @@ impl PutBack<'_> {
     /// A restore that was cut: what it left is whole, and a person should know of it.
     fn note_open(&self, record: Option<&Record>) {
         let Some(record) = record.filter(|record| record.is_open()) else { return };
+        let safety = record.safety.as_ref();
+        let safety = safety.map(|id| format!("; what was there before is copy {id}")).unwrap_or_default();
         self.note(&format!(
-            "the restore of {} that was begun at {} was cut; the database is as it was before it or as that copy",
+            "the restore of {} that was begun at {} was cut; the database is as it was before it or as that copy{safety}",
             record.copy,
             clock::rfc3339(record.begun_at)
         ));
@@ -639,16 +676,10 @@ fn is_somebody_there() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// Whether a restore that failed so may have replaced something.
-fn may_have_begun(kind: Kind) -> bool {
+/// Whether a restore that failed so has replaced nothing. Of all else nobody knows.
+fn has_changed_nothing(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::Lost
-            | Kind::Unreachable
-            | Kind::Unproven
-            | Kind::Interrupted
-            | Kind::Internal
-            | Kind::Protocol
-            | Kind::Io
+        Kind::Busy | Kind::NoSpace | Kind::Target | Kind::Refused | Kind::Locked | Kind::Usage | Kind::Config
     )
 }

@@ -95,12 +95,15 @@ fn copy_of(asked: &Restore, config: &Config, source: &SourceDir) -> Result<Store
         let record = Record::read(source)?;
         let record =
             record.ok_or_else(|| nothing(format!("nothing was restored into `{}`", source.shown())))?;
-        return match (&record.safety, &record.quarantine) {
+        return match (record.way_back(), &record.quarantine) {
             (Some(safety), _) => source.copy(safety),
             (None, Some(quarantine)) => Err(nothing(format!(
                 "what was there before the last restore could not be copied, and lies in `{}`",
                 printable(quarantine, 1024)
             ))),
+            (None, None) if record.is_open() => Err(nothing(
+                "the last restore was cut; what was there before may lie beside the target, in a directory whose name has `.quarantine-`".to_owned(),
+            )),
             (None, None) => Err(nothing("there was nothing before the last restore".to_owned())),
         };
     }

@@ -37,7 +37,7 @@ pub(crate) fn run(cli: &Cli, asked: &Sql) -> Result<u8, Fault> {
     };
     let sql = if sql == "-" { typed_in()? } else { sql.to_owned() };
     let source = super::open_store(cli)?.named(&asked.source)?;
-    let unpacked = Unpacked::proven(&source, &source.copy(copy)?)?;
+    let unpacked = Unpacked::proven(&source, &source.copy_to_restore(copy)?)?;
     let form = match (cli.common.json, std::io::stdout().is_terminal()) {
         (true, _) => Form::Json,
         (false, true) => Form::Table(Vec::new()),
