@@ -221,7 +221,8 @@ impl Restore<'_> {
         }
     }
 
-    /// The stage comes first. The `-wal` or the journal grows to the whole database before anything else may go, and the database itself may grow.
+    /// The stage comes first. The `-wal` or the journal grows to the whole database before anything else may go, and the database
+    /// itself may grow.
     fn check_room(&self, facts: &Facts) -> Result<(), Fault> {
         let (new, old) = (self.content.geometry.bytes(), facts.geometry.bytes());
         let log = match facts.journal {

@@ -71,4 +71,12 @@ impl Watch for Bar {
     fn proving(&self, bytes: u64, of: u64) {
         self.show("proving", bytes, of);
     }
+
+    fn sending(&self, bytes: u64, of: u64) {
+        self.show("sending", bytes, of);
+    }
+
+    fn writing(&self, pages: u32, of: u32) {
+        self.show("writing", pages.into(), of.into());
+    }
 }
