@@ -89,8 +89,16 @@ impl Live {
     pub fn open(path: &Path, limits: HoldLimits) -> Result<Self, Fault> {
         let source = Source::find(path)?;
         let guard = open(&source)?;
+        let keep_wal = |is_kept| {
+            let set = guard.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, is_kept);
+            set.map_err(|error| failed(&source, &error))
+        };
+        // The last connection that is closed takes the `-wal` with it, even where the file beside it proves to be no database.
+        keep_wal(true)?;
+        let facts = until_free(limits.lock_wait, &source, || facts_of(&guard, &source))??;
+        keep_wal(false)?;
         let mut live = Self {
-            facts: until_free(limits.lock_wait, &source, || facts_of(&guard, &source))??,
+            facts,
             guard,
             source,
             limits,

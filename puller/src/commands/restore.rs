@@ -177,7 +177,13 @@ fn to_new_file(
     let write = || {
         mending(source, copy, !asked.dry_run, |copy| restore::to_new_file(source, copy, to, asked.dry_run))
     };
-    let restored = if asked.dry_run { write()? } else { put_back::stopped_for(asked, |_| write())? };
+    let restored = match asked.dry_run {
+        true => write()?,
+        false => {
+            let (restored, started) = put_back::stopped_for(asked, |_| write())?;
+            started.map(|()| restored)?
+        }
+    };
     say(cli, source, copy, &restored, asked.dry_run, began.elapsed());
     Ok(0)
 }
