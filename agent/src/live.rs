@@ -89,8 +89,16 @@ impl Live {
     pub fn open(path: &Path, limits: HoldLimits) -> Result<Self, Fault> {
         let source = Source::find(path)?;
         let guard = open(&source)?;
+        let keep_wal = |is_kept| {
+            let set = guard.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, is_kept);
+            set.map_err(|error| failed(&source, &error))
+        };
+        // The last connection that is closed takes the `-wal` with it, even where the file beside it proves to be no database.
+        keep_wal(true)?;
+        let facts = until_free(limits.lock_wait, &source, || facts_of(&guard, &source))??;
+        keep_wal(false)?;
         let mut live = Self {
-            facts: until_free(limits.lock_wait, &source, || facts_of(&guard, &source))??,
+            facts,
             guard,
             source,
             limits,
@@ -116,11 +124,7 @@ impl Live {
     pub fn look(&mut self) -> Result<(), Fault> {
         let guard = &self.guard;
         self.seen = until_free(self.limits.lock_wait, &self.source, || {
-            guard.execute_batch("BEGIN")?;
-            let data_version = data_version(guard);
-            let header = header_of(guard);
-            guard.execute_batch("COMMIT")?;
-            Ok(Seen { header, data_version: data_version? })
+            reading(guard, || Ok(Seen { data_version: data_version(guard)?, header: header_of(guard) }))
         })?;
         Ok(())
     }
@@ -378,12 +382,19 @@ fn is_no_database(source: &Source, connection: &Connection) -> bool {
 
 /// What it is; a fault where the file is shorter than that.
 fn facts_of(connection: &Connection, source: &Source) -> rusqlite::Result<Result<Facts, Fault>> {
+    reading(connection, || {
+        let facts = read_facts(connection)?;
+        Ok(source.check_whole(facts.geometry, facts.journal).map(|()| facts))
+    })
+}
+
+/// Does `work` in one transaction that only reads.
+fn reading<T>(connection: &Connection, work: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     connection.execute_batch("BEGIN")?;
-    let facts = read_facts(connection);
-    let whole = facts.as_ref().map(|facts| source.check_whole(facts.geometry, facts.journal));
-    let whole = whole.unwrap_or(Ok(()));
-    connection.execute_batch("COMMIT")?;
-    facts.map(|facts| whole.map(|()| facts))
+    let done = work();
+    // What failed badly has ended it, and says why.
+    let ended = if connection.is_autocommit() { Ok(()) } else { connection.execute_batch("COMMIT") };
+    done.and_then(|done| ended.map(|()| done))
 }
 
 fn read_facts(connection: &Connection) -> rusqlite::Result<Facts> {

@@ -46,7 +46,7 @@ impl Scene {
     }
 
     fn run(&self, how: How, words: &[&str]) -> Ran {
-        let path = self.db.to_str().unwrap();
+        let path = self.db.to_str().expect("it is there");
         let mut all = vec!["restore", path, &self.copy, "--yes", "--json"];
         match how {
             How::InPlace => all.push("--in-place"),
@@ -63,7 +63,9 @@ impl Scene {
         assert_eq!(told["outcome"], "restored", "{told}");
         let safety = told["safety"].as_str().map(|safety| {
             let file = self.sandbox.db(&format!("{safety}.db"));
-            self.sandbox.puller(&["restore", "gym", safety, "--to", file.to_str().unwrap()]).exits(0);
+            self.sandbox
+                .puller(&["restore", "gym", safety, "--to", file.to_str().expect("it is there")])
+                .exits(0);
             file
         });
         self.is_the_copy();
@@ -74,10 +76,14 @@ impl Scene {
     #[track_caller]
     fn is_the_copy(&self) {
         for look in ["a first", "a second"] {
-            let db = Connection::open(&self.db).unwrap();
-            let sound: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            let db = Connection::open(&self.db).expect("it can be used");
+            let sound: String =
+                db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("it can be used");
             assert_eq!(sound, "ok", "{look} look");
-            assert!(!db.table_exists(None, "mark").unwrap(), "{look} look finds the old content");
+            assert!(
+                !db.table_exists(None, "mark").expect("it can be used"),
+                "{look} look finds the old content"
+            );
         }
         let pulled = self.sandbox.pull(&[&self.db]);
         assert_eq!(pulled.snapshot, self.snapshot, "{}", pulled.ran);
@@ -91,22 +97,22 @@ fn write(db: &Path, sql: &str) {
 #[track_caller]
 fn marks(copy: &Path, wanted: &[&str]) {
     let db = contents::open_read_only(copy);
-    let mut statement = db.prepare("SELECT a FROM mark ORDER BY rowid").unwrap();
-    let found = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
-    assert_eq!(found.collect::<Result<Vec<_>, _>>().unwrap(), wanted);
-    let sound: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    let mut statement = db.prepare("SELECT a FROM mark ORDER BY rowid").expect("it can be used");
+    let found = statement.query_map([], |row| row.get::<_, String>(0)).expect("it can be used");
+    assert_eq!(found.collect::<Result<Vec<_>, _>>().expect("it can be used"), wanted);
+    let sound: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("it can be used");
     assert_eq!(sound, "ok");
 }
 
 /// Leaves what a process that was killed in WAL mode leaves: `sql` in the `-wal`, uncheckpointed unless it says so.
 fn die_with_a_wal(scene: &Scene, sql: &str) {
-    let db = Connection::open(&scene.db).unwrap();
-    db.execute_batch(&format!("PRAGMA wal_autocheckpoint = 0; {sql}")).unwrap();
-    let saved =
-        ["", "-wal", "-shm"].map(|suffix| (scene.beside(suffix), fs::read(scene.beside(suffix)).unwrap()));
+    let db = Connection::open(&scene.db).expect("it can be used");
+    db.execute_batch(&format!("PRAGMA wal_autocheckpoint = 0; {sql}")).expect("it can be used");
+    let saved = ["", "-wal", "-shm"]
+        .map(|suffix| (scene.beside(suffix), fs::read(scene.beside(suffix)).expect("it is there")));
     drop(db);
     for (path, bytes) in saved {
-        fs::write(path, bytes).unwrap();
+        fs::write(path, bytes).expect("it is there");
     }
 }
 

@@ -59,15 +59,16 @@ impl Scene {
         let far = sandbox.file("ssh");
         script(&far, &format!("exec {} stdio", programs::agent().display()));
         let agent = sandbox.file("home/xdg_config_home/pullback");
-        std::fs::create_dir_all(&agent).unwrap();
-        std::fs::write(agent.join("agent.toml"), "reserve = \"0\"\nallow_restore = true\n").unwrap();
+        std::fs::create_dir_all(&agent).expect("it is there");
+        std::fs::write(agent.join("agent.toml"), "reserve = \"0\"\nallow_restore = true\n")
+            .expect("it is there");
         let source = match door {
             Door::Local => db.display().to_string(),
             Door::Edge => format!("pi:{}", db.display()),
         };
         let mut scene = Self { sandbox, db, source, copy: String::new(), saved: BTreeSet::new() };
         let pulled = scene.puller(&["pull", "--json", &scene.source]).exits(0).only_json();
-        scene.copy = pulled["copy"].as_str().unwrap().to_owned();
+        scene.copy = pulled["copy"].as_str().expect("it is there").to_owned();
         let mut writer = Application::writer(&scene.db, NUMBERS, &["--journal", journal, "--seed", "4"]);
         writer.goes_on(50);
         numbers.extend(writer.end());
@@ -100,11 +101,11 @@ impl Scene {
         let safety = told["safety"].as_str().expect("there is a safety copy");
         let listed = self.puller(&["list", "--json", &self.source]).exits(0).json();
         let safety = listed.iter().find(|copy| copy["copy"] == safety).expect("the safety copy is listed");
-        let path = PathBuf::from(safety["path"].as_str().unwrap());
+        let path = PathBuf::from(safety["path"].as_str().expect("it is there"));
         ledger::check(&path);
         let record = path.ancestors().nth(2).expect("copies lie in a source's folder").join("restore.json");
         let record = std::fs::read_to_string(record).expect("a restore has a record");
-        assert!(record.contains(told["safety"].as_str().unwrap()), "{record}");
+        assert!(record.contains(told["safety"].as_str().expect("it is there")), "{record}");
         self.saved.extend(numbers_in(&path));
         told
     }
@@ -142,29 +143,31 @@ impl Scene {
 
 /// Takes back what a writer that was killed had begun.
 fn recover(db: &Path) {
-    let db = Connection::open(db).unwrap();
-    db.query_row("SELECT count(*) FROM ledger", [], |_| Ok(())).unwrap();
+    let db = Connection::open(db).expect("it can be used");
+    db.query_row("SELECT count(*) FROM ledger", [], |_| Ok(())).expect("it can be used");
 }
 
 /// Adds a table that the writer leaves alone, as one more commit of its ledger.
 fn add_what_stays(db: &Path) {
-    let db = Connection::open(db).unwrap();
-    db.execute_batch("BEGIN IMMEDIATE; CREATE TABLE steady(id INTEGER PRIMARY KEY, body BLOB)").unwrap();
+    let db = Connection::open(db).expect("it can be used");
+    db.execute_batch("BEGIN IMMEDIATE; CREATE TABLE steady(id INTEGER PRIMARY KEY, body BLOB)")
+        .expect("it can be used");
     let sql = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 200)
         INSERT INTO steady SELECT i, randomblob(500) FROM n";
-    db.execute_batch(sql).unwrap();
-    let seq = ledger::newest(&db).unwrap().seq + 1;
-    db.execute("INSERT INTO ledger VALUES (?1, ?2)", (seq, ledger::recount(&db).to_bytes())).unwrap();
-    db.execute_batch("COMMIT").unwrap();
+    db.execute_batch(sql).expect("it can be used");
+    let seq = ledger::newest(&db).expect("it can be used").seq + 1;
+    db.execute("INSERT INTO ledger VALUES (?1, ?2)", (seq, ledger::recount(&db).to_bytes()))
+        .expect("it can be used");
+    db.execute_batch("COMMIT").expect("it can be used");
 }
 
 /// The numbers of the commits that the database at `path` has.
 fn numbers_in(path: &Path) -> BTreeSet<i64> {
     let db = contents::open_read_only(path);
-    db.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
-    let mut statement = db.prepare("SELECT number FROM acknowledged").unwrap();
-    let numbers = statement.query_map([], |row| row.get(0)).unwrap();
-    numbers.collect::<Result<_, _>>().unwrap()
+    db.busy_timeout(std::time::Duration::from_secs(30)).expect("it can be used");
+    let mut statement = db.prepare("SELECT number FROM acknowledged").expect("it can be used");
+    let numbers = statement.query_map([], |row| row.get(0)).expect("it can be used");
+    numbers.collect::<Result<_, _>>().expect("it can be used")
 }
 
 /// Two writers, one that waits and one that does not, and two readers.
@@ -282,13 +285,13 @@ fn changed_gym(journal: &str) -> (Sandbox, PathBuf, String) {
     let sandbox = Sandbox::new();
     let path = sandbox.db("gym.db");
     databases::gym(&path, 300_000, 4096);
-    let db = Connection::open(&path).unwrap();
-    db.execute_batch(&format!("PRAGMA journal_mode = {journal}")).unwrap();
+    let db = Connection::open(&path).expect("it can be used");
+    db.execute_batch(&format!("PRAGMA journal_mode = {journal}")).expect("it can be used");
     let snapshot = sandbox.pull(&[&path]).succeeds("stored").snapshot;
     db.execute_batch(
         "ALTER TABLE members ADD COLUMN age; DROP INDEX access_log_by_time; CREATE TABLE late(a)",
     )
-    .unwrap();
+    .expect("it can be used");
     drop(db);
     databases::add_noise(&path, 1_000_000);
     (sandbox, path, snapshot)

@@ -61,11 +61,11 @@ const SCHEMA: &str = "
 /// Makes the shop at `path`, in WAL mode.
 fn shop(path: &Path) {
     let db = databases::create(path, "PRAGMA journal_mode = WAL");
-    db.execute_batch(SCHEMA).unwrap();
+    db.execute_batch(SCHEMA).expect("the SQL is correct");
     let mut dice = Dice::new(11);
-    db.execute_batch("BEGIN").unwrap();
+    db.execute_batch("BEGIN").expect("the SQL is correct");
     let add = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
-        db.prepare_cached(sql).unwrap().execute(values).unwrap();
+        db.prepare_cached(sql).expect("the SQL is correct").execute(values).expect("the SQL is correct");
     };
     for id in 1..=60 {
         add("INSERT INTO artists VALUES (?1, ?2)", params![id, dice.words(2)]);
@@ -94,8 +94,10 @@ fn shop(path: &Path) {
     }
     for id in 1..=900_i64 {
         let (album, media, genre) = (dice.between(1, 91), dice.between(1, 5), dice.between(1, 13));
-        let (length, price) =
-            (dice.between(60_000, 400_000), [0.99, 1.29, 1.99][usize::try_from(id % 3).unwrap()]);
+        let (length, price) = (
+            dice.between(60_000, 400_000),
+            [0.99, 1.29, 1.99][usize::try_from(id % 3).expect("one of three")],
+        );
         let sql = "INSERT INTO tracks(id, name, album_id, media_type_id, genre_id, milliseconds, price)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         add(sql, params![id, dice.words(3), album, media, genre, length, price]);
@@ -117,7 +119,7 @@ fn shop(path: &Path) {
             params![id, invoice, track, quantity],
         );
     }
-    db.execute_batch("COMMIT; PRAGMA user_version = 3").unwrap();
+    db.execute_batch("COMMIT; PRAGMA user_version = 3").expect("the SQL is correct");
 }
 
 struct Shop {
@@ -140,7 +142,7 @@ impl Shop {
     /// As somebody does who has not switched foreign keys on.
     fn execute(&self, sql: &str) {
         Connection::open(&self.path)
-            .unwrap()
+            .expect("the SQL is correct")
             .execute_batch(&format!("PRAGMA foreign_keys = OFF; {sql}"))
             .unwrap();
     }
@@ -163,13 +165,15 @@ impl Shop {
         assert_eq!(schema(&now), schema(&self.then), "the schema after {after}");
         assert_eq!(now.tables, self.then.tables, "rows after {after}");
         assert_eq!(now.settings, self.then.settings, "settings after {after}");
-        let db = Connection::open(&self.path).unwrap();
-        let check: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        let db = Connection::open(&self.path).expect("a database can be opened");
+        let check: String =
+            db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("SQLite answers");
         assert_eq!(check, "ok", "after {after}");
-        let broken: i64 =
-            db.query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0)).unwrap();
+        let broken: i64 = db
+            .query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0))
+            .expect("SQLite answers");
         assert_eq!(broken, 0, "rows that refer to none, after {after}");
-        db.query_row("SELECT count(*) FROM sales", [], |row| row.get::<_, i64>(0)).unwrap();
+        db.query_row("SELECT count(*) FROM sales", [], |row| row.get::<_, i64>(0)).expect("SQLite answers");
     }
 }
 

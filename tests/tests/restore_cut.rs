@@ -117,6 +117,30 @@ fn a_file_that_is_no_database_any_more_is_set_aside_with_every_byte_beside_it() 
     }
 }
 
+/// The first bytes are those of a database, and no more than that.
+#[test]
+fn a_damaged_header_costs_no_row_of_the_wal_beside_it() {
+    let sandbox = Sandbox::new();
+    let (target, copy) = gym(&sandbox, 100_000, pulled(&sandbox));
+    let app = Connection::open(&target).expect("a gym can be opened");
+    // No page more, so that the first one is not in the `-wal`.
+    let sql = "PRAGMA wal_autocheckpoint = 0; UPDATE access_log SET granted = 1 - granted";
+    app.execute_batch(sql).expect("rows can be written");
+    let (mut main, rows) = (fs::read(&target).unwrap(), fs::read(sandbox.db("gym.db-wal")).unwrap());
+    drop(app);
+    // No page has three bytes.
+    main[16..18].copy_from_slice(&[0, 3]);
+    fs::write(&target, &main).unwrap();
+    fs::write(sandbox.db("gym.db-wal"), &rows).unwrap();
+    let refused = sandbox.puller(&["restore", "gym", &copy, "--in-place", "--yes"]).exits(7);
+    assert!(refused.stderr.contains("--force"), "{refused}");
+    let words = ["restore", "gym", &copy, "--in-place", "--yes", "--force", "--json"];
+    let restored = sandbox.puller(&words).exits(0).only_json();
+    let aside = PathBuf::from(restored["quarantine"].as_str().expect("it says where"));
+    assert!(fs::read(aside.join("gym.db")).unwrap() == main);
+    assert!(fs::read(aside.join("gym.db-wal")).unwrap() == rows);
+}
+
 #[test]
 fn an_application_that_does_not_start_again_is_told_and_the_restore_can_be_undone() {
     let sandbox = Sandbox::new();

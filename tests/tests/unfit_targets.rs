@@ -94,7 +94,10 @@ fn is_refusal(ran: &Ran, code: &str, exit: i32, said: &str) {
 }
 
 fn execute(path: &Path, sql: &str) {
-    Connection::open(path).unwrap().execute_batch(&format!("PRAGMA foreign_keys = OFF; {sql}")).unwrap();
+    Connection::open(path)
+        .expect("a database can be opened")
+        .execute_batch(&format!("PRAGMA foreign_keys = OFF; {sql}"))
+        .expect("the SQL is correct");
 }
 
 fn text(path: &Path) -> &str {
@@ -102,7 +105,10 @@ fn text(path: &Path) -> &str {
 }
 
 fn journal(path: &Path) -> String {
-    Connection::open(path).unwrap().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap()
+    Connection::open(path)
+        .expect("a database can be opened")
+        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+        .expect("the SQL is correct")
 }
 
 fn mkfifo(path: &Path) {
@@ -222,7 +228,7 @@ fn nothing_is_written_into_a_store_at_the_edge() {
 
 fn allow_restore(sandbox: &Sandbox, allowed: bool) {
     let file = sandbox.file("home/.config/pullback/agent.toml");
-    fs::write(file, format!("reserve = '0'\nallow_restore = {allowed}\n")).unwrap();
+    fs::write(file, format!("reserve = '0'\nallow_restore = {allowed}\n")).expect("a file can be written");
 }
 
 #[test]
@@ -411,9 +417,9 @@ fn is_unchanged(trial: &Trial, act: impl Fn() -> Ran, code: &str, exit: i32) {
 fn give(path: &Path) {
     privilege::give_to_nobody(path);
     if path.is_dir() {
-        fs::read_dir(path).unwrap().for_each(|entry| {
-            let entry = entry.unwrap();
-            if !entry.file_type().unwrap().is_symlink() {
+        fs::read_dir(path).expect("a folder can be read").for_each(|entry| {
+            let entry = entry.expect("a folder can be read");
+            if !entry.file_type().expect("a folder can be read").is_symlink() {
                 give(&entry.path());
             }
         });

@@ -305,27 +305,15 @@ impl PutBack<'_> {
         record.to_start = self.asked.start_cmd.clone();
         record.is_undo = self.asked.undo;
         record.write(folder.source, folder.lock)?;
-        let stopped = self.asked.stop_cmd.as_deref();
-        let stopped = stopped.map(|stop| Stopped::stop(stop, self.asked.start_cmd.as_deref())).transpose();
-        let (done, started) = match stopped {
-            Err(fault) => (Err(fault), Ok(())),
-            Ok(stopped) => {
-                let mut newer = |source: &SourceDir, lock: &Lock, id: &str| {
-                    record.safety = Some(id.to_owned());
-                    record.write(source, lock)
-                };
-                let done = ready.apply(safety, stopped.is_some(), Some(&mut *folder), &mut newer, bar);
-                (done, stopped.map_or(Ok(()), Stopped::start))
-            }
-        };
-        let mut done = match (done, &started) {
-            (Err(fault), Err(also)) => {
-                Err(Fault::new(fault.kind, format!("{fault}; {also}")).hint(fault.hint))
-            }
-            (done, _) => done,
-        };
+        let mut done = stopped_for(self.asked, |is_stopped| {
+            let mut newer = |source: &SourceDir, lock: &Lock, id: &str| {
+                record.safety = Some(id.to_owned());
+                record.write(source, lock)
+            };
+            ready.apply(safety, is_stopped, Some(&mut *folder), &mut newer, bar)
+        });
         match &mut done {
-            Ok(done) => {
+            Ok((done, started)) => {
                 record.ended_at = Some(clock::now()?);
                 if started.is_ok() {
                     record.to_start = None;
@@ -344,7 +332,7 @@ impl PutBack<'_> {
             },
             Err(_) => {}
         }
-        done.map(|done| (done, started))
+        done
     }
 
     /// What is there is what a restore that was cut was to bring, or to replace: the record of that one ends here.
@@ -651,13 +639,16 @@ pub(crate) fn stopped_for<T>(
 ) -> Result<(T, Result<(), Fault>), Fault> {
     let start = asked.start_cmd.as_deref();
     let stopped = asked.stop_cmd.as_deref().map(|stop| Stopped::stop(stop, start)).transpose()?;
-    let done = work(stopped.is_some())?;
+    let done = work(stopped.is_some());
     let started = stopped.map_or(Ok(()), Stopped::start);
     let in_place = |fault: Fault| {
         let what = format!("the copy is in place, and {fault}");
         Fault::new(fault.kind, what).hint(fault.hint)
     };
-    Ok((done, started.map_err(in_place)))
+    match (done, started) {
+        (Err(fault), Err(also)) => Err(Fault::new(fault.kind, format!("{fault}; {also}")).hint(fault.hint)),
+        (done, started) => done.map(|done| (done, started.map_err(in_place))),
+    }
 }
 
 /// What a person should know of `copy`, if it is none of the good ones.
