@@ -142,9 +142,9 @@ impl Shop {
     /// As somebody does who has not switched foreign keys on.
     fn execute(&self, sql: &str) {
         Connection::open(&self.path)
-            .expect("the SQL is correct")
+            .expect("the database can be opened")
             .execute_batch(&format!("PRAGMA foreign_keys = OFF; {sql}"))
-            .unwrap();
+            .expect("the SQL is correct");
     }
 
     fn restore(&self, tables: &[&str]) -> Ran {
