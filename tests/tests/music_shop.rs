@@ -144,7 +144,7 @@ impl Shop {
         Connection::open(&self.path)
             .expect("the SQL is correct")
             .execute_batch(&format!("PRAGMA foreign_keys = OFF; {sql}"))
-            .unwrap();
+            .expect("the SQL is correct");
     }
 
     fn restore(&self, tables: &[&str]) -> Ran {
