@@ -5,7 +5,7 @@
 //! sees the old state or the new one, and a crash leaves one of them.
 
 use crate::one_file::open_private;
-use crate::sink::raw_header;
+use crate::sink::{is_reserved, raw_header};
 use crate::source::{HoldLimits, Source, codes, geometry_of, is_busy, said};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{HEADER_LEN, Header, Journal};
@@ -133,11 +133,23 @@ impl Live {
     fn has_moved(&self) -> Result<bool, Fault> {
         let now = Seen { header: header_of(&self.guard), ..self.seen };
         if now.is_wal() && self.seen.is_wal() {
+            self.wait_for_leaver()?;
             // A checkpoint writes the counter in the file, and is no commit.
             let now = until_free(self.limits.lock_wait, &self.source, || data_version(&self.guard))?;
             return Ok(now != self.seen.data_version);
         }
         Ok(now != self.seen)
+    }
+
+    /// Waits for whoever is about to take the database out of WAL mode, and began before the guard had made the `-wal`: it has
+    /// read the first page without a look into the `-wal`, and waits for everybody else to be gone. Then it writes that page back,
+    /// over the one of what was committed and checkpointed meanwhile. Nobody else has this lock in WAL mode. As long as the guard
+    /// is there it waits in vain, and is told so by SQLite.
+    fn wait_for_leaver(&self) -> Result<(), Fault> {
+        until_free(self.limits.lock_wait, &self.source, || match is_reserved(&self.guard) {
+            Some(true) => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None)),
+            _ => Ok(()),
+        })
     }
 
     /// Keeps every other writer out until [`Self::replace`], and looks at the state that stays so.
@@ -635,6 +647,25 @@ mod tests {
         let scene = Scene::new("wal");
         let _live = scene.live(QUICK);
         assert!(is_busy(&scene.application.execute_batch("PRAGMA journal_mode = DELETE").unwrap_err()));
+    }
+
+    /// SQLite itself lets an application come to this between two looks whether there is a `-wal`. Here the header gets into
+    /// WAL mode behind the back of one that has read it.
+    #[test]
+    fn who_leaves_wal_mode_with_an_old_first_page_is_waited_for() {
+        let scene = Scene::new("delete");
+        scene.application.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(scene.path()).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[2, 2], 18).unwrap();
+        let mut live = scene.live(QUICK);
+        assert_eq!(live.facts().journal, Journal::Wal);
+        let fault =
+            scene.replace(&mut live).err().expect("somebody would write an old page over the new ones");
+        assert_eq!(fault.kind, Kind::Busy);
+        scene.holds("old");
+        scene.application.execute_batch("ROLLBACK").unwrap();
+        scene.copied(&mut live).settle();
+        scene.holds("new");
     }
 
     #[test]

@@ -155,8 +155,32 @@ fn open_destination(name: &str) -> rusqlite::Result<Connection> {
 /// The first 100 bytes of the database file of `connection`, as they lie on the disk: read through SQLite's own file
 /// descriptor, since opening and closing the file once more would drop the locks of everybody in this process.
 pub(crate) fn raw_header(connection: &Connection) -> Option<[u8; HEADER_LEN]> {
-    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+    let file = main_file(connection)?;
     let mut header = [0u8; HEADER_LEN];
+    // SAFETY: see `main_file`; `connection` is borrowed until the end of this.
+    unsafe {
+        let read = (*(*file).pMethods).xRead?;
+        let code = read(file, header.as_mut_ptr().cast::<c_void>(), HEADER_LEN as c_int, 0);
+        (code == ffi::SQLITE_OK).then_some(header)
+    }
+}
+
+/// Whether somebody has the lock on the database file of `connection` with which a transaction is prepared in a rollback mode.
+/// `None`: that cannot be told.
+pub(crate) fn is_reserved(connection: &Connection) -> Option<bool> {
+    let file = main_file(connection)?;
+    let mut is_reserved: c_int = 0;
+    // SAFETY: see `main_file`; `connection` is borrowed until the end of this.
+    unsafe {
+        let check = (*(*file).pMethods).xCheckReservedLock?;
+        let code = check(file, &raw mut is_reserved);
+        (code == ffi::SQLITE_OK).then_some(is_reserved != 0)
+    }
+}
+
+/// SQLite's own handle of the database file of `connection`, with methods; good for as long as `connection` is borrowed.
+fn main_file(connection: &Connection) -> Option<*mut ffi::sqlite3_file> {
+    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
     // SAFETY: the handle is open for as long as `connection` is borrowed. FCNTL_FILE_POINTER stores a pointer to the
     // connection's main file, which lives as long as the connection; its methods table is static in its VFS.
     unsafe {
@@ -166,12 +190,8 @@ pub(crate) fn raw_header(connection: &Connection) -> Option<[u8; HEADER_LEN]> {
             ffi::SQLITE_FCNTL_FILE_POINTER,
             (&raw mut file).cast::<c_void>(),
         );
-        if code != ffi::SQLITE_OK || file.is_null() || (*file).pMethods.is_null() {
-            return None;
-        }
-        let read = (*(*file).pMethods).xRead?;
-        let code = read(file, header.as_mut_ptr().cast::<c_void>(), HEADER_LEN as c_int, 0);
-        (code == ffi::SQLITE_OK).then_some(header)
+        let is_open = code == ffi::SQLITE_OK && !file.is_null() && !(*file).pMethods.is_null();
+        is_open.then_some(file)
     }
 }
 
