@@ -2,6 +2,7 @@
 
 use pullback_tests::contents;
 use pullback_tests::databases;
+use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
 use rusqlite::Connection;
 use std::fs;
@@ -231,4 +232,17 @@ fn a_start_command_that_fails_is_told_and_the_restore_can_be_undone() {
     let to = ["restore", "gym", "--to", "./back.db"];
     sandbox.puller(&[&to[..], &more].concat()).exits(1);
     assert!(sandbox.db("back.db").exists());
+}
+
+#[test]
+fn a_variable_that_says_no_is_no_word_to_replace_anything() {
+    let (sandbox, source) = stored();
+    Connection::open(&source).unwrap().execute_batch("DELETE FROM lockers").unwrap();
+    for variable in ["PULLER_IN_PLACE", "PULLER_UNDO"] {
+        let mut command = sandbox.command(programs::puller());
+        command.arg("--store").arg(sandbox.store()).args(["restore", "gym", "--yes"]).env(variable, "0");
+        let ran = sandbox.run(&mut command).exits(2);
+        assert!(ran.stderr.contains("`--to TARGET`, `--in-place` or `--undo`"), "{ran}");
+    }
+    assert!(restores(&sandbox).is_empty());
 }

@@ -67,6 +67,11 @@ pub(crate) struct Restore {
 }
 
 pub(crate) fn run(cli: &Cli, asked: &Restore) -> Result<u8, Fault> {
+    if asked.to.is_none() && !asked.in_place && !asked.undo {
+        // A variable of the environment that says no counts as given.
+        return Err(Fault::new(Kind::Usage, "it is not said where the copy is to go")
+            .hint("say `--to TARGET`, `--in-place` or `--undo`"));
+    }
     let config = super::read_config(cli)?;
     let store = super::open_store(cli)?;
     let source = store.named(&asked.source)?;
