@@ -4,6 +4,7 @@ use pullback_tests::contents;
 use pullback_tests::databases;
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
+use pullback_tests::sshd::script;
 use rusqlite::Connection;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -245,4 +246,35 @@ fn a_variable_that_says_no_is_no_word_to_replace_anything() {
         assert!(ran.stderr.contains("`--to TARGET`, `--in-place` or `--undo`"), "{ran}");
     }
     assert!(restores(&sandbox).is_empty());
+}
+
+/// The way back of the restore before is none of this one.
+#[test]
+fn a_restore_that_is_cut_while_it_is_sent_does_not_offer_the_undo_of_the_one_before() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 500_000, 4096);
+    let config = sandbox.file("home/xdg_config_home/pullback");
+    fs::create_dir_all(&config).unwrap();
+    fs::write(config.join("agent.toml"), "allow_restore = true\n").unwrap();
+    let (ssh, pid) = (sandbox.file("ssh"), sandbox.file("pid"));
+    script(&ssh, &format!("echo $$ > {pid:?}; exec {:?} stdio", programs::agent()));
+    let puller = |words: &[&str]| {
+        let mut command = sandbox.command(programs::puller());
+        command.env("PULLER_SSH", &ssh).arg("--store").arg(sandbox.store()).args(words);
+        sandbox.run(&mut command)
+    };
+    puller(&["pull", &format!("pi:{}", source.display()), "--name", "gym"]).exits(0);
+    let application = Connection::open(&source).unwrap();
+    application.execute_batch("DELETE FROM lockers").unwrap();
+    puller(&IN_PLACE).exits(0);
+    application.execute_batch("DELETE FROM access_log").unwrap();
+    // Between the answer and what is sent.
+    let hook = format!("before_restore = [\"sh\", \"-c\", \"kill -9 $(cat '{}')\"]", pid.display());
+    sandbox.configure(&format!("[hooks]\n{hook}\n"));
+    let ran = puller(&IN_PLACE).exits(5);
+    assert!(!ran.stderr.contains("--undo"), "{ran}");
+    assert_eq!(restores(&sandbox).len(), 2, "{ran}");
+    let rows = "SELECT count(*) FROM access_log";
+    assert_eq!(application.query_row(rows, [], |row| row.get::<_, i64>(0)), Ok(0));
 }

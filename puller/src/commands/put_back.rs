@@ -269,11 +269,18 @@ impl PutBack<'_> {
             self.say(&report, folder.source)?;
             return Ok(Kind::Target.exit());
         }
-        self.run_hook(Moment::BeforeRestore, &report, folder.source)
-            .map_err(|why| Fault::new(Kind::Target, format!("{why}; nothing was changed")))?;
-        let done = begun
-            .stage(&what, safety.as_ref().map(|copy| (&*folder.source, copy)), safety.is_none(), &bar)
-            .and_then(|ready| self.apply(ready, &what, safety, folder, before, &bar));
+        let ready = self
+            .run_hook(Moment::BeforeRestore, &report, folder.source)
+            .map_err(|why| Fault::new(Kind::Target, format!("{why}; nothing was changed")))
+            .and_then(|()| {
+                let base = safety.as_ref().map(|copy| (&*folder.source, copy));
+                begun.stage(&what, base, safety.is_none(), &bar)
+            });
+        bar.clear();
+        report.took = began.elapsed();
+        // The word was not given: there is nothing to undo, and `--undo` would be that of the restore before.
+        let ready = ready.inspect_err(|fault| self.record_failed(&report, folder.source, fault))?;
+        let done = self.apply(ready, &what, safety, folder, before, &bar);
         bar.clear();
         report.took = began.elapsed();
         let (done, started) = done.map_err(|fault| self.failed(fault, folder.source, &report))?;
@@ -518,8 +525,7 @@ impl PutBack<'_> {
 
     /// A restore that failed, with the way back where something may have been replaced.
     fn failed(&self, fault: Fault, into: &SourceDir, report: &Report) -> Fault {
-        let at = clock::now().unwrap_or_default();
-        self.record_run(report, into, at, Some(&fault));
+        self.record_failed(report, into, &fault);
         match (has_changed_nothing(fault.kind), &report.safety) {
             (false, Some(safety)) => {
                 let undo = format!(
@@ -531,6 +537,10 @@ impl PutBack<'_> {
             }
             _ => fault,
         }
+    }
+
+    fn record_failed(&self, report: &Report, into: &SourceDir, fault: &Fault) {
+        self.record_run(report, into, clock::now().unwrap_or_default(), Some(fault));
     }
 
     fn record_run(&self, report: &Report, into: &SourceDir, at: Timestamp, fault: Option<&Fault>) {
