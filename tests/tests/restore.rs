@@ -248,6 +248,27 @@ fn a_variable_that_says_no_is_no_word_to_replace_anything() {
     assert!(restores(&sandbox).is_empty());
 }
 
+#[test]
+fn what_fails_after_a_restore_is_in_its_one_object() {
+    let (sandbox, source) = stored();
+    Connection::open(&source).unwrap().execute_batch("DELETE FROM lockers").unwrap();
+    let start = ["--stop-cmd", "echo stopped", "--start-cmd", "echo started; exit 3"];
+    let check = |words: &[&str], said: &str| {
+        let ran = sandbox.puller(words).exits(1);
+        let line = ran.only_json();
+        assert_eq!((&line["outcome"], &line["error"]["exit"]), (&"failed".into(), &1.into()), "{ran}");
+        let message = line["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with(said), "{ran}");
+        assert!(ran.stderr.contains(&format!("error: {message} [P22]")), "{ran}");
+    };
+    let stopped = "the copy is in place, and the application may still be stopped";
+    check(&[&IN_PLACE[..], &start].concat(), stopped);
+    check(&[&["restore", "gym", "--json", "--to", "./back.db"][..], &start].concat(), stopped);
+    sandbox.configure("[hooks]\nafter_restore = [\"sh\", \"-c\", \"echo no; exit 1\"]\n");
+    let undo = ["restore", "--undo", "gym", "--json", "--yes"];
+    check(&undo, "the copy is in place, and the hook `after_restore` failed");
+}
+
 /// The way back of the restore before is none of this one.
 #[test]
 fn a_restore_that_is_cut_while_it_is_sent_does_not_offer_the_undo_of_the_one_before() {

@@ -184,8 +184,8 @@ fn to_new_file(
     };
     let (restored, started) =
         if asked.dry_run { (write()?, Ok(())) } else { put_back::stopped_for(asked, |_| write())? };
-    say(cli, source, copy, &restored, asked.dry_run, began.elapsed());
-    started.map(|()| 0)
+    say(cli, source, copy, &restored, asked.dry_run, began.elapsed(), started.as_ref().err());
+    Ok(put_back::exit_of(started))
 }
 
 /// Does `work` with `copy`. One that proves to be rotten is set aside, and where only its list of page hashes had rotted, it can be
@@ -219,7 +219,15 @@ pub(crate) fn proven(
     mending(source, copy, may_mend, |copy| puller::unpacked::Unpacked::proven(source, copy))
 }
 
-fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dry_run: bool, took: Duration) {
+fn say(
+    cli: &Cli,
+    source: &SourceDir,
+    copy: &StoredCopy,
+    restored: &Restored,
+    dry_run: bool,
+    took: Duration,
+    fault: Option<&Fault>,
+) {
     if cli.common.json {
         let outcome = if dry_run { "planned" } else { "restored" };
         let target = absolute(&restored.target);
@@ -227,6 +235,7 @@ fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dr
         line["journal"] = restored.journal.into();
         line["notes"] = put_back::doubt(copy).into_iter().collect();
         line["duration_seconds"] = took.as_secs_f64().into();
+        put_back::with_failure(&mut line, fault);
         println!("{line}");
     } else if !cli.common.quiet {
         let done = if dry_run { "would be restored" } else { "restored and proven" };
