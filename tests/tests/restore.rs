@@ -2,7 +2,9 @@
 
 use pullback_tests::contents;
 use pullback_tests::databases;
+use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
+use pullback_tests::sshd::script;
 use rusqlite::Connection;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -231,4 +233,69 @@ fn a_start_command_that_fails_is_told_and_the_restore_can_be_undone() {
     let to = ["restore", "gym", "--to", "./back.db"];
     sandbox.puller(&[&to[..], &more].concat()).exits(1);
     assert!(sandbox.db("back.db").exists());
+}
+
+#[test]
+fn a_variable_that_says_no_is_no_word_to_replace_anything() {
+    let (sandbox, source) = stored();
+    Connection::open(&source).unwrap().execute_batch("DELETE FROM lockers").unwrap();
+    for variable in ["PULLER_IN_PLACE", "PULLER_UNDO"] {
+        let mut command = sandbox.command(programs::puller());
+        command.arg("--store").arg(sandbox.store()).args(["restore", "gym", "--yes"]).env(variable, "0");
+        let ran = sandbox.run(&mut command).exits(2);
+        assert!(ran.stderr.contains("`--to TARGET`, `--in-place` or `--undo`"), "{ran}");
+    }
+    assert!(restores(&sandbox).is_empty());
+}
+
+#[test]
+fn what_fails_after_a_restore_is_in_its_one_object() {
+    let (sandbox, source) = stored();
+    Connection::open(&source).unwrap().execute_batch("DELETE FROM lockers").unwrap();
+    let start = ["--stop-cmd", "echo stopped", "--start-cmd", "echo started; exit 3"];
+    let check = |words: &[&str], said: &str| {
+        let ran = sandbox.puller(words).exits(1);
+        let line = ran.only_json();
+        assert_eq!((&line["outcome"], &line["error"]["exit"]), (&"failed".into(), &1.into()), "{ran}");
+        let message = line["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with(said), "{ran}");
+        assert!(ran.stderr.contains(&format!("error: {message} [P22]")), "{ran}");
+    };
+    let stopped = "the copy is in place, and the application may still be stopped";
+    check(&[&IN_PLACE[..], &start].concat(), stopped);
+    check(&[&["restore", "gym", "--json", "--to", "./back.db"][..], &start].concat(), stopped);
+    sandbox.configure("[hooks]\nafter_restore = [\"sh\", \"-c\", \"echo no; exit 1\"]\n");
+    let undo = ["restore", "--undo", "gym", "--json", "--yes"];
+    check(&undo, "the copy is in place, and the hook `after_restore` failed");
+}
+
+/// The way back of the restore before is none of this one.
+#[test]
+fn a_restore_that_is_cut_while_it_is_sent_does_not_offer_the_undo_of_the_one_before() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.db("gym.db");
+    databases::gym(&source, 500_000, 4096);
+    let config = sandbox.file("home/xdg_config_home/pullback");
+    fs::create_dir_all(&config).unwrap();
+    fs::write(config.join("agent.toml"), "allow_restore = true\n").unwrap();
+    let (ssh, pid) = (sandbox.file("ssh"), sandbox.file("pid"));
+    script(&ssh, &format!("echo $$ > {pid:?}; exec {:?} stdio", programs::agent()));
+    let puller = |words: &[&str]| {
+        let mut command = sandbox.command(programs::puller());
+        command.env("PULLER_SSH", &ssh).arg("--store").arg(sandbox.store()).args(words);
+        sandbox.run(&mut command)
+    };
+    puller(&["pull", &format!("pi:{}", source.display()), "--name", "gym"]).exits(0);
+    let application = Connection::open(&source).unwrap();
+    application.execute_batch("DELETE FROM lockers").unwrap();
+    puller(&IN_PLACE).exits(0);
+    application.execute_batch("DELETE FROM access_log").unwrap();
+    // Between the answer and what is sent.
+    let hook = format!("before_restore = [\"sh\", \"-c\", \"kill -9 $(cat '{}')\"]", pid.display());
+    sandbox.configure(&format!("[hooks]\n{hook}\n"));
+    let ran = puller(&IN_PLACE).exits(5);
+    assert!(!ran.stderr.contains("--undo"), "{ran}");
+    assert_eq!(restores(&sandbox).len(), 2, "{ran}");
+    let rows = "SELECT count(*) FROM access_log";
+    assert_eq!(application.query_row(rows, [], |row| row.get::<_, i64>(0)), Ok(0));
 }

@@ -225,8 +225,8 @@ impl PutBack<'_> {
             record.write(into, lock)?;
             self.record_run(&report, into, now, started.as_ref().err());
         }
-        self.say(&report, &self.source)?;
-        started.map(|()| 0)
+        self.say(&report, &self.source, started.as_ref().err())?;
+        Ok(exit_of(started))
     }
 
     fn replace(
@@ -261,19 +261,26 @@ impl PutBack<'_> {
         let is_same = safety.as_ref().map(shape).transpose()? == Some(shape(self.copy)?);
         if is_same {
             self.close(before, folder)?;
-            self.say(&report, folder.source)?;
+            self.say(&report, folder.source, None)?;
             return Ok(0);
         }
         if !self.agreed(&mut report)? {
             report.outcome = "declined";
-            self.say(&report, folder.source)?;
+            self.say(&report, folder.source, None)?;
             return Ok(Kind::Target.exit());
         }
-        self.run_hook(Moment::BeforeRestore, &report, folder.source)
-            .map_err(|why| Fault::new(Kind::Target, format!("{why}; nothing was changed")))?;
-        let done = begun
-            .stage(&what, safety.as_ref().map(|copy| (&*folder.source, copy)), safety.is_none(), &bar)
-            .and_then(|ready| self.apply(ready, &what, safety, folder, before, &bar));
+        let ready = self
+            .run_hook(Moment::BeforeRestore, &report, folder.source)
+            .map_err(|why| Fault::new(Kind::Target, format!("{why}; nothing was changed")))
+            .and_then(|()| {
+                let base = safety.as_ref().map(|copy| (&*folder.source, copy));
+                begun.stage(&what, base, safety.is_none(), &bar)
+            });
+        bar.clear();
+        report.took = began.elapsed();
+        // The word was not given: there is nothing to undo, and `--undo` would be that of the restore before.
+        let ready = ready.inspect_err(|fault| self.record_failed(&report, folder.source, fault))?;
+        let done = self.apply(ready, &what, safety, folder, before, &bar);
         bar.clear();
         report.took = began.elapsed();
         let (done, started) = done.map_err(|fault| self.failed(fault, folder.source, &report))?;
@@ -283,11 +290,11 @@ impl PutBack<'_> {
         report.done = Some(done);
         let liked = match started {
             Ok(()) => self.is_liked(&report, folder.source),
-            Err(why) => Err(self.disliked(&why.message, folder.source)),
+            Err(why) => Err(disliked(why.message, folder.source)),
         };
         self.record_run(&report, folder.source, folder.now, liked.as_ref().err());
-        self.say(&report, folder.source)?;
-        liked.map(|()| 0)
+        self.say(&report, folder.source, liked.as_ref().err())?;
+        Ok(exit_of(liked))
     }
 
     /// From the record that a restore begins to the one that it ended, with the application stopped in between if that was asked;
@@ -491,7 +498,7 @@ impl PutBack<'_> {
     /// Runs the hook of `moment`; why it came to nothing, if it did.
     fn run_hook(&self, moment: Moment, report: &Report, into: &SourceDir) -> Result<(), String> {
         let address = self.address.to_string();
-        let json = self.json(report, into);
+        let json = self.json(report, into, None);
         let facts = hooks::Facts { address: &address, report: &json, end: None, is_test: false };
         let Some(ran) = hooks::run(&self.hooks, moment, &facts) else { return Ok(()) };
         let said = tell::last_lines(&ran, HOOK_LINES_MAX).join(" | ");
@@ -508,18 +515,12 @@ impl PutBack<'_> {
             Some((url, wait)) => health::healthy(url, wait),
             None => Ok(()),
         });
-        liked.map_err(|why| self.disliked(&why, into))
-    }
-
-    fn disliked(&self, why: &str, into: &SourceDir) -> Fault {
-        Fault::new(Kind::Target, format!("the copy is in place, and {why}"))
-            .hint(format!("`puller restore --undo {}` brings back what was there before", into.shown()))
+        liked.map_err(|why| disliked(format!("the copy is in place, and {why}"), into))
     }
 
     /// A restore that failed, with the way back where something may have been replaced.
     fn failed(&self, fault: Fault, into: &SourceDir, report: &Report) -> Fault {
-        let at = clock::now().unwrap_or_default();
-        self.record_run(report, into, at, Some(&fault));
+        self.record_failed(report, into, &fault);
         match (has_changed_nothing(fault.kind), &report.safety) {
             (false, Some(safety)) => {
                 let undo = format!(
@@ -533,14 +534,14 @@ impl PutBack<'_> {
         }
     }
 
+    fn record_failed(&self, report: &Report, into: &SourceDir, fault: &Fault) {
+        self.record_run(report, into, clock::now().unwrap_or_default(), Some(fault));
+    }
+
     fn record_run(&self, report: &Report, into: &SourceDir, at: Timestamp, fault: Option<&Fault>) {
-        let mut line = self.json(report, into);
+        let mut line = self.json(report, into, fault);
         line["at"] = clock::rfc3339(at).into();
         line["run"] = "restore".into();
-        if let Some(fault) = fault {
-            line["outcome"] = "failed".into();
-            line["error"] = super::error_json(fault);
-        }
         if let Err(fault) = history::add(into, &line) {
             eprintln!("warning: the restore does not stand in the history: {fault}");
         }
@@ -572,7 +573,7 @@ impl PutBack<'_> {
         ));
     }
 
-    fn json(&self, report: &Report, into: &SourceDir) -> Value {
+    fn json(&self, report: &Report, into: &SourceDir, fault: Option<&Fault>) -> Value {
         let table = |table: &Table| json!({"table": table.name, "rows_before": table.rows_before, "rows": table.rows});
         let mut line = object(&self.source, self.copy, report.outcome, &report.target);
         line["source"] = into.shown().into();
@@ -589,13 +590,14 @@ impl PutBack<'_> {
             line["bytes_received"] = (*bytes_received).into();
             line["bytes_sent"] = (*bytes_sent).into();
         }
+        with_failure(&mut line, fault);
         line
     }
 
-    /// `into` is the source that has the safety copy.
-    fn say(&self, report: &Report, into: &SourceDir) -> Result<(), Fault> {
+    /// `into` is the source that has the safety copy; `fault`: what failed once the copy was in place.
+    fn say(&self, report: &Report, into: &SourceDir, fault: Option<&Fault>) -> Result<(), Fault> {
         if self.cli.common.json {
-            println!("{}", self.json(report, into));
+            println!("{}", self.json(report, into, fault));
             return Ok(());
         }
         if self.cli.common.quiet {
@@ -665,8 +667,33 @@ pub(crate) fn object(from: &SourceDir, copy: &StoredCopy, outcome: &str, target:
         "snapshot": manifest.map(|manifest| &manifest.snapshot), "outcome": outcome, "target": target,
         "bytes": manifest.map(|manifest| manifest.bytes), "journal": null, "safety": null, "quarantine": null, "tables": [],
         "differences": null, "moved_on": null, "held_seconds": null, "bytes_received": null, "bytes_sent": null,
-        "duration_seconds": null, "notes": [],
+        "duration_seconds": null, "notes": [], "error": null,
     })
+}
+
+/// The `line` of a restore after which something failed, if it did.
+pub(crate) fn with_failure(line: &mut Value, fault: Option<&Fault>) {
+    if let Some(fault) = fault {
+        line["outcome"] = "failed".into();
+        line["error"] = super::error_json(fault);
+    }
+}
+
+/// The exit code of a restore that was told of, and what came `after` it.
+pub(crate) fn exit_of(after: Result<(), Fault>) -> u8 {
+    after.map_or_else(
+        |fault| {
+            super::say_fault(&fault);
+            fault.kind.exit()
+        },
+        |()| 0,
+    )
+}
+
+/// The copy is in place, and what was to come after that failed.
+fn disliked(what: String, into: &SourceDir) -> Fault {
+    Fault::new(Kind::Target, what)
+        .hint(format!("`puller restore --undo {}` brings back what was there before", into.shown()))
 }
 
 fn is_somebody_there() -> bool {

@@ -67,6 +67,11 @@ pub(crate) struct Restore {
 }
 
 pub(crate) fn run(cli: &Cli, asked: &Restore) -> Result<u8, Fault> {
+    if asked.to.is_none() && !asked.in_place && !asked.undo {
+        // A variable of the environment that says no counts as given.
+        return Err(Fault::new(Kind::Usage, "it is not said where the copy is to go")
+            .hint("say `--to TARGET`, `--in-place` or `--undo`"));
+    }
     let config = super::read_config(cli)?;
     let store = super::open_store(cli)?;
     let source = store.named(&asked.source)?;
@@ -179,8 +184,8 @@ fn to_new_file(
     };
     let (restored, started) =
         if asked.dry_run { (write()?, Ok(())) } else { put_back::stopped_for(asked, |_| write())? };
-    say(cli, source, copy, &restored, asked.dry_run, began.elapsed());
-    started.map(|()| 0)
+    say(cli, source, copy, &restored, asked.dry_run, began.elapsed(), started.as_ref().err());
+    Ok(put_back::exit_of(started))
 }
 
 /// Does `work` with `copy`. One that proves to be rotten is set aside, and where only its list of page hashes had rotted, it can be
@@ -214,7 +219,15 @@ pub(crate) fn proven(
     mending(source, copy, may_mend, |copy| puller::unpacked::Unpacked::proven(source, copy))
 }
 
-fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dry_run: bool, took: Duration) {
+fn say(
+    cli: &Cli,
+    source: &SourceDir,
+    copy: &StoredCopy,
+    restored: &Restored,
+    dry_run: bool,
+    took: Duration,
+    fault: Option<&Fault>,
+) {
     if cli.common.json {
         let outcome = if dry_run { "planned" } else { "restored" };
         let target = absolute(&restored.target);
@@ -222,6 +235,7 @@ fn say(cli: &Cli, source: &SourceDir, copy: &StoredCopy, restored: &Restored, dr
         line["journal"] = restored.journal.into();
         line["notes"] = put_back::doubt(copy).into_iter().collect();
         line["duration_seconds"] = took.as_secs_f64().into();
+        put_back::with_failure(&mut line, fault);
         println!("{line}");
     } else if !cli.common.quiet {
         let done = if dry_run { "would be restored" } else { "restored and proven" };
