@@ -23,6 +23,8 @@ struct Told {
     lines: usize,
     /// The numbers of its commits.
     acknowledged: Vec<i64>,
+    /// Nobody listens any more: it ends by itself after its next commit or look.
+    is_enough: bool,
     ended: bool,
 }
 
@@ -88,6 +90,16 @@ impl Application {
         told.acknowledged.clone()
     }
 
+    /// The same, but it ends between two commits: what has no journal on the disk may not be killed within one.
+    #[track_caller]
+    pub fn rests(mut self) -> Vec<i64> {
+        self.goes_on(1);
+        let (told, _) = &*self.told;
+        told.lock().expect("the listener does not panic").is_enough = true;
+        self.child.wait().expect("a child can be waited for");
+        told.lock().expect("the listener does not panic").acknowledged.clone()
+    }
+
     /// Kills it as `kill -9` does, wherever it is, and waits until it is gone.
     pub fn kill9(&mut self) {
         self.child.kill().expect("a child can be killed");
@@ -121,6 +133,9 @@ fn listen((told, changed): &(Mutex<Told>, Condvar), stdout: ChildStdout) {
         told.acknowledged.extend(number);
         changed.notify_all();
         line.clear();
+        if told.is_enough {
+            break;
+        }
     }
     told.lock().expect("nobody panics with the lock").ended = true;
     changed.notify_all();

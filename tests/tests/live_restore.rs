@@ -54,7 +54,7 @@ impl Scene {
         let db = sandbox.db("bank.db");
         let mut writer = Application::writer(&db, 0, &["--journal", journal]);
         writer.goes_on(100);
-        let mut numbers = writer.end();
+        let mut numbers = end(writer, journal);
         add_what_stays(&db);
         let far = sandbox.file("ssh");
         script(&far, &format!("exec {} stdio", programs::agent().display()));
@@ -71,7 +71,7 @@ impl Scene {
         scene.copy = pulled["copy"].as_str().expect("it is there").to_owned();
         let mut writer = Application::writer(&scene.db, NUMBERS, &["--journal", journal, "--seed", "4"]);
         writer.goes_on(50);
-        numbers.extend(writer.end());
+        numbers.extend(end(writer, journal));
         recover(&scene.db);
         let now = numbers_in(&scene.db);
         assert!(numbers.iter().all(|number| now.contains(number)));
@@ -112,7 +112,13 @@ impl Scene {
 
     /// Restores again and again, with undoing in between, while `writers` and `watchers` work.
     #[track_caller]
-    fn stands(mut self, mut writers: Vec<Application>, mut watchers: Vec<Application>, copy_words: &[&str]) {
+    fn stands(
+        mut self,
+        journal: &str,
+        mut writers: Vec<Application>,
+        mut watchers: Vec<Application>,
+        copy_words: &[&str],
+    ) {
         let copy = self.copy.clone();
         let mut words = vec![copy.as_str(), "--in-place"];
         words.extend(copy_words);
@@ -128,7 +134,7 @@ impl Scene {
             watchers.iter_mut().for_each(|watcher| watcher.goes_on(1));
         }
         watchers.into_iter().for_each(|watcher| drop(watcher.end()));
-        let acknowledged: Vec<i64> = writers.into_iter().flat_map(Application::end).collect();
+        let acknowledged: Vec<i64> = writers.into_iter().flat_map(|writer| end(writer, journal)).collect();
         recover(&self.db);
         let now = numbers_in(&self.db);
         let lost: Vec<_> = acknowledged
@@ -189,7 +195,15 @@ fn stands(journal: &str, door: Door, words: &[&str]) {
         Application::watcher(&scene.db, &["--busy-ms", "5000"]),
         Application::watcher(&scene.db, &["--pause-ms", "5"]),
     ];
-    scene.stands(writers, watchers, words);
+    scene.stands(journal, writers, watchers, words);
+}
+
+/// Ends `writer`: by a kill, where its `journal` survives that.
+fn end(writer: Application, journal: &str) -> Vec<i64> {
+    match journal {
+        "memory" | "changing" => writer.rests(),
+        _ => writer.end(),
+    }
 }
 
 #[test]
@@ -212,6 +226,14 @@ fn nobody_is_harmed_by_a_restore_under_rollback_journals() {
 #[test]
 fn nobody_is_harmed_by_a_restore_at_the_edge_under_a_rollback_journal() {
     stands("delete", Door::Edge, &[]);
+}
+
+#[test]
+fn nobody_is_harmed_by_a_restore_who_changes_the_journal_mode() {
+    // Alone: who else has it open keeps it from being changed.
+    let scene = Scene::new("changing", Door::Local);
+    let writer = Application::writer(&scene.db, 2 * NUMBERS, &["--journal", "changing", "--seed", "2"]);
+    scene.stands("changing", vec![writer], Vec::new(), &[]);
 }
 
 #[test]

@@ -48,7 +48,12 @@ enum Journal {
     Truncate,
     Persist,
     Memory,
+    /// Another one now and then
+    Changing,
 }
+
+/// What a journal that changes may be.
+const MODES: [&str; 5] = ["wal", "delete", "truncate", "persist", "memory"];
 
 const ACCOUNTS: i64 = 1_500;
 const BALANCE: i64 = 1_000;
@@ -89,6 +94,7 @@ struct Writer {
     dice: Dice,
     newest: Commit,
     vacuums: bool,
+    changes_journal: bool,
     /// Of its newest commit.
     number: Option<i64>,
 }
@@ -103,6 +109,7 @@ impl Writer {
             Journal::Truncate => "truncate",
             Journal::Persist => "persist",
             Journal::Memory => "memory",
+            Journal::Changing => MODES[0],
         };
         let found: String =
             db.query_row(&format!("PRAGMA journal_mode = {journal}"), [], |row| row.get(0))?;
@@ -120,7 +127,8 @@ impl Writer {
         db.execute_batch("ROLLBACK")?;
         db.busy_timeout(arguments.busy_ms.map_or(LOCK_WAIT, Duration::from_millis))?;
         let (dice, vacuums) = (Dice::new(arguments.seed), !arguments.no_vacuum);
-        Ok(Self { db, dice, newest, vacuums, number: arguments.number })
+        let changes_journal = matches!(arguments.journal, Journal::Changing);
+        Ok(Self { db, dice, newest, vacuums, changes_journal, number: arguments.number })
     }
 
     /// One commit, and now and then what commits nothing.
@@ -128,6 +136,10 @@ impl Writer {
         match self.dice.between(0, 100) {
             0 => ignore_busy(self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))?,
             1 if self.vacuums => ignore_busy(self.db.execute_batch("VACUUM"))?,
+            2..30 if self.changes_journal => {
+                let mode = MODES[self.dice.between(0, MODES.len() as i64) as usize];
+                ignore_busy(self.db.execute_batch(&format!("PRAGMA journal_mode = {mode}")))?;
+            }
             _ => (),
         }
         self.db.execute_batch("BEGIN IMMEDIATE")?;
