@@ -115,8 +115,10 @@ fn copy_of(asked: &Restore, config: &Config, source: &SourceDir) -> Result<Store
     let Some(at) = &asked.at else { return source.copy_to_restore(&asked.copy) };
     let table = config.table_of(source).map(|(_, table)| table);
     let until = time_of(at, &super::zone(None, config, table))?;
+    // Times are shown in whole seconds: what is shown of a copy means that copy.
+    let until = until.as_second();
     let is_before = |copy: &StoredCopy| {
-        copy.is_good() && copy.manifest.as_ref().is_ok_and(|manifest| manifest.taken_at <= until)
+        copy.is_good() && copy.manifest.as_ref().is_ok_and(|manifest| manifest.taken_at.as_second() <= until)
     };
     source.copies()?.into_iter().rfind(is_before).ok_or_else(|| {
         Fault::new(
