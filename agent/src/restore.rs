@@ -15,7 +15,7 @@ use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{HEADER_LEN, Header, Journal};
 use pullback_shared::pb;
 use pullback_shared::restoring::{
-    self, Apply, Content, Facts, Reply, Request, Restored, STORE_MARKER, Table, Target, There,
+    self, Apply, Content, Facts, MOVED_MAX, Reply, Request, Restored, STORE_MARKER, Table, Target, There,
 };
 use pullback_shared::snapshot::SnapshotId;
 use pullback_shared::text::printable;
@@ -29,10 +29,6 @@ const PERSON_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The same while writers are kept out for it.
 const FROZEN_WAIT: Duration = Duration::from_secs(120);
-
-/// Safety copies that may turn out to be too old, after the write lock was there: whoever writes without pause gets in between the
-/// lock that keeps writers out and the one that replaces now and then.
-const MOVED_MAX: u32 = 16;
 
 /// What the puller says and hears.
 pub struct Call<'a> {

@@ -14,7 +14,7 @@ use crate::upload;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{HEADER_LEN, Header, Journal};
-use pullback_shared::restoring::{self, Apply, Reply, Request, Restored, There};
+use pullback_shared::restoring::{self, Apply, MOVED_MAX, Reply, Request, Restored, There};
 use pullback_shared::snapshot::SnapshotId;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -186,10 +186,12 @@ impl Begun {
             mode: manifest.source.mode,
             local_path,
         }))?;
+        let mut is_sent = false;
         loop {
             match self.restoring.next_reply()? {
                 Reply::Staged => return Ok(snapshot),
-                Reply::Want { delta } if is_there => {
+                Reply::Want { delta } if is_there && !is_sent => {
+                    is_sent = true;
                     let content: Content = unpacked::open(what.source, what.copy)?;
                     let base = base.as_ref().map(|(_, base)| base).filter(|_| delta);
                     upload::send(&self.restoring, &content, base, watch)?;
@@ -213,7 +215,8 @@ impl Ready {
     ) -> Result<Done, Fault> {
         let mut folder = folder;
         let mut notes = Vec::new();
-        loop {
+        // The first may be due whether somebody committed or not.
+        for _ in 0..=MOVED_MAX + 1 {
             let of_safety = safety.as_ref().map(pull::shape).transpose()?.map(|(_, snapshot)| snapshot);
             self.begun.restoring.say(Request::Apply(Apply {
                 safety: of_safety,
@@ -234,14 +237,21 @@ impl Ready {
                 }
             }
         }
+        Err(Fault::new(Kind::Protocol, "the agent wants one safety copy after the other")
+            .hint("update both programs to the same release"))
     }
 
     /// `None`: somebody committed since the safety copy.
     fn outcome(&mut self, watch: &dyn Watch) -> Result<Option<Restored>, Fault> {
+        let mut written = 0;
         loop {
             let reply = self.begun.restoring.next_reply();
             match reply.map_err(|fault| self.begun.client.explain(fault))? {
-                Reply::Writing { pages_written, page_count } => watch.writing(pages_written, page_count),
+                // Each word tells of more than the one before, so that they come to an end.
+                Reply::Writing { pages_written, page_count } if pages_written > written => {
+                    written = pages_written;
+                    watch.writing(pages_written, page_count);
+                }
                 Reply::Moved => return Ok(None),
                 Reply::Restored(restored) => return Ok(Some(restored)),
                 _ => return Err(out_of_turn()),

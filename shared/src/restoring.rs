@@ -16,6 +16,10 @@ use std::path::Path;
 /// Tables that one restore may name.
 pub const TABLES_MAX: usize = 1000;
 
+/// Safety copies that may turn out to be too old, after the write lock was there: whoever writes without pause gets in between the
+/// lock that keeps writers out and the one that replaces now and then.
+pub const MOVED_MAX: u32 = 16;
+
 /// The file that makes a directory a store of copies. Nothing is ever restored into one.
 pub const STORE_MARKER: &str = "pullback-store.json";
 

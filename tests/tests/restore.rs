@@ -299,3 +299,24 @@ fn a_restore_that_is_cut_while_it_is_sent_does_not_offer_the_undo_of_the_one_bef
     let rows = "SELECT count(*) FROM access_log";
     assert_eq!(application.query_row(rows, [], |row| row.get::<_, i64>(0)), Ok(0));
 }
+
+#[test]
+fn the_time_that_is_shown_of_a_copy_means_that_copy() {
+    let (sandbox, _) = stored();
+    let copy = sandbox.puller(&["list", "gym", "--json"]).exits(0).only_json();
+    let at = copy["taken_at"].as_str().unwrap();
+    let words = ["restore", "gym", "--json", "-n", "--to", "./back.db", "--at", at];
+    assert_eq!(sandbox.puller(&words).exits(0).only_json()["copy"], copy["copy"]);
+}
+
+#[test]
+fn a_target_that_is_a_sources_name_or_a_folder_is_no_file() {
+    let (sandbox, source) = stored();
+    sandbox.pull(&[source.to_str().unwrap(), "--name", "shop"]).succeeds("unchanged");
+    for (to, said) in [("shop", "is the name of a source"), ("./shop/", "names a folder, not a file")] {
+        let ran = sandbox.puller(&["restore", "shop", "--to", to]).exits(2);
+        assert!(ran.stderr.contains(said) && ran.stderr.contains("hint: "), "{ran}");
+    }
+    assert!(!sandbox.db("shop").exists());
+    sandbox.puller(&["restore", "shop", "--to", "./shop"]).exits(0);
+}

@@ -18,7 +18,7 @@ use puller::config::Config;
 use puller::restore::{self, Restored};
 use puller::restore_record::Record;
 use puller::source_dir::{SourceDir, StoredCopy};
-use puller::store;
+use puller::store::{self, Store};
 use puller::verify;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ pub(crate) fn run(cli: &Cli, asked: &Restore) -> Result<u8, Fault> {
     let source = store.named(&asked.source)?;
     let copy = copy_of(asked, &config, &source)?;
     let address = match &asked.to {
-        Some(to) => place_of(to)?,
+        Some(to) => place_of(to, &store)?,
         None => source.address()?,
     };
     if let Address::Local(path) = &address {
@@ -115,8 +115,10 @@ fn copy_of(asked: &Restore, config: &Config, source: &SourceDir) -> Result<Store
     let Some(at) = &asked.at else { return source.copy_to_restore(&asked.copy) };
     let table = config.table_of(source).map(|(_, table)| table);
     let until = time_of(at, &super::zone(None, config, table))?;
+    // Times are shown in whole seconds: what is shown of a copy means that copy.
+    let until = until.as_second();
     let is_before = |copy: &StoredCopy| {
-        copy.is_good() && copy.manifest.as_ref().is_ok_and(|manifest| manifest.taken_at <= until)
+        copy.is_good() && copy.manifest.as_ref().is_ok_and(|manifest| manifest.taken_at.as_second() <= until)
     };
     source.copies()?.into_iter().rfind(is_before).ok_or_else(|| {
         Fault::new(
@@ -144,12 +146,26 @@ fn time_of(typed: &str, zone: &TimeZone) -> Result<Timestamp, Fault> {
     })
 }
 
-/// Where `to` is: any spelling of an address, else a file here.
-fn place_of(to: &str) -> Result<Address, Fault> {
-    Ok(match Address::parse(to)? {
-        Some(address) => address,
-        None => Address::Local(PathBuf::from(to)),
-    })
+/// Where `to` is: any spelling of an address, else a file here, but not one that is called as a source of another place.
+fn place_of(to: &str, store: &Store) -> Result<Address, Fault> {
+    let typed = Address::parse(to)?;
+    let is_name = typed.is_none();
+    let address = typed.unwrap_or_else(|| Address::Local(PathBuf::from(to)));
+    let Address::Local(path) = &address else { return Ok(address) };
+    if path.symlink_metadata().is_ok() {
+        return Ok(address);
+    }
+    if is_name && store.named(to).is_ok_and(|source| !source.is_at(&address)) {
+        let to = printable(to, 200);
+        return Err(Fault::new(Kind::Usage, format!("`{to}` is the name of a source")).hint(format!(
+            "write `./{to}` for a file; `puller sources` shows where the source's database is"
+        )));
+    }
+    if to.ends_with('/') {
+        return Err(Fault::new(Kind::Usage, format!("`{}` names a folder, not a file", printable(to, 1024)))
+            .hint("name the file that is to be written"));
+    }
+    Ok(address)
 }
 
 /// Whether nothing is there that a restore would have to save, or, with `force`, to set aside.
