@@ -320,3 +320,23 @@ fn a_target_that_is_a_sources_name_or_a_folder_is_no_file() {
     assert!(!sandbox.db("shop").exists());
     sandbox.puller(&["restore", "shop", "--to", "./shop"]).exits(0);
 }
+
+#[test]
+fn a_copy_that_is_packed_or_removed_while_somebody_is_asked_is_restored_or_said_to_be_gone() {
+    let (sandbox, source) = stored();
+    databases::gym_with_seed(&sandbox.db("other.db"), 60_000, 4096, 9);
+    let application = Connection::open(&source).unwrap();
+    application.execute_batch("DELETE FROM lockers").unwrap();
+    let puller = format!("'{}' --store '{}'", programs::puller().display(), sandbox.store().display());
+    let restore = |during: &str| {
+        let hook = format!("before_restore = [\"sh\", \"-c\", \"{puller} {during}\"]");
+        sandbox.configure(&format!("pack = \"gzip\"\n[hooks]\n{hook}\n"));
+        sandbox.puller(&["restore", "gym", "--to", "./other.db", "--yes"])
+    };
+    restore("pull gym.db").exits(0);
+    let path = sandbox.puller(&["list", "gym", "--json"]).exits(0).json()[0]["path"].clone();
+    assert!(path.as_str().is_some_and(|path| path.ends_with(".db.gz")), "it was packed meanwhile: {path}");
+    application.execute_batch("DELETE FROM access_log WHERE rowid < 100").unwrap();
+    let ran = restore("pull gym.db --keep-last 1").exits(10);
+    assert!(ran.stderr.contains("was removed while it was read"), "{ran}");
+}

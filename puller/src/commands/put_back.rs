@@ -243,7 +243,6 @@ impl PutBack<'_> {
         bar.clear();
         let Safety { copy: safety, mut notes } = safety?;
         notes.extend(doubt(self.copy));
-        let what = self.what(file);
         let differences = match &safety {
             Some(safety) => self.differences(folder.source, safety, file, &mut notes)?,
             None => None,
@@ -269,17 +268,18 @@ impl PutBack<'_> {
             self.say(&report, folder.source, None)?;
             return Ok(Kind::Target.exit());
         }
-        let ready = self
+        // The word is not given yet: there is nothing to undo, and `--undo` would be that of the restore before.
+        let unchanged = |fault: &Fault| self.record_failed(&report, folder.source, fault);
+        let again = self
             .run_hook(Moment::BeforeRestore, &report, folder.source)
             .map_err(|why| Fault::new(Kind::Target, format!("{why}; nothing was changed")))
-            .and_then(|()| {
-                let base = safety.as_ref().map(|copy| (&*folder.source, copy));
-                begun.stage(&what, base, safety.is_none(), &bar)
-            });
+            .and_then(|()| self.again(file))
+            .inspect_err(unchanged)?;
+        let what = self.what(again.as_ref().unwrap_or(file));
+        let base = safety.as_ref().map(|copy| (&*folder.source, copy));
+        let ready = begun.stage(&what, base, safety.is_none(), &bar);
         bar.clear();
-        report.took = began.elapsed();
-        // The word was not given: there is nothing to undo, and `--undo` would be that of the restore before.
-        let ready = ready.inspect_err(|fault| self.record_failed(&report, folder.source, fault))?;
+        let ready = ready.inspect_err(unchanged)?;
         let done = self.apply(ready, &what, safety, folder, before, &bar);
         bar.clear();
         report.took = began.elapsed();
@@ -295,6 +295,14 @@ impl PutBack<'_> {
         self.record_run(&report, folder.source, folder.now, liked.as_ref().err());
         self.say(&report, folder.source, liked.as_ref().err())?;
         Ok(exit_of(liked))
+    }
+
+    /// The copy once more, if `file` is gone: while a person was asked, another run may have packed it, or removed it.
+    fn again(&self, file: &Unpacked) -> Result<Option<Unpacked>, Fault> {
+        match file.path().exists() {
+            true => Ok(None),
+            false => proven(&self.source, self.copy, false).map(Some),
+        }
     }
 
     /// From the record that a restore begins to the one that it ended, with the application stopped in between if that was asked;
