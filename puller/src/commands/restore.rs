@@ -6,9 +6,9 @@ use super::{put_back, text};
 use crate::cli::{Cli, Door};
 use clap::ArgGroup;
 use clap::builder::BoolishValueParser;
-use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::restoring;
 use pullback_shared::text::printable;
@@ -129,14 +129,19 @@ fn copy_of(asked: &Restore, config: &Config, source: &SourceDir) -> Result<Store
     })
 }
 
-/// A time as people write it, in `zone` unless it says another one; a day alone means its end.
+/// A time as people write it, in `zone` unless it says another one; a day or a minute alone means its
+/// end.
 fn time_of(typed: &str, zone: &TimeZone) -> Result<Timestamp, Fault> {
     if let Ok(at) = typed.parse::<Timestamp>() {
         return Ok(at);
     }
     let local = match typed.parse::<Date>() {
         Ok(day) if !typed.contains([':', 'T']) => {
-            day.tomorrow().map(|next| next.to_datetime(Time::midnight()))
+            day.tomorrow().map(|next| next.to_datetime(Time::midnight()).saturating_sub(1.second()))
+        }
+        // As `list` shows them: a copy of some second within that minute.
+        _ if typed.matches(':').count() == 1 => {
+            typed.parse::<DateTime>().map(|minute| minute.saturating_add(59.seconds()))
         }
         _ => typed.parse::<DateTime>(),
     };
@@ -272,8 +277,8 @@ mod tests {
     fn times_are_read_as_people_write_them() {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
         let read = |typed: &str| time_of(typed, &zone).map(|at| at.to_string()).map_err(|fault| fault.kind);
-        assert_eq!(read("2026-11-20").unwrap(), "2026-11-20T23:00:00Z");
-        assert_eq!(read("2026-11-20 18:00").unwrap(), "2026-11-20T17:00:00Z");
+        assert_eq!(read("2026-11-20").unwrap(), "2026-11-20T22:59:59Z");
+        assert_eq!(read("2026-11-20 18:00").unwrap(), "2026-11-20T17:00:59Z");
         assert_eq!(read("2026-11-20T18:00:30").unwrap(), "2026-11-20T17:00:30Z");
         assert_eq!(read("2026-11-20T18:00:00Z").unwrap(), "2026-11-20T18:00:00Z");
         assert_eq!(read("2026-11-20T18:00:00+09:00").unwrap(), "2026-11-20T09:00:00Z");
