@@ -26,6 +26,7 @@ mod pull;
 mod pull_report;
 mod put_back;
 pub(crate) mod restore;
+mod restore_report;
 mod rotate;
 pub(crate) mod schedule;
 mod schedule_run;

@@ -2,11 +2,12 @@
 
 use super::progress::Bar;
 use super::restore::{Restore, proven};
+use super::restore_report::{Report, doubt, exit_of, object};
 use super::{differences, tell, text};
 use crate::cli::Cli;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::restoring::{Table, There};
+use pullback_shared::restoring::There;
 use pullback_shared::text::printable;
 use puller::address::Address;
 use puller::client::Client;
@@ -27,8 +28,7 @@ use puller::store::Store;
 use puller::target::Target;
 use puller::unpacked::Unpacked;
 use puller::{clock, history};
-use serde_json::{Value, json};
-use std::io::{BufRead, IsTerminal};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// Lines of a failed hook's output that are said.
@@ -75,33 +75,20 @@ pub(crate) fn run(
     }
 }
 
-struct PutBack<'a> {
-    cli: &'a Cli,
-    asked: &'a Restore,
-    config: &'a Config,
-    store: &'a Store,
+pub(super) struct PutBack<'a> {
+    pub(super) cli: &'a Cli,
+    pub(super) asked: &'a Restore,
+    pub(super) config: &'a Config,
+    pub(super) store: &'a Store,
     /// Whose copy it is.
-    source: SourceDir,
-    copy: &'a StoredCopy,
+    pub(super) source: SourceDir,
+    pub(super) copy: &'a StoredCopy,
     /// Where it goes.
-    address: Address,
-    door: Door,
-    is_in_place: bool,
+    pub(super) address: Address,
+    pub(super) door: Door,
+    pub(super) is_in_place: bool,
     /// None where a hook started this program: hooks that restore would call each other for ever.
-    hooks: Hooks,
-}
-
-/// What a person should know of a restore when it is over.
-struct Report {
-    outcome: &'static str,
-    target: String,
-    safety: Option<String>,
-    differences: Option<Differences>,
-    done: Option<Done>,
-    notes: Vec<String>,
-    /// How many of the notes were said already.
-    notes_said: usize,
-    took: Duration,
+    pub(super) hooks: Hooks,
 }
 
 impl PutBack<'_> {
@@ -387,7 +374,7 @@ impl PutBack<'_> {
         What { source: &self.source, copy: self.copy, tables: &self.asked.tables, file }
     }
 
-    fn manifest(&self) -> Result<&Manifest, Fault> {
+    pub(super) fn manifest(&self) -> Result<&Manifest, Fault> {
         self.copy.manifest.as_ref().map_err(|why| puller::unpacked::rotten(&self.source, self.copy, why))
     }
 
@@ -472,37 +459,6 @@ impl PutBack<'_> {
         }
     }
 
-    /// Shows what is about to happen, and asks, unless that was said.
-    fn agreed(&self, report: &mut Report) -> Result<bool, Fault> {
-        let manifest = self.manifest()?;
-        let (taken, size) = (text::when(manifest.taken_at, clock::now()?), text::bytes(manifest.bytes));
-        let target = self.shown(&report.target);
-        let what = match self.asked.tables.as_slice() {
-            [] => "will replace".to_owned(),
-            tables => format!("will give its {} to", printable(&tables.join(", "), 400)),
-        };
-        if !self.cli.common.quiet || !self.asked.yes {
-            eprintln!("{} of {taken}, {size}, {what} `{target}`", manifest.copy);
-            match &report.safety {
-                Some(safety) => eprintln!("what is there now is kept as {safety}"),
-                None => eprintln!("what is there now is set aside beside it"),
-            }
-            if let Some(differences) = &report.differences {
-                eprintln!("{}", differences::words(differences));
-            }
-            report.notes.iter().for_each(|note| self.note(note));
-            report.notes_said = report.notes.len();
-        }
-        if self.asked.yes {
-            return Ok(true);
-        }
-        eprint!("Replace it? [y/N] ");
-        let mut answer = String::new();
-        let read = std::io::stdin().lock().read_line(&mut answer);
-        read.map_err(|error| Fault::io("the terminal", &error))?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-    }
-
     /// Runs the hook of `moment`; why it came to nothing, if it did.
     fn run_hook(&self, moment: Moment, report: &Report, into: &SourceDir) -> Result<(), String> {
         let address = self.address.to_string();
@@ -554,91 +510,6 @@ impl PutBack<'_> {
             eprintln!("warning: the restore does not stand in the history: {fault}");
         }
     }
-
-    /// The target at `path` as a person may know it: with its machine, where it is another one.
-    fn shown(&self, path: &str) -> String {
-        match &self.address {
-            Address::Ssh { .. } => self.address.clone().at(path).to_string(),
-            _ => printable(path, TARGET_CHARS_MAX),
-        }
-    }
-
-    fn note(&self, note: &str) {
-        if !self.cli.common.quiet {
-            eprintln!("note: {}", printable(note, 1000));
-        }
-    }
-
-    /// A restore that was cut: what it left is whole, and a person should know of it.
-    fn note_open(&self, record: Option<&Record>) {
-        let Some(record) = record.filter(|record| record.is_open()) else { return };
-        let safety = record.safety.as_ref();
-        let safety = safety.map(|id| format!("; what was there before is copy {id}")).unwrap_or_default();
-        self.note(&format!(
-            "the restore of {} that was begun at {} was cut; the database is as it was before it or as that copy{safety}",
-            record.copy,
-            clock::rfc3339(record.begun_at)
-        ));
-    }
-
-    fn json(&self, report: &Report, into: &SourceDir, fault: Option<&Fault>) -> Value {
-        let table = |table: &Table| json!({"table": table.name, "rows_before": table.rows_before, "rows": table.rows});
-        let mut line = object(&self.source, self.copy, report.outcome, &report.target);
-        line["source"] = into.shown().into();
-        line["safety"] = report.safety.clone().into();
-        line["differences"] = report.differences.as_ref().map(differences::values).into();
-        line["duration_seconds"] = report.took.as_secs_f64().into();
-        line["notes"] = report.notes.clone().into();
-        if let Some(Done { restored, bytes_received, bytes_sent, .. }) = &report.done {
-            line["journal"] = restored.journal.word().into();
-            line["quarantine"] = restored.quarantine.clone().into();
-            line["tables"] = restored.tables.iter().map(table).collect();
-            line["moved_on"] = restored.moved_on.into();
-            line["held_seconds"] = (restored.held_micros as f64 / 1e6).into();
-            line["bytes_received"] = (*bytes_received).into();
-            line["bytes_sent"] = (*bytes_sent).into();
-        }
-        with_failure(&mut line, fault);
-        line
-    }
-
-    /// `into` is the source that has the safety copy; `fault`: what failed once the copy was in place.
-    fn say(&self, report: &Report, into: &SourceDir, fault: Option<&Fault>) -> Result<(), Fault> {
-        if self.cli.common.json {
-            println!("{}", self.json(report, into, fault));
-            return Ok(());
-        }
-        if self.cli.common.quiet {
-            return Ok(());
-        }
-        let (id, target) = (&self.copy.id, self.shown(&report.target));
-        let size = text::bytes(self.manifest()?.bytes);
-        match report.outcome {
-            "unchanged" => println!("`{target}` is {id} already; nothing was changed"),
-            "declined" => println!(
-                "nothing was changed; what is there is kept as {}",
-                report.safety.as_deref().unwrap_or("it was")
-            ),
-            _ if self.asked.tables.is_empty() => println!("{id} restored and proven: `{target}`, {size}"),
-            _ => println!("tables of {id} restored and proven in `{target}`"),
-        }
-        let restored = report.done.as_ref().map(|done| &done.restored);
-        for table in restored.map_or(&[][..], |restored| &restored.tables) {
-            let before = table.rows_before.map_or("no such table".to_owned(), |rows| rows.to_string());
-            println!("  {}: {before} before, {} now", printable(&table.name, 100), table.rows);
-        }
-        if let Some(quarantine) = restored.and_then(|restored| restored.quarantine.as_ref()) {
-            println!("  what was there before is in `{quarantine}`");
-        }
-        if let Some(safety) = report.safety.as_ref().filter(|_| report.outcome == "restored") {
-            let into = into.shown();
-            println!(
-                "  what was there before is copy {safety}; `puller restore --undo {into}` brings it back"
-            );
-        }
-        report.notes.iter().skip(report.notes_said).for_each(|note| self.note(note));
-        Ok(())
-    }
 }
 
 /// Does `work` with the application stopped, if that was asked, and starts it again whatever came of it. Where only that fails,
@@ -659,43 +530,6 @@ pub(crate) fn stopped_for<T>(
         (Err(fault), Err(also)) => Err(Fault::new(fault.kind, format!("{fault}; {also}")).hint(fault.hint)),
         (done, started) => done.map(|done| (done, started.map_err(in_place))),
     }
-}
-
-/// What a person should know of `copy`, if it is none of the good ones.
-pub(crate) fn doubt(copy: &StoredCopy) -> Option<String> {
-    let what = || format!("the copy is `{}`: `puller show` says what was found", copy.verdict().word());
-    (!copy.is_good()).then(what)
-}
-
-/// A restore of `copy` as scripts get it, with every field; what is not known is null.
-pub(crate) fn object(from: &SourceDir, copy: &StoredCopy, outcome: &str, target: &str) -> Value {
-    let manifest = copy.manifest.as_ref().ok();
-    json!({
-        "v": 1, "source": from.shown(), "from": from.shown(), "copy": copy.id,
-        "snapshot": manifest.map(|manifest| &manifest.snapshot), "outcome": outcome, "target": target,
-        "bytes": manifest.map(|manifest| manifest.bytes), "journal": null, "safety": null, "quarantine": null, "tables": [],
-        "differences": null, "moved_on": null, "held_seconds": null, "bytes_received": null, "bytes_sent": null,
-        "duration_seconds": null, "notes": [], "error": null,
-    })
-}
-
-/// The `line` of a restore after which something failed, if it did.
-pub(crate) fn with_failure(line: &mut Value, fault: Option<&Fault>) {
-    if let Some(fault) = fault {
-        line["outcome"] = "failed".into();
-        line["error"] = super::error_json(fault);
-    }
-}
-
-/// The exit code of a restore that was told of, and what came `after` it.
-pub(crate) fn exit_of(after: Result<(), Fault>) -> u8 {
-    after.map_or_else(
-        |fault| {
-            super::say_fault(&fault);
-            fault.kind.exit()
-        },
-        |()| 0,
-    )
 }
 
 /// The copy is in place, and what was to come after that failed.

@@ -2,7 +2,7 @@
 //!
 //! What goes over a database that is there, or to another machine, is in `put_back.rs` beside this.
 
-use super::{put_back, text};
+use super::{put_back, restore_report, text};
 use crate::cli::{Cli, Door};
 use clap::ArgGroup;
 use clap::builder::BoolishValueParser;
@@ -206,7 +206,7 @@ fn to_new_file(
     let (restored, started) =
         if asked.dry_run { (write()?, Ok(())) } else { put_back::stopped_for(asked, |_| write())? };
     say(cli, source, copy, &restored, asked.dry_run, began.elapsed(), started.as_ref().err());
-    Ok(put_back::exit_of(started))
+    Ok(restore_report::exit_of(started))
 }
 
 /// Does `work` with `copy`. One that proves to be rotten is set aside, and where only its list of page hashes had rotted, it can be
@@ -252,18 +252,18 @@ fn say(
     if cli.common.json {
         let outcome = if dry_run { "planned" } else { "restored" };
         let target = absolute(&restored.target);
-        let mut line = put_back::object(source, copy, outcome, &target.to_string_lossy());
+        let mut line = restore_report::object(source, copy, outcome, &target.to_string_lossy());
         line["journal"] = restored.journal.into();
-        line["notes"] = put_back::doubt(copy).into_iter().collect();
+        line["notes"] = restore_report::doubt(copy).into_iter().collect();
         line["duration_seconds"] = took.as_secs_f64().into();
-        put_back::with_failure(&mut line, fault);
+        restore_report::with_failure(&mut line, fault);
         println!("{line}");
     } else if !cli.common.quiet {
         let done = if dry_run { "would be restored" } else { "restored and proven" };
         let target = printable(&restored.target.to_string_lossy(), 1024);
         let size = text::bytes(restored.bytes);
         println!("{} {done}: `{target}`, {size}, journal {}", restored.copy, restored.journal);
-        if let Some(doubt) = put_back::doubt(copy) {
+        if let Some(doubt) = restore_report::doubt(copy) {
             eprintln!("note: {doubt}");
         }
     }
