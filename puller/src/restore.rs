@@ -95,7 +95,16 @@ pub fn to_new_file(
     // That made the file anew; locked, it is not taken for one that was left.
     let _lock = durable::lock(&aside_path).map_err(io)?;
     let hashes = content.hashes().map_err(io)?;
-    let written = proof::read_back(&aside_path, content.geometry(), hashes, false, &|_| {}).map_err(io)?;
+    let written = std::thread::scope(|scope| {
+        // The disk writes while what it was given is read back; what it says of that counts as well.
+        let syncing = scope.spawn(|| fs::File::open(&aside_path).and_then(|file| file.sync_data()));
+        let written = proof::read_back(&aside_path, content.geometry(), hashes, false, &|_| {});
+        syncing
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that syncs panicked")))
+            .and(written)
+    });
+    let written = written.map_err(io)?;
     if Some(written.snapshot) != manifest.snapshot_id() {
         // What was written proves the copy as well; only where it is another is there something to find out.
         return Err(match is_rotten()? {

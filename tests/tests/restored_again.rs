@@ -6,7 +6,7 @@
 use pullback_tests::catalogue::{self, Odd};
 use pullback_tests::sandbox::{Pulled, Sandbox};
 use pullback_tests::sshd::Sshd;
-use pullback_tests::{contents, databases, privilege};
+use pullback_tests::{contents, databases, privilege, programs};
 use rusqlite::Connection;
 use serde_json::Value;
 use std::fs;
@@ -164,7 +164,11 @@ fn a_time_means_the_newest_good_copy_that_was_there_then() {
     let sandbox = Sandbox::new();
     let source = sandbox.db("gym.db");
     gym_in(&source, "wal", 100_000);
-    let first = sandbox.pull(&[&source]).succeeds("stored");
+    // Times mean whole seconds, and the second copy is of another one.
+    let mut earlier = sandbox.command(programs::puller());
+    earlier.env("PULLER_NOW", "2026-11-20T09:00:00Z").arg("--store").arg(sandbox.store());
+    let first = Pulled::from_run(sandbox.run(earlier.args(["pull", "--json"]).arg(&source)));
+    let first = first.succeeds("stored");
     let taken_at = |pulled: &Pulled| {
         let shown = sandbox.puller(&["show", "gym", &pulled.copy, "--json"]).exits(0).only_json();
         shown["taken_at"].as_str().expect("a time").to_owned()
