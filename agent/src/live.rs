@@ -66,7 +66,7 @@ impl Seen {
 
 /// What became of an attempt to write.
 pub enum Written {
-    /// Done; [`Copied::prove`] reads it back.
+    /// Done; [`Copied::pinned`] shows what is there then.
     Copied(Box<Copied>),
     /// Somebody committed since the guard looked. Nothing was written.
     Moved,

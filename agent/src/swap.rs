@@ -13,7 +13,7 @@
 //! the target move, then the new one gets the name, then the record goes. So where there is a record, there is a whole new file or
 //! none, unless the disk lost what it had confirmed; the record holds its hash to find that out, and the old files come back then.
 //!
-//! What is to be done next is told by what lies on the disk and by nothing else ([`Begun::next`]), and each step is durable
+//! What is to be done next is told by what lies on the disk and by nothing else (`Begun::next`), and each step is durable
 //! before the next one is looked for. So a run that died anywhere is gone on with as if it had not. Files are only renamed, never
 //! onto another, whoever comes in between.
 //!
