@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 const LOCK_RETRY: Duration = Duration::from_millis(2);
 
 /// Tries within which new readers and writers wait too: nobody who comes and goes keeps the lock from being had, and whoever stays
-/// keeps others out for about a second.
-const DRAIN_TRIES: i32 = 400;
+/// keeps others out for about three seconds, less than most applications wait.
+const DRAIN_TRIES: i32 = 1500;
 
 /// Pages copied between two words about progress.
 const PAGES_AT_ONCE: i32 = 4096;
@@ -192,7 +192,12 @@ impl Live {
         content: &Path,
         mut progress: impl FnMut(u32, u32) -> Result<(), Fault>,
     ) -> Result<Written, Fault> {
-        let from = open_private(content).map_err(|error| self.failed(&error))?;
+        // Read before it is needed: between the lock that is given up below and the one that is taken nothing else is to be done.
+        let from = open_private(content).and_then(|from| {
+            from.execute_batch("BEGIN; PRAGMA schema_version")?;
+            Ok(from)
+        });
+        let from = from.map_err(|error| self.failed(&error))?;
         let mut writer = open(&self.source)?;
         let version = until_free(self.limits.lock_wait, &self.source, || data_version(&writer))?;
         try_again(&mut writer, DRAIN_TRIES).map_err(|error| self.failed(&error))?;
