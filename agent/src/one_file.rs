@@ -8,6 +8,7 @@ use md5::{Digest, Md5};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::page::{Geometry, PageHash};
 use pullback_shared::snapshot::{SnapshotHasher, SnapshotId};
+use pullback_shared::sql::immutable_uri;
 use pullback_shared::verdict::{Findings, Verdict};
 use rusqlite::{Connection, OpenFlags};
 use std::fs::File;
@@ -125,22 +126,9 @@ fn check(path: &Path) -> Result<(Verdict, Vec<String>), Fault> {
 pub fn open_private(path: &Path) -> rusqlite::Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(private_uri(path), flags)?;
+    let connection = Connection::open_with_flags(immutable_uri(path), flags)?;
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     Ok(connection)
-}
-
-/// The name under which SQLite opens the file at `path`, which nobody writes, for reading and without a trace beside it.
-pub(crate) fn private_uri(path: &Path) -> String {
-    let mut uri = String::from("file:");
-    for byte in std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()) {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => uri.push(*byte as char),
-            byte => uri.push_str(&format!("%{byte:02x}")),
-        }
-    }
-    uri.push_str("?immutable=1&mode=ro");
-    uri
 }
 
 /// An unnamed-to-others file for a snapshot that is only looked into.

@@ -7,6 +7,7 @@ use crate::settings::Settings;
 use crate::source::{self, Source};
 use pullback_shared::fault::Fault;
 use pullback_shared::pb;
+use pullback_shared::sql::identifier;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -78,8 +79,8 @@ pub fn count_rows(path: &Path) -> Result<Vec<pb::TableInfo>, Fault> {
     let mut tables = Vec::new();
     for name in names.take(TABLES_MAX) {
         let name = name.map_err(sqlite)?;
-        let quoted = name.replace('"', "\"\"");
-        let rows = connection.query_row(&format!("SELECT count(*) FROM \"{quoted}\""), [], |row| row.get(0));
+        let sql = format!("SELECT count(*) FROM {}", identifier(&name));
+        let rows = connection.query_row(&sql, [], |row| row.get(0));
         tables.push(pb::TableInfo { name, rows: rows.unwrap_or(-1) });
     }
     Ok(tables)

@@ -8,6 +8,7 @@
 use crate::foreign_keys::{Broken, ForeignKeys};
 use crate::one_file;
 use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::sql::{ROWID_NAMES, identifier, immutable_uri};
 use pullback_shared::text::printable;
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
@@ -22,9 +23,6 @@ const NAMES_MAX: usize = 30;
 
 /// Characters of a name, or of SQLite's words, in a sentence.
 const NAME_CHARS_MAX: usize = 200;
-
-/// The three names of a rowid; a column may take any of them away.
-const ROWID_NAMES: [&str; 3] = ["rowid", "_rowid_", "oid"];
 
 const WHOLE: &str = "restore the whole database instead, without `--table`; nothing was changed";
 
@@ -63,7 +61,7 @@ pub fn replace(
     }
     check_encoding(connection, content)?;
     connection
-        .execute(&format!("ATTACH ?1 AS {CONTENT}"), [one_file::private_uri(content)])
+        .execute(&format!("ATTACH ?1 AS {CONTENT}"), [immutable_uri(content)])
         .map_err(|error| explain("the copy cannot be attached to the target", &error))?;
     let replaced = in_one_transaction(connection, names, may_commit);
     // Whether anything was replaced is decided; a file that stays attached goes with the connection.
@@ -89,7 +87,9 @@ fn in_one_transaction(
             true => Some(count(&transaction, name).map_err(target)?),
             false => None,
         };
-        transaction.execute(&format!("DROP TABLE IF EXISTS main.{}", quoted(name)), []).map_err(target)?;
+        transaction
+            .execute(&format!("DROP TABLE IF EXISTS main.{}", identifier(name)), [])
+            .map_err(target)?;
         replaced.push(Replaced { table: name.clone(), rows_before, rows: 0 });
     }
     names.iter().try_for_each(|name| check_names_are_free(&transaction, name))?;
@@ -196,7 +196,7 @@ fn list(connection: &Connection, schema: &str) -> rusqlite::Result<Vec<Listed>> 
 
 /// Whether SQLite here has the module of the virtual table `owner`.
 fn is_known(connection: &Connection, schema: &str, owner: &Listed) -> bool {
-    connection.prepare(&format!("SELECT 1 FROM {schema}.{}", quoted(&owner.name))).is_ok()
+    connection.prepare(&format!("SELECT 1 FROM {schema}.{}", identifier(&owner.name))).is_ok()
 }
 
 fn listed(connection: &Connection, schema: &str) -> rusqlite::Result<Vec<Listed>> {
@@ -246,8 +246,8 @@ impl Table {
             rowid_names.retain(|rowid| !rowid.eq_ignore_ascii_case(&name));
             // As `PRAGMA table_xinfo` has it: 2 and 3 are generated, and 3 are stored.
             match column.get(1)? {
-                0 => table.written.push(quoted(&name)),
-                3 => table.generated.push(quoted(&name)),
+                0 => table.written.push(identifier(&name)),
+                3 => table.generated.push(identifier(&name)),
                 _ => {}
             }
         }
@@ -279,7 +279,7 @@ impl Table {
 
     /// Puts the snapshot's rows into the table, which is new, and empty.
     fn fill(&self, connection: &Connection) -> Result<(), Fault> {
-        let (name, columns) = (quoted(&self.name), self.written.join(", "));
+        let (name, columns) = (identifier(&self.name), self.written.join(", "));
         let sql = format!(
             "INSERT OR ABORT INTO main.{name}({columns}) SELECT {columns} FROM {CONTENT}.{name} NOT INDEXED"
         );
@@ -345,7 +345,7 @@ impl Table {
     fn equal_rows(&self, connection: &Connection) -> rusqlite::Result<Option<u64>> {
         let columns = [self.written.as_slice(), &self.generated].concat();
         let select = |schema: &str| {
-            format!("SELECT {} FROM {schema}.{} NOT INDEXED", columns.join(", "), quoted(&self.name))
+            format!("SELECT {} FROM {schema}.{} NOT INDEXED", columns.join(", "), identifier(&self.name))
         };
         let mut target = connection.prepare(&select("main"))?;
         let mut copy = connection.prepare(&select(CONTENT))?;
@@ -452,7 +452,7 @@ fn explain(what: &str, error: &Error) -> Fault {
 }
 
 fn count(connection: &Connection, table: &str) -> rusqlite::Result<u64> {
-    let sql = format!("SELECT count(*) FROM main.{} NOT INDEXED", quoted(table));
+    let sql = format!("SELECT count(*) FROM main.{} NOT INDEXED", identifier(table));
     connection.query_row(&sql, [], |row| row.get(0)).map(i64::unsigned_abs)
 }
 
@@ -463,11 +463,6 @@ fn has_sequences(connection: &Connection, schema: &str) -> rusqlite::Result<bool
 
 fn is_internal(name: &str) -> bool {
     name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("sqlite_"))
-}
-
-/// `name` as an identifier in SQL.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// `name` in a sentence.
@@ -581,7 +576,7 @@ mod tests {
                 name.replace('\'', "''")
             ),
         );
-        let quoted = quoted(name);
+        let quoted = identifier(name);
         // In this file, all three names of a rowid are columns only in tables called `hidden`.
         let has_rowid = name != "hidden" && connection.prepare(&format!("SELECT oid FROM {quoted}")).is_ok();
         let rowid = if has_rowid { "oid, " } else { "" };
@@ -628,7 +623,9 @@ mod tests {
                 .iter()
                 .map(|name| {
                     before
-                        .query_row(&format!("SELECT count(*) FROM {}", quoted(name)), [], |row| row.get(0))
+                        .query_row(&format!("SELECT count(*) FROM {}", identifier(name)), [], |row| {
+                            row.get(0)
+                        })
                         .ok()
                 })
                 .collect();
@@ -638,7 +635,7 @@ mod tests {
             for ((name, replaced), counted) in wanted.iter().zip(&replaced).zip(counted) {
                 assert_eq!(table(&now, name), table(&theirs, name), "{journal}: {name}");
                 let rows: i64 = now
-                    .query_row(&format!("SELECT count(*) FROM {}", quoted(name)), [], |row| row.get(0))
+                    .query_row(&format!("SELECT count(*) FROM {}", identifier(name)), [], |row| row.get(0))
                     .unwrap();
                 assert_eq!(replaced.rows, rows as u64, "{journal}: {name}");
                 assert_eq!(replaced.rows_before, counted.map(|count| count as u64), "{journal}: {name}");
@@ -798,10 +795,10 @@ mod tests {
             "1",
         ] {
             let (table, column, index, trigger) = (
-                quoted(name),
-                quoted(&format!("c{name}")),
-                quoted(&format!("i{name}")),
-                quoted(&format!("t{name}")),
+                identifier(name),
+                identifier(&format!("c{name}")),
+                identifier(&format!("i{name}")),
+                identifier(&format!("t{name}")),
             );
             let copy = format!(
                 "CREATE TABLE {table}({column} UNIQUE, {table} DEFAULT 1); CREATE INDEX {index} ON {table}({column}, {table});

@@ -7,15 +7,13 @@
 use crate::proof;
 use crate::table_pages::{self, Pages, Range};
 use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::sql::{ROWID_NAMES, identifier, immutable_uri};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Between two reports of progress.
 const ROWS_A_REPORT: u64 = 4096;
-
-/// What names the key of an ordinary table, unless a column has that name (SQLite, "ROWIDs and the INTEGER PRIMARY KEY").
-const ROWID_NAMES: [&str; 3] = ["rowid", "_rowid_", "oid"];
 
 /// What is other in the copy than it is now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,7 +135,7 @@ struct Table {
 
 impl Table {
     fn quoted(&self) -> String {
-        quoted(&self.name)
+        identifier(&self.name)
     }
 }
 
@@ -254,7 +252,7 @@ impl Columns {
     /// Selects the rows of `table` in the order of their rowid: that, then `shared`.
     fn select(&self, table: &Table, shared: &[&String]) -> Option<String> {
         let rowid = self.rowid?;
-        let shared: String = shared.iter().map(|column| format!(", {}", quoted(column))).collect();
+        let shared: String = shared.iter().map(|column| format!(", {}", identifier(column))).collect();
         let table_name = table.quoted();
         let rows = match table.is_virtual {
             true => format!("{table_name} WHERE ?1 <= ?2"),
@@ -266,10 +264,6 @@ impl Columns {
 
 fn said(called: &str, error: &rusqlite::Error) -> String {
     format!("{called}: {error}")
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 struct Comparison<'a> {
@@ -423,11 +417,11 @@ impl Comparison<'_> {
     /// Of a table without rowid: SQLite knows the order of its keys, so it looks each row of one side up in the other.
     fn join(&self, table: &Table, columns: &Columns, found: &mut TableDifference) -> rusqlite::Result<()> {
         let connection = proof::open_immutable(self.then.path)?;
-        connection.execute("ATTACH ?1 AS now", [proof::immutable_uri(self.now.path)])?;
+        connection.execute("ATTACH ?1 AS now", [immutable_uri(self.now.path)])?;
         let name = table.quoted();
         let (now, then) = (format!("now.{name} AS a"), format!("main.{name} AS b"));
         let each = |names: &[String], phrase: &dyn Fn(&str) -> String, word: &str| -> String {
-            names.iter().map(|name| phrase(&quoted(name))).collect::<Vec<_>>().join(word)
+            names.iter().map(|name| phrase(&identifier(name))).collect::<Vec<_>>().join(word)
         };
         let is_one = each(&columns.key, &|name| format!("a.{name} = b.{name}"), " AND ");
         let differs = |name: &str| {

@@ -6,6 +6,7 @@ use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::hashes::HashList;
 use pullback_shared::page::{Geometry, PageHash, PageNo};
 use pullback_shared::snapshot::{SnapshotHasher, SnapshotId};
+use pullback_shared::sql::{identifier, immutable_uri};
 use pullback_shared::text::printable;
 use pullback_shared::verdict::Findings;
 use rusqlite::config::DbConfig;
@@ -176,20 +177,6 @@ fn open_for_check(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// What SQLite is to open for [`open_immutable`], also where a statement attaches the file at `path`.
-pub(crate) fn immutable_uri(path: &Path) -> String {
-    use std::os::unix::ffi::OsStrExt;
-    let mut uri = String::from("file:");
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => uri.push(*byte as char),
-            byte => uri.push_str(&format!("%{byte:02x}")),
-        }
-    }
-    uri.push_str("?immutable=1&mode=ro");
-    uri
-}
-
 /// Opens the file at `path`, which nobody writes, for reading, without a trace beside it.
 pub fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
     let flags =
@@ -265,8 +252,7 @@ fn check_tables(connection: &Connection, pragma: &str, findings: &mut Findings) 
 /// The checks pass over virtual tables whose module SQLite does not know.
 fn check_modules(connection: &Connection, findings: &mut Findings) {
     for name in names(connection, "rootpage = 0").unwrap_or_default() {
-        let quoted = name.replace('"', "\"\"");
-        if let Err(error) = connection.prepare(&format!("SELECT 1 FROM \"{quoted}\" LIMIT 0"))
+        if let Err(error) = connection.prepare(&format!("SELECT 1 FROM {} LIMIT 0", identifier(&name)))
             && error.to_string().contains("no such module")
         {
             findings.add_error(&error.to_string());
@@ -310,7 +296,7 @@ pub fn count_rows(path: &Path) -> Result<Vec<(String, i64)>, Fault> {
     let connection = open_immutable(path).map_err(|error| of_sqlite(path, &error))?;
     let names = user_tables(&connection).map_err(|error| of_sqlite(path, &error))?;
     let count = |name: String| {
-        let sql = format!("SELECT count(*) FROM \"{}\"", name.replace('"', "\"\""));
+        let sql = format!("SELECT count(*) FROM {}", identifier(&name));
         let rows = connection.query_row(&sql, [], |row| row.get(0)).unwrap_or(-1);
         (name, rows)
     };
@@ -325,9 +311,8 @@ pub fn unmet(path: &Path, expected: &BTreeMap<String, u64>) -> Option<String> {
         Err(error) => return Some(format!("the tables that are expected cannot be looked for: {error}")),
     };
     for (name, fewest) in expected {
-        let quoted = name.replace('"', "\"\"");
         let shown = printable(name, 80);
-        let sql = format!("SELECT count(*) FROM (SELECT 1 FROM \"{quoted}\" LIMIT {fewest})");
+        let sql = format!("SELECT count(*) FROM (SELECT 1 FROM {} LIMIT {fewest})", identifier(name));
         match connection.query_row(&sql, [], |row| row.get::<_, i64>(0)) {
             Ok(rows) if rows.cast_unsigned() >= *fewest => {}
             Ok(rows) => {

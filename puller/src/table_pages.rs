@@ -4,7 +4,7 @@
 //! Source: SQLite, "Database File Format", 1.6 B-tree Pages. This only ever saves work: whatever looks odd, such as a damaged
 //! page, is said to differ, and SQLite reads it then.
 
-use pullback_shared::cells::Cells;
+use pullback_shared::cells::{Cells, INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE};
 use pullback_shared::header::HEADER_LEN;
 use pullback_shared::page::PageSize;
 use std::fs::File;
@@ -16,11 +16,6 @@ const DEPTH_MAX: u32 = 20;
 
 /// So many ranges are told apart; beyond that, the last one becomes wider.
 const RANGES_MAX: usize = 10_000;
-
-const INTERIOR_INDEX: u8 = 2;
-const INTERIOR_TABLE: u8 = 5;
-const LEAF_INDEX: u8 = 10;
-const LEAF_TABLE: u8 = 13;
 
 /// Rowids from the first to the last, both within.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

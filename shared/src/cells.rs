@@ -10,10 +10,14 @@ pub struct Cells<'a> {
     kind: u8,
 }
 
-const INTERIOR_INDEX: u8 = 2;
-const INTERIOR_TABLE: u8 = 5;
-const LEAF_INDEX: u8 = 10;
-const LEAF_TABLE: u8 = 13;
+/// What pages begin with that lead to others, of an index or a table without rowid.
+pub const INTERIOR_INDEX: u8 = 2;
+/// The same of a table.
+pub const INTERIOR_TABLE: u8 = 5;
+/// What pages of entries begin with, of an index or a table without rowid.
+pub const LEAF_INDEX: u8 = 10;
+/// What pages of rows begin with.
+pub const LEAF_TABLE: u8 = 13;
 
 impl<'a> Cells<'a> {
     /// Those of `page`, if it is a b-tree page with cells. Page 1, which begins with the file header, counts as none.

@@ -15,6 +15,7 @@ pub mod explain;
 pub mod verdict;
 pub mod wire;
 pub mod restoring;
+pub mod sql;
 pub mod text;
 
 /// The generated protocol types. They stop at [`wire`], where they become checked values.
