@@ -12,7 +12,7 @@ use crate::stage::{self, Staged};
 use crate::swap::{self, Looks};
 use crate::tables;
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::header::{HEADER_LEN, Header, Journal};
+use pullback_shared::header::{Header, Journal};
 use pullback_shared::pb;
 use pullback_shared::restoring::{
     self, Apply, Content, Facts, MOVED_MAX, Reply, Request, Restored, STORE_MARKER, Table, Target, There,
@@ -20,7 +20,7 @@ use pullback_shared::restoring::{
 use pullback_shared::snapshot::SnapshotId;
 use pullback_shared::text::printable;
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -391,13 +391,9 @@ fn name_of(hold: Hold<'_>, temp_dir: &Path) -> Result<SnapshotId, Fault> {
 
 /// The text encoding of the private database file at `path`; `None` for one without pages.
 fn encoding_of(path: &Path) -> Result<Option<&'static str>, Fault> {
-    let mut header = [0; HEADER_LEN];
-    let read = File::open(path).and_then(|file| file.read_exact_at(&mut header, 0));
-    match read {
-        Ok(()) => Ok(Header::read(&header).map(|header| header.encoding_word())),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(Fault::io(format!("`{}`", path.display()), &error)),
-    }
+    let header = File::open(path).and_then(|mut file| Header::read_from(&mut file));
+    let header = header.map_err(|error| Fault::io(format!("`{}`", path.display()), &error))?;
+    Ok(header.map(|header| header.encoding_word()))
 }
 
 /// Whatever it was, it came after something had been replaced: nobody may take it for a restore that changed nothing.

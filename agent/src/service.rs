@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -137,9 +137,7 @@ impl Agent {
         let path = self.path_of(&start.database)?;
         snapshot::pull(&self.settings, &path, start, inbound, outbound)
     }
-}
 
-impl Agent {
     /// Which database a restore may write to.
     fn target_of(&self, database: &str) -> Result<PathBuf, Fault> {
         if matches!(&*self.databases, Databases::Named(_)) {
@@ -164,10 +162,11 @@ impl Agent {
         let restoring::Request::Start { database } = inbound.next_request(START_WAIT)? else {
             return Err(Fault::new(Kind::Protocol, "a restore that does not begin with `RestoreStart`"));
         };
+        tracing::Span::current().record("database", printable(&database, 200));
         let path = self.target_of(&database)?;
         let is_local = self.settings.state_dir.is_none();
         restore::restore(&self.settings, &path, &mut Call { inbound, outbound, is_local })?;
-        tracing::info!(database = printable(&database, 200), "restored");
+        tracing::info!("restored");
         Ok(())
     }
 }
@@ -215,28 +214,15 @@ impl Pullback for Agent {
             .map_err(|_| Fault::new(Kind::Lost, "the puller did not say what it wants").to_status())??;
         let start = first.ok_or_else(|| Fault::new(Kind::Protocol, "a pull without a word").to_status())?;
         let start = Start::decode(start).map_err(|fault| fault.to_status())?;
-        let (events, replies) = tokio::sync::mpsc::channel(EVENTS_IN_FLIGHT);
-        let runtime = Handle::current();
         let agent = self.clone();
-        let work = move || {
-            let _place = place;
-            let outbound = Outbound::new(events, runtime.clone());
-            let mut inbound = Inbound::new(requests, runtime);
-            let database = printable(&start.database, 200);
-            match agent.serve_pull(&start, &mut inbound, &outbound) {
-                Ok(()) => tracing::info!(database, "pulled"),
-                Err(fault) => {
-                    tracing::warn!(database, code = fault.kind.word(), "the pull failed: {fault}");
-                    outbound.fail(&fault);
-                }
-            }
-        };
-        let spawned = std::thread::Builder::new().name("pull".to_owned()).spawn(work);
-        spawned.map_err(|error| {
-            Fault::new(Kind::Internal, format!("no thread for a pull: {error}")).to_status()
-        })?;
-        Ok(Response::new(ReceiverStream::new(replies)))
+        let about = tracing::info_span!("pull", database = printable(&start.database, 200));
+        on_a_thread("pull", about, place, requests, move |inbound, outbound| {
+            agent.serve_pull(&start, inbound, outbound)?;
+            tracing::info!("pulled");
+            Ok(())
+        })
     }
+
     async fn restore(
         &self,
         request: Request<Streaming<pb::RestoreRequest>>,
@@ -244,25 +230,39 @@ impl Pullback for Agent {
         let place = Arc::clone(&self.restores).try_acquire_owned().map_err(|_| {
             Fault::new(Kind::Busy, "another restore goes on there").hint("try again later").to_status()
         })?;
-        let requests = request.into_inner();
-        let (events, replies) = tokio::sync::mpsc::channel(EVENTS_IN_FLIGHT);
-        let runtime = Handle::current();
         let agent = self.clone();
-        let work = move || {
-            let _place = place;
-            let outbound = Outbound::new(events, runtime.clone());
-            let mut inbound = Inbound::new(requests, runtime);
-            if let Err(fault) = agent.serve_restore(&mut inbound, &outbound) {
-                tracing::warn!(code = fault.kind.word(), "the restore failed: {fault}");
-                outbound.fail(&fault);
-            }
-        };
-        let spawned = std::thread::Builder::new().name("restore".to_owned()).spawn(work);
-        spawned.map_err(|error| {
-            Fault::new(Kind::Internal, format!("no thread for a restore: {error}")).to_status()
-        })?;
-        Ok(Response::new(ReceiverStream::new(replies)))
+        let about = tracing::info_span!("restore", database = tracing::field::Empty);
+        on_a_thread("restore", about, place, request.into_inner(), move |inbound, outbound| {
+            agent.serve_restore(inbound, outbound)
+        })
     }
+}
+
+/// Gives a call to a thread of its own, which keeps its `place` until it ends, and whose log says what it is `about`; its fault
+/// is the end of what is answered.
+fn on_a_thread<I: Send + 'static, O: Send + 'static>(
+    what: &'static str,
+    about: tracing::Span,
+    place: OwnedSemaphorePermit,
+    requests: Streaming<I>,
+    serve: impl FnOnce(&mut Inbound<I>, &Outbound<O>) -> Result<(), Fault> + Send + 'static,
+) -> Result<Response<ReceiverStream<Result<O, Status>>>, Status> {
+    let (events, replies) = tokio::sync::mpsc::channel(EVENTS_IN_FLIGHT);
+    let runtime = Handle::current();
+    let work = move || {
+        let _place = place;
+        let _about = about.entered();
+        let outbound = Outbound::new(events, runtime.clone());
+        if let Err(fault) = serve(&mut Inbound::new(requests, runtime), &outbound) {
+            tracing::warn!(code = fault.kind.word(), "the {what} failed: {fault}");
+            outbound.fail(&fault);
+        }
+    };
+    let spawned = std::thread::Builder::new().name(what.to_owned()).spawn(work);
+    spawned.map_err(|error| {
+        Fault::new(Kind::Internal, format!("no thread for a {what}: {error}")).to_status()
+    })?;
+    Ok(Response::new(ReceiverStream::new(replies)))
 }
 
 /// A puller that is broken, or means harm, says what it likes on the stream of a restore: it gets a sentence, and nothing is

@@ -21,8 +21,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::unix::pipe;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
@@ -214,17 +215,9 @@ impl Client {
     pub fn pull(&mut self, start: &Start, hashes: Option<File>) -> Result<Events<'_>, Fault> {
         let (requests, outgoing) = tokio::sync::mpsc::channel(4);
         let first = start.encode();
-        let (grpc, wait) = (&mut self.grpc, self.first_answer_wait);
-        let answer = self.runtime.block_on(async {
-            requests
-                .send(first)
-                .await
-                .map_err(|_| Status::internal("BUG: a call that ended before it began"))?;
-            match tokio::time::timeout(wait, grpc.pull(ReceiverStream::new(outgoing))).await {
-                Ok(answer) => answer.map(tonic::Response::into_inner),
-                Err(_) => Err(silent_at_first(wait).to_status()),
-            }
-        });
+        send(self.runtime.handle(), &requests, first)?;
+        let call = self.grpc.pull(ReceiverStream::new(outgoing));
+        let answer = first_answer(&self.runtime, self.first_answer_wait, call);
         let replies = answer.map_err(|status| explained(&mut self.ssh, no_first_answer(&status)))?;
         let pages = start.base.map_or(0, |base| base.geometry.page_count);
         let named = start.base.is_some_and(|base| base.snapshot.is_some());
@@ -247,18 +240,9 @@ impl Client {
     pub fn restore(&mut self) -> Result<Restoring, Fault> {
         self.greet()?;
         let (requests, outgoing) = tokio::sync::mpsc::channel(4);
-        let (grpc, wait) = (&mut self.grpc, self.first_answer_wait);
-        let first = Request::Start { database: self.database.clone() }.encode();
-        let answer = self.runtime.block_on(async {
-            requests
-                .send(first)
-                .await
-                .map_err(|_| Status::internal("BUG: a call that ended before it began"))?;
-            match tokio::time::timeout(wait, grpc.restore(ReceiverStream::new(outgoing))).await {
-                Ok(answer) => answer.map(tonic::Response::into_inner),
-                Err(_) => Err(silent_at_first(wait).to_status()),
-            }
-        });
+        send(self.runtime.handle(), &requests, Request::Start { database: self.database.clone() }.encode())?;
+        let call = self.grpc.restore(ReceiverStream::new(outgoing));
+        let answer = first_answer(&self.runtime, self.first_answer_wait, call);
         let replies = answer.map_err(|status| match status.code() {
             tonic::Code::Unimplemented => {
                 Fault::new(Kind::Protocol, "this agent's release cannot restore anything yet")
@@ -277,7 +261,7 @@ impl Client {
 
 /// A restore that goes on: what is said and heard. To be dropped before its [`Client`].
 pub struct Restoring {
-    runtime: tokio::runtime::Handle,
+    runtime: Handle,
     replies: Streaming<pb::RestoreReply>,
     requests: Sender<pb::RestoreRequest>,
 }
@@ -285,12 +269,7 @@ pub struct Restoring {
 impl Restoring {
     /// Says `request`. `Ok(false)`: the agent does not listen any more, and says why in its next reply.
     pub fn say(&self, request: Request) -> Result<bool, Fault> {
-        let sent = self.runtime.block_on(self.requests.send_timeout(request.encode(), SEND_WAIT));
-        match sent {
-            Ok(()) => Ok(true),
-            Err(tokio::sync::mpsc::error::SendTimeoutError::Closed(_)) => Ok(false),
-            Err(tokio::sync::mpsc::error::SendTimeoutError::Timeout(_)) => Err(silent(SEND_WAIT)),
-        }
+        send(&self.runtime, &self.requests, request.encode())
     }
 
     /// The agent's next reply.
@@ -440,22 +419,35 @@ impl Events<'_> {
             let no = PageNo::new(number).expect("BUG: page 0");
             part.extend_from_slice(&list.get(no).map_err(io)?.0);
             if part.len() + PageHash::LEN > HASH_LIST_BYTES_MAX {
-                let sent = self.send(encode_hashes(std::mem::take(&mut part), number == list.page_count()));
+                let part = encode_hashes(std::mem::take(&mut part), number == list.page_count());
+                let sent = send(self.runtime.handle(), &self.requests, part);
                 if number == list.page_count() || !sent? {
                     return Ok(());
                 }
             }
         }
-        self.send(encode_hashes(part, true)).map(|_| ())
+        send(self.runtime.handle(), &self.requests, encode_hashes(part, true)).map(|_| ())
     }
+}
 
-    /// Whether the agent still listens.
-    fn send(&mut self, request: pb::PullRequest) -> Result<bool, Fault> {
-        match self.runtime.block_on(async { self.requests.send_timeout(request, SEND_WAIT).await }) {
-            Ok(()) => Ok(true),
-            Err(tokio::sync::mpsc::error::SendTimeoutError::Closed(_)) => Ok(false),
-            Err(tokio::sync::mpsc::error::SendTimeoutError::Timeout(_)) => Err(silent(SEND_WAIT)),
-        }
+/// Says `message` on a call. Whether the agent still listens.
+fn send<M>(runtime: &Handle, to: &Sender<M>, message: M) -> Result<bool, Fault> {
+    match runtime.block_on(async { to.send_timeout(message, SEND_WAIT).await }) {
+        Ok(()) => Ok(true),
+        Err(SendTimeoutError::Closed(_)) => Ok(false),
+        Err(SendTimeoutError::Timeout(_)) => Err(silent(SEND_WAIT)),
+    }
+}
+
+/// What the agent answers a `call` with at first, waited for as long as `wait`.
+fn first_answer<T>(
+    runtime: &Runtime,
+    wait: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match runtime.block_on(async { tokio::time::timeout(wait, call).await }) {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(silent_at_first(wait).to_status()),
     }
 }
 

@@ -13,11 +13,10 @@ use crate::unpacked::{self, Unpacked};
 use crate::upload;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::header::{HEADER_LEN, Header, Journal};
+use pullback_shared::header::{Header, Journal};
 use pullback_shared::restoring::{self, Apply, MOVED_MAX, Reply, Request, Restored, There};
 use pullback_shared::snapshot::SnapshotId;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 /// What helps where what is there cannot be saved first.
@@ -309,12 +308,9 @@ pub fn is_of_source(kind: Kind) -> bool {
 
 /// The text encoding of the plain copy at `path`; `None` of one without pages.
 fn encoding_of(path: &Path) -> Result<Option<&'static str>, Fault> {
-    let mut header = [0; HEADER_LEN];
-    match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
-        Ok(()) => Ok(Header::read(&header).map(|header| header.encoding_word())),
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(Fault::io(format!("`{}`", path.display()), &error)),
-    }
+    let header = File::open(path).and_then(|mut file| Header::read_from(&mut file));
+    let header = header.map_err(|error| Fault::io(format!("`{}`", path.display()), &error))?;
+    Ok(header.map(|header| header.encoding_word()))
 }
 
 fn path_text(path: &Path) -> Result<String, Fault> {

@@ -4,6 +4,8 @@
 //! has these fixed: then a copy's name depends on the content alone, and a copy is one file that needs no `-wal`.
 //! Field offsets: SQLite, "Database File Format", 1.3 The Database Header.
 
+use std::io::{self, Read};
+
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 100;
 
@@ -95,6 +97,15 @@ impl Header {
             version_valid_for: u32_at(page, VERSION_VALID_FOR),
             library_version: u32_at(page, LIBRARY_VERSION),
         })
+    }
+
+    /// Reads the header of the database file that `file` is at the beginning of; `None` where there is none, as in an empty file.
+    pub fn read_from(file: &mut impl Read) -> io::Result<Option<Self>> {
+        let mut header = [0; HEADER_LEN];
+        match file.read_exact(&mut header) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            read => read.map(|()| Self::read(&header)),
+        }
     }
 
     /// The text encoding's name.
