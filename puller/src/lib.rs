@@ -8,6 +8,7 @@ pub mod target;
 pub mod pull;
 pub mod plan;
 pub mod client;
+pub mod paired;
 pub mod ssh;
 pub mod draft;
 pub mod sum;

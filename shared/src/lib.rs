@@ -15,6 +15,8 @@ pub mod explain;
 pub mod verdict;
 pub mod wire;
 pub mod restoring;
+pub mod identity;
+pub mod pairing;
 pub mod sql;
 pub mod text;
 

@@ -1,0 +1,153 @@
+//! `Paired`: an agent that this machine was paired with: where it may be, who it is, and what this machine shows it.
+
+use crate::address::{NAME_RULE, is_name};
+use crate::config::xdg;
+use crate::durable;
+use jiff::Timestamp;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::identity::{Fingerprint, Role};
+use pullback_shared::text::printable;
+use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+/// Bytes of a file about an agent, at most.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// An agent that this machine was paired with. It prints without its key.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Paired {
+    v: u32,
+    /// What it is called here, and the host of its sources.
+    pub name: String,
+    /// Of its identity.
+    pub fingerprint: Fingerprint,
+    /// `HOST:PORT`, each of which may lead to it.
+    pub addresses: Vec<String>,
+    /// What this machine may do there.
+    pub role: Role,
+    /// What this machine is called there.
+    pub peer_name: String,
+    /// What this machine shows the agent, in PEM.
+    pub certificate: String,
+    /// Its key, in PEM.
+    key: String,
+    /// Since when.
+    pub paired_at: Timestamp,
+    /// When the certificate ends.
+    pub expires_at: Timestamp,
+}
+
+impl std::fmt::Debug for Paired {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Paired({} {})", self.name, self.fingerprint)
+    }
+}
+
+/// What [`Paired::new`] is made of.
+pub struct Parts {
+    /// As in [`Paired`].
+    pub name: String,
+    /// As in [`Paired`].
+    pub fingerprint: Fingerprint,
+    /// As in [`Paired`].
+    pub addresses: Vec<String>,
+    /// As in [`Paired`].
+    pub role: Role,
+    /// As in [`Paired`].
+    pub peer_name: String,
+    /// As in [`Paired`].
+    pub certificate: String,
+    /// In PEM.
+    pub key: String,
+    /// As in [`Paired`].
+    pub paired_at: Timestamp,
+    /// As in [`Paired`].
+    pub expires_at: Timestamp,
+}
+
+/// Where the agents are that this machine was paired with, a file for each.
+pub fn dir() -> PathBuf {
+    xdg("XDG_CONFIG_HOME", ".config").join("pullback/agents")
+}
+
+fn path_of(name: &str) -> PathBuf {
+    dir().join(format!("{name}.json"))
+}
+
+impl Paired {
+    /// One that was just paired.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { name, fingerprint, addresses, role, peer_name, certificate, key, paired_at, expires_at } =
+            parts;
+        Self { v: 1, name, fingerprint, addresses, role, peer_name, certificate, key, paired_at, expires_at }
+    }
+
+    /// The key of its certificate, in PEM.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The agent that is called `name` here, if there is one.
+    pub fn read(name: &str) -> Result<Option<Self>, Fault> {
+        if !is_name(name) {
+            return Ok(None);
+        }
+        let path = path_of(name);
+        let wrong = |why: String| {
+            Fault::new(Kind::Config, format!("`{}`: {why}", path.display()))
+                .hint(format!("bring that file back, or pair again: `puller pair CODE --replace {name}`"))
+        };
+        let file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Fault::io(format!("`{}`", path.display()), &error)),
+        };
+        let bytes = file.metadata().map_err(|error| wrong(error.to_string()))?.len();
+        if bytes > FILE_BYTES_MAX {
+            return Err(wrong(format!("it has {bytes} bytes")));
+        }
+        let text = std::io::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+        let paired: Self = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        if paired.name != name {
+            return Err(wrong(format!("it is about `{}`", printable(&paired.name, 80))));
+        }
+        Ok(Some(paired))
+    }
+
+    /// All of them, by name; and why one could not be read.
+    pub fn all() -> Vec<Result<Self, Fault>> {
+        let Ok(files) = std::fs::read_dir(dir()) else { return Vec::new() };
+        let names = files.flatten().filter_map(|file| {
+            let name = file.file_name().into_string().ok()?;
+            Some(name.strip_suffix(".json").filter(|name| is_name(name))?.to_owned())
+        });
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names.iter().filter_map(|name| Self::read(name).transpose()).collect()
+    }
+
+    /// The one that has `address` (`HOST:PORT`).
+    pub fn at(address: &str) -> Option<Self> {
+        Self::all().into_iter().flatten().find(|paired| paired.addresses.iter().any(|known| known == address))
+    }
+
+    /// Keeps it, in the place of what was kept under its name.
+    pub fn write(&self) -> Result<(), Fault> {
+        if !is_name(&self.name) {
+            return Err(Fault::new(Kind::Usage, format!("`{}`: {NAME_RULE}", printable(&self.name, 80)))
+                .hint("give it another name here with `--name`"));
+        }
+        let path = path_of(&self.name);
+        let text =
+            serde_json::to_vec_pretty(self).map_err(|error| Fault::new(Kind::Internal, error.to_string()))?;
+        let written = durable::make_dir(&dir()).and_then(|()| durable::replace(&path, &text, 0o600));
+        written.map_err(|error| Fault::io(format!("`{}`", path.display()), &error))
+    }
+
+    /// Forgets it. What was pulled from it stays.
+    pub fn remove(&self) -> Result<(), Fault> {
+        let path = path_of(&self.name);
+        durable::remove(&path).map_err(|error| Fault::io(format!("`{}`", path.display()), &error))
+    }
+}
