@@ -36,6 +36,8 @@ const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Whether it is mutual TLS that is spoken there.
+    pub tls: bool,
     /// Answer gRPC reflection.
     pub reflection: bool,
     /// Pulls served at once; further ones are refused as `busy`.
@@ -80,6 +82,7 @@ struct Database {
 #[derive(Deserialize, PartialEq)]
 #[serde(rename_all = "lowercase")]
 enum Tls {
+    On,
     Off,
 }
 
@@ -220,12 +223,11 @@ impl Config {
 
     fn parse(text: &str) -> Result<Self, String> {
         let file = File::parse(text)?;
-        if file.tls != Some(Tls::Off) {
-            return Err(
-                "`tls = \"off\"` is missing: mutual TLS is not there yet, so it has to be said".to_owned()
-            );
-        }
-        if let Some(open) = file.listen.as_ref().filter(|listen| !listen.get_ref().ip().is_loopback()) {
+        if let Some(open) = file
+            .listen
+            .as_ref()
+            .filter(|listen| file.tls == Some(Tls::Off) && !listen.get_ref().ip().is_loopback())
+        {
             let why = format!("without TLS the agent listens on loopback only, such as \"127.0.0.1:{PORT}\"");
             return Err(at(text, open.span().start, &why));
         }
@@ -263,7 +265,14 @@ impl Config {
         let databases = file.database.into_iter();
         let databases =
             databases.map(|(name, database)| (name.into_inner(), database.path.into_inner())).collect();
-        Ok(Self { listen, reflection: file.reflection, pulls_max, settings, databases })
+        Ok(Self {
+            listen,
+            tls: file.tls != Some(Tls::Off),
+            reflection: file.reflection,
+            pulls_max,
+            settings,
+            databases,
+        })
     }
 }
 

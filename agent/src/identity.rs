@@ -8,7 +8,7 @@ use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::identity::{Fingerprint, SERVER_NAME};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject};
 use sha2::{Digest, Sha256};
@@ -215,6 +215,7 @@ fn make(state_dir: &Path, dir: &Path) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rcgen::PublicKeyData;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

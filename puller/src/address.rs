@@ -19,6 +19,13 @@ pub enum Address {
         /// The database's name in the agent's configuration.
         database: String,
     },
+    /// A database behind an agent that this machine was paired with.
+    Agent {
+        /// What the agent is called here.
+        agent: String,
+        /// The database's name in the agent's configuration.
+        database: String,
+    },
     /// A database on a machine that ssh reaches.
     Ssh {
         /// The user there, if one was named.
@@ -149,6 +156,7 @@ impl Address {
         match self {
             Self::Local(path) => absolute(path).to_string_lossy().into_owned(),
             Self::Service { host, port, database } => format!("{}:{port}/{database}", bracketed(host)),
+            Self::Agent { agent, database } => format!("{agent}/{database}"),
             Self::Ssh { user, host, port, path } => {
                 let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
                 let port = port.map(|port| format!(":{port}")).unwrap_or_default();
@@ -182,7 +190,7 @@ impl Address {
     pub fn key(&self) -> String {
         match self {
             Self::Local(path) => format!("local:{}", absolute(path).display()),
-            Self::Service { .. } => format!("agent:{self}"),
+            Self::Service { .. } | Self::Agent { .. } => format!("agent:{self}"),
             Self::Ssh { host, port, path, .. } => {
                 let port = port.map(|port| format!(":{port}")).unwrap_or_default();
                 format!("ssh:{}{port}:{path}", bracketed(host))
@@ -215,6 +223,7 @@ impl Address {
                 ("local".to_owned(), folder_name(&stem))
             }
             Self::Service { host, database, .. } => (folder_name(host), folder_name(database)),
+            Self::Agent { agent, database } => (folder_name(agent), folder_name(database)),
             Self::Ssh { host, path, .. } => {
                 let stem = Path::new(path).file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 (folder_name(host), folder_name(&stem))
@@ -226,7 +235,7 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Service { .. } => f.write_str(&self.spelling()),
+            Self::Service { .. } | Self::Agent { .. } => f.write_str(&self.spelling()),
             Self::Local(_) | Self::Ssh { .. } => f.write_str(&printable(&self.spelling(), 1024)),
         }
     }

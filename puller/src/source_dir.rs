@@ -197,7 +197,7 @@ impl SourceDir {
     /// Notes that it was reached as `address` says, and, where it had no name yet, that it is called `name`.
     pub fn note(&mut self, address: &Address, name: Option<&str>, _lock: &Lock) -> Result<(), Fault> {
         let spelling = match address {
-            Address::Ssh { .. } | Address::Service { .. } => Some(address.spelling()),
+            Address::Ssh { .. } | Address::Service { .. } | Address::Agent { .. } => Some(address.spelling()),
             Address::Local(_) => None,
         };
         let name = self.about.name.clone().or_else(|| name.map(str::to_owned));
