@@ -86,6 +86,11 @@ impl Address {
         is_name(agent).then(|| Self::Agent { agent: agent.to_owned(), database: String::new() })
     }
 
+    /// Whether it is an agent with all of its databases.
+    pub fn is_whole_agent(&self) -> bool {
+        matches!(self, Self::Agent { database, .. } if database.is_empty())
+    }
+
     /// Reads what stands in the configuration, where no path is meant that is not absolute, and no name of a source.
     pub fn written(text: &str) -> Result<Option<Self>, Fault> {
         Ok(Self::parse(text)?.or_else(|| Self::agent(text)))

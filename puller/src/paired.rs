@@ -71,7 +71,8 @@ pub fn dir() -> PathBuf {
     xdg("XDG_CONFIG_HOME", ".config").join("pullback/agents")
 }
 
-fn path_of(name: &str) -> PathBuf {
+/// The file about the agent that is called `name` here.
+pub fn path_of(name: &str) -> PathBuf {
     dir().join(format!("{name}.json"))
 }
 

@@ -248,23 +248,28 @@ impl Store {
     /// The source that a person means by `typed`: a name, a folder (`HOST/STEM`), a folder's STEM, or an address; or a paired agent
     /// of which there is one source.
     pub fn named(&self, typed: &str) -> Result<SourceDir, Fault> {
-        let unknown = match self.called(typed) {
-            Err(fault) if fault.kind == Kind::Unknown => fault,
-            found => return found,
-        };
-        let mut below = self.behind(typed)?;
-        match (below.pop(), below.as_slice()) {
+        let mut found = self.all_named(typed)?;
+        match (found.pop(), found.as_slice()) {
             (Some(source), []) => Ok(source),
-            (None, _) => Err(unknown),
-            (Some(last), _) => {
-                below.push(last);
-                Err(could_be(typed, &below.iter().collect::<Vec<_>>()))
+            (last, _) => {
+                found.extend(last);
+                Err(could_be(typed, &found.iter().collect::<Vec<_>>()))
             }
         }
     }
 
+    /// The same, and all sources of a paired agent where its name is all that was typed. There is one at least.
+    pub fn all_named(&self, typed: &str) -> Result<Vec<SourceDir>, Fault> {
+        let unknown = match self.called(typed) {
+            Err(fault) if fault.kind == Kind::Unknown => fault,
+            found => return found.map(|source| vec![source]),
+        };
+        let below = self.behind(typed)?;
+        if below.is_empty() { Err(unknown) } else { Ok(below) }
+    }
+
     /// The sources behind the paired agent that `typed` names.
-    pub fn behind(&self, typed: &str) -> Result<Vec<SourceDir>, Fault> {
+    fn behind(&self, typed: &str) -> Result<Vec<SourceDir>, Fault> {
         let Some(Address::Agent { agent: wanted, .. }) = Address::whole_agent(typed) else {
             return Ok(Vec::new());
         };

@@ -54,9 +54,7 @@ impl Target {
         let named = match config.sources.get(typed) {
             Some(source) => Ok(Self::configured(typed, source)?),
             None => match (store, behind(typed)?) {
-                (Some(store), Some((Address::Agent { database, .. }, _))) if database.is_empty() => {
-                    store.called(typed)
-                }
+                (Some(store), Some((address, _))) if address.is_whole_agent() => store.called(typed),
                 (Some(store), _) => store.named(typed),
                 (None, _) => Err(Fault::new(Kind::Unknown, "there is no store yet")),
             }
@@ -80,11 +78,6 @@ impl Target {
         let databases = Client::open(&self.address, door)?.info(false)?.databases;
         let names: Vec<String> = databases.into_iter().map(|database| database.name).collect();
         each_of(agent, &names, config)
-    }
-
-    /// Whether it is an agent, with all of its databases.
-    pub fn is_whole_agent(&self) -> bool {
-        matches!(&self.address, Address::Agent { database, .. } if database.is_empty())
     }
 
     /// The sources of the configuration; where it names none, those that the store knows.
