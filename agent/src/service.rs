@@ -120,6 +120,7 @@ impl Agent {
             state_total,
             agent_path: std::env::current_exe().unwrap_or_default().to_string_lossy().into_owned(),
             user: rustix::process::geteuid().as_raw(),
+            now: crate::clock::now().as_second(),
         })
     }
 
