@@ -146,12 +146,6 @@ impl Client {
                 line = Line::with_tls(showing, at);
                 (runtime.block_on(dial::channel(endpoint, stream, line.clone()))?, database.clone())
             }
-            Address::Agent { .. } => {
-                return Err(Fault::new(
-                    Kind::Internal,
-                    format!("`{address}`: no door to a paired agent yet"),
-                ));
-            }
             Address::Ssh { path, .. } => {
                 let far = ssh::connect(address, door, sudo)?;
                 // The line is there; what the agent does first may take a small machine as long as anything it does later.

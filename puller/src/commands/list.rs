@@ -18,7 +18,7 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, long: bool) -> Result<u8, Fau
     };
     let code = match source {
         Some(source) => {
-            store.all_named(source)?.iter().try_fold(0, |worst: u8, source| Ok(worst.max(list(source)?)))?
+            store.all_named(source)?.iter().try_fold(0, |worst: u8, source| Ok::<u8, Fault>(worst.max(list(source)?)))?
         }
         None => super::with_each_source(&store, &mut list)?,
     };
