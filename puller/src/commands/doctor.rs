@@ -275,7 +275,8 @@ fn of_paired(now: Timestamp, findings: &mut Findings) {
                 None,
                 format!(
                     "agent {name} is paired, role {}, until {}",
-                    role.word(), paired.expires_at.strftime("%Y-%m-%d")
+                    role.word(),
+                    paired.expires_at.strftime("%Y-%m-%d")
                 ),
                 "",
             ),
