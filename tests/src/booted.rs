@@ -119,7 +119,16 @@ impl Booted {
         assert!(command.status().is_ok_and(|status| status.success()), "{} can be copied", from.display());
     }
 
-    /// Where this machine finds the file that is `path`, an absolute one, inside.
+    /// Writes the file that is `path` inside, as root's, and makes its folder.
+    #[track_caller]
+    pub fn write(&self, path: &str, text: &str) {
+        let file = self.file(path);
+        fs::create_dir_all(file.parent().expect("a file lies in a folder")).expect("a folder can be made");
+        fs::write(file, text).expect("a file can be written");
+    }
+
+    /// Where this machine finds the file that is `path`, an absolute one, inside. Not for SQLite, which would follow links on
+    /// the way and come out on this machine's own disk.
     pub fn file(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.init))
     }

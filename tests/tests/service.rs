@@ -1,9 +1,18 @@
 //! The agent as a service of systemd, on a booted machine of its own.
 
 use pullback_tests::booted::Booted;
-use pullback_tests::privilege;
+use pullback_tests::ledger::{self, Commit};
+use pullback_tests::sandbox::{self, Sandbox};
+use pullback_tests::{privilege, programs};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What is shipped.
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+/// The highest score that the unit may have, tenfold, as `systemd-analyze` takes it: 0 is safe and 100 exposed to all.
+const EXPOSURE_MAX: &str = "20";
 
 /// A booted machine; where there cannot be one, says that `what` was not shown.
 fn booted(what: &str) -> Option<Booted> {
@@ -16,7 +25,7 @@ fn a_booted_machine_runs_services_tells_what_was_written_and_leaves_nothing() {
     assert_eq!(booted.changed_files(), [String::new(); 0], "nothing is changed by the boot");
     let unit = "[Service]\nType=notify\nExecStart=/bin/sh -c 'systemd-notify --ready; exec sleep 1000'\n\
                 NotifyAccess=all\nStateDirectory=little\n[Install]\nWantedBy=multi-user.target\n";
-    fs::write(booted.file("/etc/systemd/system/little.service"), unit).expect("a unit can be written");
+    booted.write("/etc/systemd/system/little.service", unit);
     booted.must("pi", "sudo systemctl enable --now little");
     assert_eq!(booted.must("pi", "systemctl is-active little").trim(), "active");
     assert!(booted.journal().contains("Started little.service"), "{}", booted.journal());
@@ -37,6 +46,79 @@ fn a_booted_machine_runs_services_tells_what_was_written_and_leaves_nothing() {
     drop(booted);
     assert!(!Path::new(&format!("/proc/{init}")).exists(), "it has ended");
     assert!(!group.iter().any(|folder| folder.exists()), "{group:?} is gone");
+}
+
+#[test]
+fn the_shipped_unit_is_exposed_to_little() {
+    let mut command = Command::new("systemd-analyze");
+    command.args(["security", "--offline=yes", "--no-pager", "--threshold", EXPOSURE_MAX]);
+    match command.arg(format!("{DEPLOY}/pullback-agent@.service")).output() {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+        Err(_) => privilege::skip("the exposure of the unit", "there is no `systemd-analyze`"),
+    }
+}
+
+#[test]
+fn under_the_shipped_unit_a_database_in_wal_mode_is_pulled_while_its_owner_writes() {
+    let Some(booted) = booted("the agent as a service") else { return };
+    serve(&booted, "");
+    booted.must("root", "systemd-analyze verify pullback-agent@pi.service");
+    assert_eq!(booted.must("pi", "systemctl is-active pullback-agent@pi").trim(), "active");
+    let (outside, mut newest) = (Sandbox::new(), 0);
+    for outcome in ["full", "delta"] {
+        let pulled = booted.must("pi", "puller pull --json 127.0.0.1:7420/gym");
+        let pulled: Value = serde_json::from_str(pulled.trim()).expect("a pull tells JSON");
+        assert_eq!(
+            (&pulled["outcome"], &pulled["transfer"]),
+            (&"stored".into(), &outcome.into()),
+            "{pulled}"
+        );
+        let inside = booted.file(pulled["path"].as_str().expect("a copy has a path"));
+        fs::copy(inside, outside.file("copy.db")).expect("a copy can be copied");
+        let copy = ledger::check(&outside.file("copy.db"));
+        assert!(copy.seq > newest, "{pulled} is newer than {newest}");
+        newest = copy.seq;
+        let made = || fs::read_to_string(booted.file("/home/pi/commits")).expect("commits can be read");
+        sandbox::wait_until("the writer's word of it", || {
+            made().lines().filter_map(Commit::from_line).any(|commit| commit == copy)
+        });
+        // The agent was in the writer's `-shm`, and left it to the writer.
+        booted.must("pi", "test -O gym/app.db-wal && test -O gym/app.db-shm && systemctl is-active writer");
+    }
+    booted.must("pi", "sudo systemctl stop pullback-agent@pi");
+    let result = booted.must("pi", "systemctl show --value --property Result pullback-agent@pi");
+    assert_eq!(result.trim(), "success", "{}", booted.journal());
+    let folders = ["/etc/", "/home/pi/", "/usr/local/bin/", "/var/lib/pullback/"];
+    for file in booted.changed_files() {
+        assert!(folders.iter().any(|folder| file.starts_with(folder)), "`{file}` is none of ours");
+    }
+}
+
+/// Does what the head of the unit says, for the user `pi` and its database of that name in `deploy/agent.toml`, which an
+/// application of the same user writes to without pause. `lines` are put before the shipped configuration.
+#[track_caller]
+fn serve(booted: &Booted, lines: &str) {
+    for (program, name) in [
+        (programs::agent().to_owned(), "pullback-agent"),
+        (programs::puller().to_owned(), "puller"),
+        (programs::hostile_writer(), "hostile-writer"),
+    ] {
+        booted.install(&program, &format!("/usr/local/bin/{name}"));
+    }
+    // A test's machine has its disk in memory.
+    let shipped = fs::read_to_string(format!("{DEPLOY}/agent.toml")).expect("the configuration is shipped");
+    let config = format!("state_dir = \"/var/lib/pullback/pi\"\nreserve = \"0\"\n{lines}\n{shipped}");
+    booted.write("/etc/pullback/pi.toml", &config);
+    let unit = fs::read_to_string(format!("{DEPLOY}/pullback-agent@.service")).expect("the unit is shipped");
+    booted.write("/etc/systemd/system/pullback-agent@.service", &unit);
+    booted.must("pi", "mkdir gym");
+    let writer = "exec hostile-writer gym/app.db --journal wal --pause-ms 2 > commits";
+    booted.must(
+        "root",
+        &format!("systemd-run --uid pi --working-directory /home/pi --unit writer sh -c '{writer}'"),
+    );
+    booted.must("pi", "until test -s commits; do sleep 0.05; done");
+    booted.must("pi", "sudo systemctl enable --now pullback-agent@pi");
 }
 
 /// Where the control group of the machine whose first process is `init` may be found, for each mount of them.
