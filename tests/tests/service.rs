@@ -61,22 +61,13 @@ fn the_shipped_unit_is_exposed_to_little() {
 #[test]
 fn under_the_shipped_unit_a_database_in_wal_mode_is_pulled_while_its_owner_writes() {
     let Some(booted) = booted("the agent as a service") else { return };
-    serve(&booted, "");
+    serve(&booted);
     booted.must("root", "systemd-analyze verify pullback-agent@pi.service");
     assert_eq!(booted.must("pi", "systemctl is-active pullback-agent@pi").trim(), "active");
-    let (outside, mut newest) = (Sandbox::new(), 0);
-    for outcome in ["full", "delta"] {
-        let pulled = booted.must("pi", "puller pull --json 127.0.0.1:7420/gym");
-        let pulled: Value = serde_json::from_str(pulled.trim()).expect("a pull tells JSON");
-        assert_eq!(
-            (&pulled["outcome"], &pulled["transfer"]),
-            (&"stored".into(), &outcome.into()),
-            "{pulled}"
-        );
-        let inside = booted.file(pulled["path"].as_str().expect("a copy has a path"));
-        fs::copy(inside, outside.file("copy.db")).expect("a copy can be copied");
-        let copy = ledger::check(&outside.file("copy.db"));
-        assert!(copy.seq > newest, "{pulled} is newer than {newest}");
+    let mut newest = 0;
+    for transfer in ["full", "delta"] {
+        let copy = check(&booted, &pull(&booted, transfer));
+        assert!(copy.seq > newest, "{copy} is newer than {newest}");
         newest = copy.seq;
         let made = || fs::read_to_string(booted.file("/home/pi/commits")).expect("commits can be read");
         sandbox::wait_until("the writer's word of it", || {
@@ -85,6 +76,9 @@ fn under_the_shipped_unit_a_database_in_wal_mode_is_pulled_while_its_owner_write
         // The agent was in the writer's `-shm`, and left it to the writer.
         booted.must("pi", "test -O gym/app.db-wal && test -O gym/app.db-shm && systemctl is-active writer");
     }
+    // Nobody has it open, and what SQLite needs beside it for reading is made by the agent, as the owner's.
+    booted.must("root", "systemctl stop writer && rm /home/pi/gym/app.db-shm");
+    assert!(check(&booted, &pull(&booted, "delta")).seq > newest);
     booted.must("pi", "sudo systemctl stop pullback-agent@pi");
     let result = booted.must("pi", "systemctl show --value --property Result pullback-agent@pi");
     assert_eq!(result.trim(), "success", "{}", booted.journal());
@@ -94,10 +88,39 @@ fn under_the_shipped_unit_a_database_in_wal_mode_is_pulled_while_its_owner_write
     }
 }
 
+#[test]
+fn what_the_shipped_unit_allows_is_enough_for_a_restore() {
+    let Some(booted) = booted("a restore as a service may do it") else { return };
+    serve(&booted);
+    let pulled = pull(&booted, "full");
+    booted.must("root", &format!("systemctl stop writer && mkdir gym && cp {pulled} copy.db && puller pull -q /root/copy.db --name gym"));
+    let copy = check(&booted, &pulled);
+    // The same code as the agent's, in a program that ends.
+    let unit = shipped("pullback-agent@.service")
+        .replace("Type=notify", "Type=oneshot")
+        .replace("Restart=on-failure", "Restart=no");
+    let (before, command) = unit.split_once("ExecStart=").expect("the unit runs something");
+    let (_, after) = command.split_once('\n').expect("the unit has more lines");
+    // Written into by SQLite; set aside where SQLite cannot open it; and a new file, which root gives to the folder's owner.
+    for (user, home, damage, option) in [
+        ("pi", "/home/pi", "true", ""),
+        ("pi", "/home/pi", "rm gym/app.db-*; echo lost > gym/app.db", "--force"),
+        ("root", "/root", "true", ""),
+    ] {
+        let restore = format!("/usr/local/bin/puller restore gym --to {home}/gym/app.db --yes {option}");
+        let unit = format!("{before}ExecStart={restore}\n{after}");
+        booted.write("/etc/systemd/system/restore@.service", &unit);
+        booted.must(user, damage);
+        booted.must("root", &format!("systemctl daemon-reload && systemctl start restore@{user}"));
+        assert_eq!(check(&booted, &format!("{home}/gym/app.db")), copy, "{}", booted.journal());
+        assert_eq!(booted.must("root", &format!("stat -c %U {home}/gym/app.db")).trim(), user);
+    }
+}
+
 /// Does what the head of the unit says, for the user `pi` and its database of that name in `deploy/agent.toml`, which an
-/// application of the same user writes to without pause. `lines` are put before the shipped configuration.
+/// application of the same user writes to without pause.
 #[track_caller]
-fn serve(booted: &Booted, lines: &str) {
+fn serve(booted: &Booted) {
     for (program, name) in [
         (programs::agent().to_owned(), "pullback-agent"),
         (programs::puller().to_owned(), "puller"),
@@ -106,11 +129,10 @@ fn serve(booted: &Booted, lines: &str) {
         booted.install(&program, &format!("/usr/local/bin/{name}"));
     }
     // A test's machine has its disk in memory.
-    let shipped = fs::read_to_string(format!("{DEPLOY}/agent.toml")).expect("the configuration is shipped");
-    let config = format!("state_dir = \"/var/lib/pullback/pi\"\nreserve = \"0\"\n{lines}\n{shipped}");
+    let config =
+        "state_dir = \"/var/lib/pullback/pi\"\nreserve = \"0\"\n".to_owned() + &shipped("agent.toml");
     booted.write("/etc/pullback/pi.toml", &config);
-    let unit = fs::read_to_string(format!("{DEPLOY}/pullback-agent@.service")).expect("the unit is shipped");
-    booted.write("/etc/systemd/system/pullback-agent@.service", &unit);
+    booted.write("/etc/systemd/system/pullback-agent@.service", &shipped("pullback-agent@.service"));
     booted.must("pi", "mkdir gym");
     let writer = "exec hostile-writer gym/app.db --journal wal --pause-ms 2 > commits";
     booted.must(
@@ -119,6 +141,33 @@ fn serve(booted: &Booted, lines: &str) {
     );
     booted.must("pi", "until test -s commits; do sleep 0.05; done");
     booted.must("pi", "sudo systemctl enable --now pullback-agent@pi");
+}
+
+/// Pulls the served database as `pi`, and tells where the new copy is inside.
+#[track_caller]
+fn pull(booted: &Booted, transfer: &str) -> String {
+    let pulled = booted.must("pi", "puller pull --json 127.0.0.1:7420/gym");
+    let pulled: Value = serde_json::from_str(pulled.trim()).expect("a pull tells JSON");
+    assert_eq!((&pulled["outcome"], &pulled["transfer"]), (&"stored".into(), &transfer.into()), "{pulled}");
+    pulled["path"].as_str().expect("a copy has a path").to_owned()
+}
+
+/// Proves the database at `path` inside, which nobody writes to, as [`ledger::check`] does, and tells its newest commit.
+#[track_caller]
+fn check(booted: &Booted, path: &str) -> Commit {
+    let outside = Sandbox::new();
+    for suffix in ["", "-wal"] {
+        let inside = booted.file(&format!("{path}{suffix}"));
+        if inside.exists() {
+            fs::copy(inside, outside.file(&format!("app.db{suffix}"))).expect("a file can be copied");
+        }
+    }
+    ledger::check(&outside.file("app.db"))
+}
+
+/// What is shipped as `name`.
+fn shipped(name: &str) -> String {
+    fs::read_to_string(format!("{DEPLOY}/{name}")).expect("it is shipped")
 }
 
 /// Where the control group of the machine whose first process is `init` may be found, for each mount of them.
