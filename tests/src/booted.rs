@@ -21,8 +21,11 @@ const SCRIPT: &str = include_str!("booted.sh");
 const BOOT_LIMIT: Duration = Duration::from_secs(30);
 /// How long one command may run inside, as `timeout` takes it.
 const RUN_LIMIT: &str = "60";
-/// Its way to programs of root and of others is the login shell's; this is the way to that shell.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where what is run inside is looked for, up to the login shell, which has a `PATH` of its own.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+/// Taken from everybody inside, as `setpriv` takes it: what reaches the machine itself and no namespace keeps in.
+const CAPABILITIES: &str =
+    "-mac_admin,-mac_override,-sys_module,-sys_pacct,-sys_rawio,-sys_time,-syslog,-wake_alarm";
 
 /// A running machine, shut down when the value goes.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ pub struct Booted {
     upper: PathBuf,
     /// What the boot itself had written.
     written: BTreeMap<PathBuf, Stamp>,
-    /// Empty for everybody but the keeper.
+    /// Empty for everybody but the keeper, who removes it.
     _scratch: TempDir,
 }
 
@@ -57,7 +60,7 @@ impl Booted {
         let mut errors = tempfile::tempfile().map_err(|error| format!("no file can be made: {error}"))?;
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT, "booted.sh"]);
-        command.arg(scratch.path()).arg(name);
+        command.arg(scratch.path()).arg(name).arg(CAPABILITIES);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.stderr(errors.try_clone().expect("a file can be opened twice"));
         let mut keeper = command.spawn().map_err(|error| format!("`unshare` cannot be run: {error}"))?;
@@ -202,7 +205,8 @@ impl Booted {
         let mut command = Command::new("nsenter");
         command.arg("--target").arg(self.init.to_string());
         command.args(["--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--root", "--wd"]);
-        command.args(["env", "-i"]).arg(format!("PATH={PATH}")).stdin(Stdio::null());
+        command.args(["env", "-i"]).arg(format!("PATH={PATH}"));
+        command.args(["setpriv", "--bounding-set", CAPABILITIES]).stdin(Stdio::null());
         command
     }
 }

@@ -1,8 +1,8 @@
 # Boots the system of this machine a second time, in namespaces of its own, and ends it when standard input ends. Run by
 # booted.rs, as root, in a mount namespace of its own: what is mounted here is seen by nobody else and goes with the namespace.
-# $1: an empty folder; $2: a name for the control group. The first line of output is the process that is number 1 inside.
+# $1: an empty folder; $2: a name for the control group; $3: the capabilities that nobody has inside. The first line of output is the process that is number 1 inside.
 set -eu
-scratch=$1 name=$2
+scratch=$1 name=$2 capabilities=$3
 root=$scratch/root
 
 for tool in chroot find findmnt ip mknod nsenter pivot_root runuser setpriv sudo systemctl unshare useradd; do
@@ -86,11 +86,10 @@ echo "$pid"
 exec chroot . /bin/sh -c "
     umount -l /run/outside
     rmdir /run/outside
-    exec env -i container=pullback-booted PATH=/usr/sbin:/usr/bin:/sbin:/bin setpriv \
-        --bounding-set -mac_admin,-mac_override,-sys_module,-sys_pacct,-sys_rawio,-sys_time,-syslog,-wake_alarm \
-        $systemd systemd.unit=multi-user.target" < /dev/null > /dev/null 2>&1
+    exec env -i container=pullback-booted PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+        setpriv --bounding-set $capabilities $systemd systemd.unit=multi-user.target" < /dev/null > /dev/null 2>&1
 '
-export root systemd inner group
+export root systemd inner group capabilities
 unshare --mount --pid --net --uts --ipc --fork --kill-child \
     sh -c 'echo 0 > "$group/cgroup.procs"; exec unshare --cgroup sh -c "$inner"' > "$scratch/pid" < /dev/null &
 namespaces=$!
@@ -114,3 +113,5 @@ until find "$group" -depth -type d -exec rmdir {} + 2> /dev/null || [ $tries -ge
     sleep 0.02
     tries=$((tries + 1))
 done
+umount --recursive --lazy "$scratch"
+rmdir "$scratch"

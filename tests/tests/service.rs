@@ -13,6 +13,9 @@ use std::process::Command;
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 /// The highest score that the unit may have, tenfold, as `systemd-analyze` takes it: 0 is safe and 100 exposed to all.
 const EXPOSURE_MAX: &str = "20";
+/// The numbers that Linux gives to these capabilities.
+const CAP_SYS_MODULE: u32 = 16;
+const CAP_SYS_TIME: u32 = 25;
 
 /// A booted machine; where there cannot be one, says that `what` was not shown.
 fn booted(what: &str) -> Option<Booted> {
@@ -22,7 +25,7 @@ fn booted(what: &str) -> Option<Booted> {
 #[test]
 fn a_booted_machine_runs_services_tells_what_was_written_and_leaves_nothing() {
     let Some(booted) = booted("a booted machine") else { return };
-    assert_eq!(booted.changed_files(), [String::new(); 0], "nothing is changed by the boot");
+    assert_eq!(booted.changed_files(), Vec::<String>::new(), "nothing is changed by the boot");
     let unit = "[Service]\nType=notify\nExecStart=/bin/sh -c 'systemd-notify --ready; exec sleep 1000'\n\
                 NotifyAccess=all\nStateDirectory=little\n[Install]\nWantedBy=multi-user.target\n";
     booted.write("/etc/systemd/system/little.service", unit);
@@ -40,6 +43,12 @@ fn a_booted_machine_runs_services_tells_what_was_written_and_leaves_nothing() {
         ]
     );
     assert!(!Path::new("/etc/systemd/system/little.service").exists(), "nothing is written here");
+    // Root there is no root of the machine itself.
+    booted.must("root", "test ! -w /proc/sys/kernel/printk && test ! -w /sys/kernel");
+    let bounds = booted.must("root", "grep CapBnd /proc/self/status");
+    let bounds = bounds.split_whitespace().last().map(|bits| u64::from_str_radix(bits, 16));
+    let bounds = bounds.expect("a line has words").expect("capabilities are bits");
+    assert_eq!(bounds & (1 << CAP_SYS_MODULE | 1 << CAP_SYS_TIME), 0, "{bounds:x}");
     let init = booted.init();
     let group = control_group(init);
     assert!(group.iter().any(|folder| folder.is_dir()), "it runs in a control group of its own: {group:?}");
