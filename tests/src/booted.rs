@@ -84,17 +84,8 @@ impl Booted {
     #[track_caller]
     pub fn run(&self, user: &str, words: &str) -> Output {
         let mut command = self.enter();
-        command.args([
-            "timeout",
-            "--kill-after",
-            "1",
-            RUN_LIMIT,
-            "runuser",
-            "--login",
-            user,
-            "--command",
-            words,
-        ]);
+        command.args(["timeout", "--kill-after", "1", RUN_LIMIT]);
+        command.args(["runuser", "--login", user, "--command", words]);
         command.output().expect("`nsenter` can be run")
     }
 

@@ -28,6 +28,18 @@ fi
 group=$cgroups/$name
 mkdir "$group"
 
+# However this ends. The last processes may still be on their way out.
+clean() {
+    tries=0
+    until find "$group" -depth -type d -exec rmdir {} + 2> /dev/null || [ $tries -ge 100 ]; do
+        sleep 0.02
+        tries=$((tries + 1))
+    done
+    umount --recursive --lazy "$scratch"
+    rmdir "$scratch"
+}
+trap clean EXIT
+
 # Nothing that was enabled here is started there.
 find "$root/etc/systemd/system" -mindepth 1 -maxdepth 1 -exec rm -rf {} +
 chroot "$root" useradd --create-home --shell /bin/sh pi
@@ -108,10 +120,3 @@ if read -r pid < "$scratch/pid" && kill -38 "$pid"; then
 fi
 kill -KILL $namespaces 2> /dev/null || true
 wait $namespaces || true
-tries=0
-until find "$group" -depth -type d -exec rmdir {} + 2> /dev/null || [ $tries -ge 100 ]; do
-    sleep 0.02
-    tries=$((tries + 1))
-done
-umount --recursive --lazy "$scratch"
-rmdir "$scratch"
