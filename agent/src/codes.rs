@@ -35,6 +35,7 @@ struct Kept {
 }
 
 /// The codes of one agent.
+#[derive(Debug)]
 pub struct Codes {
     identity_dir: PathBuf,
 }

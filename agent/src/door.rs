@@ -1,1 +1,304 @@
-//! to come
+//! The door over TCP: connections are taken, and known, before the first call comes over them.
+
+use crate::access::Caller;
+use crate::refusals::Refusals;
+use crate::tls::{self, Shown, Tls};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, spawn};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+use tracing::Instrument;
+
+/// How long a handshake may take.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+
+/// Handshakes at once. With one more the oldest is broken off: an honest one takes a moment and is never the oldest for long.
+const HANDSHAKES_MAX: usize = 64;
+
+/// Connections at once of one peer, and of all who come without TLS. With one more the oldest is closed.
+const CONNECTIONS_EACH_MAX: usize = 16;
+const CONNECTIONS_PLAIN_MAX: usize = 64;
+
+/// Connections at once of all who want to be paired, and how long each may take.
+const PAIRINGS_MAX: usize = 8;
+const PAIRING_WAIT: Duration = Duration::from_secs(20);
+
+/// Who was refused may take this long to hear why, and may say this many bytes more.
+const FAREWELL_WAIT: Duration = Duration::from_secs(1);
+const FAREWELL_BYTES_MAX: u64 = 64 * 1024;
+
+/// After an error that is no connection's own, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that were let in and are not served yet.
+const WAITING_MAX: usize = 16;
+
+/// A connection, with who is at its other end.
+pub struct Connection<I> {
+    io: I,
+    caller: Caller,
+    place: Option<Place>,
+}
+
+impl<I> Connection<I> {
+    /// Over `io`, by `caller`, who takes nobody's place.
+    pub fn new(io: I, caller: Caller) -> Self {
+        Self { io, caller, place: None }
+    }
+}
+
+/// Connections over TLS to `listener`, by peers and by those who want to be paired.
+pub fn with_tls(
+    listener: TcpListener,
+    tls: Tls,
+    refusals: Arc<Refusals>,
+) -> ReceiverStream<io::Result<Connection<impl AsyncRead + AsyncWrite + Send + Unpin>>> {
+    let (tls, places) = (Arc::new(tls), Arc::new(Places::default()));
+    open(listener, Arc::clone(&refusals), move |stream| {
+        let (tls, refusals, places) = (Arc::clone(&tls), Arc::clone(&refusals), Arc::clone(&places));
+        async move {
+            match timeout(HANDSHAKE_WAIT, greet(stream, &tls)).await {
+                Ok(Ok((io, shown))) => {
+                    let caller = match shown {
+                        Shown::Certificate(fingerprint) => Caller::Peer(fingerprint),
+                        Shown::Nothing => Caller::Stranger,
+                    };
+                    Some(Connection { io, caller, place: Some(Places::take(&places, Some(shown))) })
+                }
+                Ok(Err(why)) => {
+                    why.inspect(|why| refusals.say(why));
+                    None
+                }
+                Err(_) => {
+                    refusals.say(&format!("it did not finish the handshake within {HANDSHAKE_WAIT:?}"));
+                    None
+                }
+            }
+        }
+    })
+}
+
+/// Connections without TLS, for a listener that nobody but this machine reaches.
+pub fn plain(listener: TcpListener) -> ReceiverStream<io::Result<Connection<TcpStream>>> {
+    let places = Arc::new(Places::default());
+    open(listener, Arc::default(), move |io| {
+        let place = Some(Places::take(&places, None));
+        async move { Some(Connection { io, caller: Caller::Tunnel, place }) }
+    })
+}
+
+/// Takes connections until nobody wants them, and gives each a task of its own to become known in.
+fn open<I, F>(
+    listener: TcpListener,
+    refusals: Arc<Refusals>,
+    make_known: impl Fn(TcpStream) -> F + Send + 'static,
+) -> ReceiverStream<io::Result<Connection<I>>>
+where
+    I: Send + 'static,
+    F: Future<Output = Option<Connection<I>>> + Send + 'static,
+{
+    let (known, incoming) = mpsc::channel(WAITING_MAX);
+    spawn(async move {
+        let mut handshakes: VecDeque<AbortHandle> = VecDeque::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = known.closed() => return,
+            };
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    refusals.say(&format!("no connection could be taken: {error}"));
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%from, %error, "small messages may wait");
+            }
+            handshakes.retain(|handshake| !handshake.is_finished());
+            if handshakes.len() >= HANDSHAKES_MAX
+                && let Some(oldest) = handshakes.pop_front()
+            {
+                oldest.abort();
+                refusals
+                    .say("too many connections at once that did not finish their handshake: the oldest goes");
+            }
+            handshakes.push_back(begin(stream, from, known.clone(), &make_known));
+        }
+    });
+    ReceiverStream::new(incoming)
+}
+
+fn begin<I, F>(
+    stream: TcpStream,
+    from: SocketAddr,
+    known: mpsc::Sender<io::Result<Connection<I>>>,
+    make_known: &impl Fn(TcpStream) -> F,
+) -> AbortHandle
+where
+    I: Send + 'static,
+    F: Future<Output = Option<Connection<I>>> + Send + 'static,
+{
+    let becoming = make_known(stream).instrument(tracing::info_span!("connection", %from));
+    let task = spawn(async move {
+        if let Some(connection) = becoming.await {
+            // Nobody wants it any more once the server stops.
+            let _ = known.send(Ok(connection)).await;
+        }
+    });
+    task.abort_handle()
+}
+
+/// The handshake. An error is what the log is to say of it, if anything; who is refused has heard it by then.
+async fn greet(
+    mut stream: TcpStream,
+    tls: &Tls,
+) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, Shown), Option<String>> {
+    let mut acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), &mut stream);
+    let begun = match (&mut acceptor).await {
+        Ok(begun) => begun.accepted,
+        Err(error) => {
+            drop(acceptor);
+            farewell(stream).await;
+            return Err(tls::why(&error));
+        }
+    };
+    drop(acceptor);
+    let config = tls.config_for(&begun.client_hello());
+    let begun = tokio_rustls::StartHandshake::from_parts(begun, stream);
+    match begun.into_stream(config).into_fallible().await {
+        Ok(stream) => match tls::shown(stream.get_ref().1) {
+            Ok(shown) => Ok((stream, shown)),
+            Err(why) => Err(Some(why.to_owned())),
+        },
+        Err((error, stream)) => {
+            farewell(stream).await;
+            Err(tls::why(&error))
+        }
+    }
+}
+
+/// Lets the other end read why it was refused: to close while it is still talking would take that away from it.
+async fn farewell(mut stream: TcpStream) {
+    let heard = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(FAREWELL_BYTES_MAX), &mut tokio::io::sink()).await
+    };
+    if !matches!(timeout(FAREWELL_WAIT, heard).await, Ok(Ok(_))) {
+        tracing::debug!("it may not have heard why");
+    }
+}
+
+/// Who is connected how often. `None` stands for all who come without TLS.
+#[derive(Default)]
+struct Places {
+    taken: Mutex<(u64, HashMap<Option<Shown>, VecDeque<Taken>>)>,
+}
+
+/// A place that is taken: its number, and what closes its connection when it goes.
+type Taken = (u64, oneshot::Sender<()>);
+
+impl Places {
+    /// A place for one more connection by `who`.
+    fn take(places: &Arc<Self>, who: Option<Shown>) -> Place {
+        let (close, closed) = oneshot::channel();
+        let most = match who {
+            Some(Shown::Certificate(_)) => CONNECTIONS_EACH_MAX,
+            Some(Shown::Nothing) => PAIRINGS_MAX,
+            None => CONNECTIONS_PLAIN_MAX,
+        };
+        let number = {
+            let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+            taken.0 += 1;
+            let number = taken.0;
+            let theirs = taken.1.entry(who).or_default();
+            if theirs.len() >= most && theirs.pop_front().is_some() {
+                tracing::warn!("{most} connections are open already: the oldest of them is closed");
+            }
+            theirs.push_back((number, close));
+            number
+        };
+        if who == Some(Shown::Nothing) {
+            let places = Arc::clone(places);
+            spawn(async move {
+                sleep(PAIRING_WAIT).await;
+                places.free(who, number);
+            });
+        }
+        Place { places: Arc::clone(places), who, number, closed }
+    }
+
+    fn free(&self, who: Option<Shown>, number: u64) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(theirs) = taken.1.get_mut(&who) {
+            theirs.retain(|(taken, _)| *taken != number);
+            if theirs.is_empty() {
+                taken.1.remove(&who);
+            }
+        }
+    }
+}
+
+/// A connection's place among those of the same peer, as long as it is there.
+struct Place {
+    places: Arc<Places>,
+    who: Option<Shown>,
+    number: u64,
+    closed: oneshot::Receiver<()>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.free(self.who, self.number);
+    }
+}
+
+impl<I> Connected for Connection<I> {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Connection<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(place) = &mut self.place
+            && Pin::new(&mut place.closed).poll(cx).is_ready()
+        {
+            self.place = None;
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "its place is needed")));
+        }
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Connection<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

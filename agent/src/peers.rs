@@ -1,6 +1,7 @@
 //! `Peers`: the machines that were paired with this agent, in a file that is looked at again whenever it has changed.
 
 use crate::clock;
+use crate::identity::Certified;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::identity::{Fingerprint, Role, name_of};
@@ -45,13 +46,14 @@ struct Listed {
 }
 
 /// The peers of one agent, whoever changes them.
+#[derive(Debug)]
 pub struct Peers {
     dir: PathBuf,
     read: Mutex<Option<(Stamp, Arc<Vec<Peer>>)>>,
 }
 
 /// What tells one version of the file from the next: each is a new file.
-#[derive(PartialEq, Eq, Clone, Copy)]
+#[derive(PartialEq, Eq, Clone, Copy, Debug)]
 struct Stamp {
     inode: u64,
     bytes: u64,
@@ -111,14 +113,13 @@ impl Peers {
         }
     }
 
-    /// Adds a machine that calls itself `wanted`; it gets a name that no other peer has.
-    pub fn add(
+    /// Adds a machine that calls itself `wanted`; it gets a name that no other peer has, and `certify` makes its certificate.
+    pub fn add_with(
         &self,
         wanted: &str,
-        fingerprint: Fingerprint,
         role: Role,
-        expires_at: Timestamp,
-    ) -> Result<Peer, Fault> {
+        certify: impl FnOnce(&str) -> Result<Certified, Fault>,
+    ) -> Result<(Peer, Certified), Fault> {
         self.change(|peers| {
             let wanted = name_of(wanted, "puller");
             let taken =
@@ -138,10 +139,12 @@ impl Peers {
                     }
                 }
             }
+            let certified = certify(&name)?;
+            let (fingerprint, expires_at) = (certified.fingerprint, certified.expires_at);
             let peer =
                 Peer { name, fingerprint, role, paired_at: clock::now(), expires_at, revoked_at: None };
             peers.push(peer.clone());
-            Ok(peer)
+            Ok((peer, certified))
         })
     }
 
@@ -206,8 +209,15 @@ pub(crate) fn write_private(dir: &Path, name: &str, text: &[u8]) -> Result<(), F
 mod tests {
     use super::*;
 
+    fn try_to_add(peers: &Peers, name: &str, number: u8) -> Result<Peer, Fault> {
+        let certificate = rustls::pki_types::CertificateDer::from(vec![number]);
+        let certified =
+            Certified { certificate, fingerprint: Fingerprint([number; 32]), expires_at: Timestamp::MAX };
+        peers.add_with(name, Role::Pull, |_| Ok(certified)).map(|(peer, _)| peer)
+    }
+
     fn add(peers: &Peers, name: &str, number: u8) -> Peer {
-        peers.add(name, Fingerprint([number; 32]), Role::Pull, Timestamp::MAX).unwrap()
+        try_to_add(peers, name, number).unwrap()
     }
 
     #[test]
@@ -253,7 +263,7 @@ mod tests {
         write_private(dir.path(), FILE, &serde_json::to_vec(&listed).unwrap()).unwrap();
         add(&peers, "new", 1);
         assert!(!peers.all().unwrap().iter().any(|peer| peer.name == "p7"));
-        let fault = peers.add("one more", Fingerprint([2; 32]), Role::Pull, Timestamp::MAX).unwrap_err();
+        let fault = try_to_add(&peers, "one more", 2).unwrap_err();
         assert_eq!(fault.kind, Kind::Refused, "{fault:?}");
     }
 }

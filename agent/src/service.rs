@@ -120,6 +120,7 @@ impl Agent {
             state_total,
             agent_path: std::env::current_exe().unwrap_or_default().to_string_lossy().into_owned(),
             user: rustix::process::geteuid().as_raw(),
+            now: crate::clock::now().as_second(),
         })
     }
 
@@ -140,14 +141,9 @@ impl Agent {
 
     /// Which database a restore may write to.
     fn target_of(&self, database: &str) -> Result<PathBuf, Fault> {
-        if matches!(&*self.databases, Databases::Named(_)) {
-            return Err(Fault::new(
-                Kind::Refused,
-                "an agent that is reached without ssh restores nothing yet: it cannot tell who asks",
-            )
-            .hint("restore through ssh: `--to ssh://HOST/PATH`"));
-        }
-        if !self.settings.allow_restore {
+        // Behind the service door the peer's role has been asked.
+        let is_peer = matches!(&*self.databases, Databases::Named(_));
+        if !is_peer && !self.settings.allow_restore {
             return Err(Fault::new(Kind::Refused, "this agent's configuration does not allow that databases are restored here")
                 .hint("write `allow_restore = true` into `~/.config/pullback/agent.toml` there; `pullback-agent config path` says which file it is"));
         }

@@ -19,6 +19,13 @@ pub enum Address {
         /// The database's name in the agent's configuration.
         database: String,
     },
+    /// A database behind an agent that this machine was paired with.
+    Agent {
+        /// What the agent is called here.
+        agent: String,
+        /// The database's name in the agent's configuration; empty: all of them.
+        database: String,
+    },
     /// A database on a machine that ssh reaches.
     Ssh {
         /// The user there, if one was named.
@@ -62,6 +69,38 @@ impl Address {
             )
             .hint(format!("write `./{}` for the file, or `{far}` for the place", printable(typed, 200)))),
             Err(_) => Ok(Some(far)),
+        }
+    }
+
+    /// `AGENT/NAME`: a database behind an agent that is, or may be, paired. [`Self::parse`] leaves it open, since the same text
+    /// may be a path, or a folder in the store.
+    pub fn agent(text: &str) -> Option<Self> {
+        let (agent, database) = text.split_once('/')?;
+        let is_one = is_name(agent) && is_database_name(database);
+        is_one.then(|| Self::Agent { agent: agent.to_owned(), database: database.to_owned() })
+    }
+
+    /// `AGENT` or `AGENT/`: all databases behind an agent.
+    pub fn whole_agent(text: &str) -> Option<Self> {
+        let agent = text.strip_suffix('/').unwrap_or(text);
+        is_name(agent).then(|| Self::Agent { agent: agent.to_owned(), database: String::new() })
+    }
+
+    /// Whether it is an agent with all of its databases.
+    pub fn is_whole_agent(&self) -> bool {
+        matches!(self, Self::Agent { database, .. } if database.is_empty())
+    }
+
+    /// Reads what stands in the configuration, where no path is meant that is not absolute, and no name of a source.
+    pub fn written(text: &str) -> Result<Option<Self>, Fault> {
+        Ok(Self::parse(text)?.or_else(|| Self::agent(text)))
+    }
+
+    /// `HOST:PORT` of an agent.
+    pub fn door(&self) -> Option<String> {
+        match self {
+            Self::Service { host, port, .. } => Some(format!("{}:{port}", bracketed(host))),
+            Self::Local(_) | Self::Agent { .. } | Self::Ssh { .. } => None,
         }
     }
 
@@ -149,6 +188,7 @@ impl Address {
         match self {
             Self::Local(path) => absolute(path).to_string_lossy().into_owned(),
             Self::Service { host, port, database } => format!("{}:{port}/{database}", bracketed(host)),
+            Self::Agent { agent, database } => format!("{agent}/{database}"),
             Self::Ssh { user, host, port, path } => {
                 let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
                 let port = port.map(|port| format!(":{port}")).unwrap_or_default();
@@ -182,7 +222,7 @@ impl Address {
     pub fn key(&self) -> String {
         match self {
             Self::Local(path) => format!("local:{}", absolute(path).display()),
-            Self::Service { .. } => format!("agent:{self}"),
+            Self::Service { .. } | Self::Agent { .. } => format!("agent:{}", self.spelling()),
             Self::Ssh { host, port, path, .. } => {
                 let port = port.map(|port| format!(":{port}")).unwrap_or_default();
                 format!("ssh:{}{port}:{path}", bracketed(host))
@@ -194,7 +234,7 @@ impl Address {
     pub fn from_key(key: &str) -> Option<Self> {
         match key.split_once(':')? {
             ("local", path) => Some(Self::Local(path.into())),
-            ("agent", place) => Self::parse(place).ok().flatten(),
+            ("agent", place) => Self::written(place).ok().flatten(),
             ("ssh", place) => {
                 let is_path = |(at, _): &(usize, &str)| {
                     place[at + 1..].starts_with('/') || place[at + 1..].starts_with("~/")
@@ -214,7 +254,9 @@ impl Address {
                 let stem = absolute(path).file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 ("local".to_owned(), folder_name(&stem))
             }
-            Self::Service { host, database, .. } => (folder_name(host), folder_name(database)),
+            Self::Service { host, database, .. } | Self::Agent { agent: host, database } => {
+                (folder_name(host), folder_name(database))
+            }
             Self::Ssh { host, path, .. } => {
                 let stem = Path::new(path).file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 (folder_name(host), folder_name(&stem))
@@ -227,7 +269,9 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service { .. } => f.write_str(&self.spelling()),
-            Self::Local(_) | Self::Ssh { .. } => f.write_str(&printable(&self.spelling(), 1024)),
+            Self::Local(_) | Self::Agent { .. } | Self::Ssh { .. } => {
+                f.write_str(&printable(&self.spelling(), 1024))
+            }
         }
     }
 }
@@ -299,6 +343,16 @@ pub fn folder_name(name: &str) -> String {
     if folder.is_empty() { "database".to_owned() } else { folder.to_owned() }
 }
 
+/// Characters of the name of a database behind an agent, at most.
+const DATABASE_CHARS_MAX: usize = 64;
+
+/// Whether an agent may call a database `name`. What an agent tells is not believed to be a name before this was asked.
+pub fn is_database_name(name: &str) -> bool {
+    let fits = name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+    let length = name.chars().take(DATABASE_CHARS_MAX + 1).count();
+    fits && (1..=DATABASE_CHARS_MAX).contains(&length) && !name.starts_with(['-', '.'])
+}
+
 /// Whether a person may call a source `name`: it is a folder's name as it stands, and reads as no address.
 pub fn is_name(name: &str) -> bool {
     folder_name(name) == name && matches!(Address::parse(name), Ok(None))
@@ -323,6 +377,7 @@ mod tests {
             Ok(Some(Address::Ssh { user, host, port, path })) => {
                 format!("ssh {} {host} {} {path}", user.unwrap_or_default(), port.unwrap_or_default())
             }
+            Ok(Some(Address::Agent { agent, database })) => format!("agent {agent} {database}"),
             Ok(None) => "name".to_owned(),
             Err(fault) => format!("{}: {fault}", fault.kind.word()),
         };
@@ -397,6 +452,62 @@ mod tests {
     }
 
     #[test]
+    fn a_database_behind_a_paired_agent_is_written_with_one_slash() {
+        let agent = |text: &str| Address::agent(text).map(|address| (address.key(), address.folder()));
+        let folder = ("raspberry-pi".to_owned(), "gym".to_owned());
+        assert_eq!(agent("raspberry-pi/gym"), Some(("agent:raspberry-pi/gym".to_owned(), folder)));
+        assert!(agent("pi.local/회원.db").is_some());
+        let others = [
+            "",
+            "/",
+            "pi",
+            "pi/",
+            "/gym",
+            "pi/a/b",
+            "pi//gym",
+            "pi/../gym",
+            "pi/..",
+            "pi/.gym",
+            "pi/-rf",
+            "../gym",
+            ".pi/gym",
+            "-pi/gym",
+            "~/gym",
+            "./gym",
+            "pi:1/gym",
+            "me@pi/gym",
+            "pi/a b",
+            "pi/a\nb",
+            "pi/\0",
+            "p\u{1b}i/gym",
+        ];
+        for other in others {
+            assert_eq!(agent(other), None, "{other:?}");
+        }
+        assert!(agent(&format!("pi/{}", "a".repeat(64))).is_some());
+        assert!(agent(&format!("pi/{}", "a".repeat(65))).is_none());
+        assert!(agent(&format!("{}/gym", "a".repeat(65))).is_none());
+        for whole in ["pi", "pi/"] {
+            assert_eq!(Address::whole_agent(whole).map(|whole| whole.spelling()), Some("pi/".to_owned()));
+        }
+        for other in ["", "/", "pi//", "pi/gym", "./", "~/", "pi:1/"] {
+            assert_eq!(Address::whole_agent(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_two_kinds_of_agents_are_told_apart_by_their_keys() {
+        let from = |key: &str| Address::from_key(key).map(|address| format!("{address:?}"));
+        let is = |key: &str, kind: &str| assert!(from(key).unwrap().starts_with(kind), "{key}");
+        is("agent:raspberry-pi/gym", "Agent");
+        is("agent:raspberry-pi:7420/gym", "Service");
+        is("agent:[::1]:7420/gym", "Service");
+        for none in ["agent:raspberry-pi", "agent:raspberry-pi/", "agent:pi/../gym", "agent:"] {
+            assert_eq!(from(none), None, "{none}");
+        }
+    }
+
+    #[test]
     fn the_user_is_no_part_of_a_source_and_the_port_is() {
         let key = |typed: &str| Address::parse(typed).unwrap().unwrap().key();
         assert_eq!(key("ssh://pi/x.db"), "ssh:pi:/x.db");
@@ -426,17 +537,18 @@ mod tests {
                 "[a-z\\[\\]:~.-]{1,12}:[0-9]{1,5}/\\PC{1,12}",
                 "ssh://([a-z]@)?[a-z\\[\\]:~.-]{1,12}(:[0-9]{1,5})?/[/~]{0,3}\\PC{1,12}",
                 "([a-z]@)?[a-z\\[\\]:~.-]{1,12}:[/~]{0,3}\\PC{1,12}",
+                "[a-z.-]{1,12}/[\\PC--[/:]]{1,12}",
                 "\\PC{0,30}",
             ],
         ) {
-            let Ok(Some(address)) = Address::parse(&typed) else { return Ok(()) };
+            let Ok(Some(address)) = Address::written(&typed) else { return Ok(()) };
             let (host, stem) = address.folder();
             for name in [host, stem] {
                 prop_assert!(!name.is_empty() && name.len() <= 64 && !name.starts_with(['.', '-']), "{name:?}");
                 prop_assert!(!name.contains(['/', '\0', '\n']), "{name:?}");
             }
-            if let Address::Service { .. } | Address::Ssh { .. } = &address {
-                prop_assert_eq!(Address::parse(&address.spelling()).unwrap(), Some(address.clone()));
+            if !matches!(address, Address::Local(_)) {
+                prop_assert_eq!(Address::written(&address.spelling()).unwrap(), Some(address.clone()));
                 let again = Address::from_key(&address.key());
                 prop_assert_eq!(again.map(|again| again.key()), Some(address.key()));
             }

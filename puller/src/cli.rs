@@ -243,6 +243,10 @@ pub(crate) enum Command {
     Pin(crate::commands::pin::Pin),
     /// Leave a pinned copy to the rules again
     Unpin(crate::commands::pin::Pin),
+    /// Become a peer of an agent, with the one-time code that `pullback-agent pair` prints there
+    Pair(crate::commands::pair::Pair),
+    /// Be a peer of an agent no longer; what was pulled from it stays
+    Unpair(crate::commands::pair::Unpair),
     /// Pull, verify or drill by the clock: give the job to systemd, launchd or cron
     Schedule(crate::commands::schedule::Schedule),
     /// Ask about the configuration

@@ -1,25 +1,26 @@
 //! The gRPC edge of the puller: a door is opened, a pull is an iterator of events. The puller's only async.
 
 use crate::address::Address;
+use crate::dial::{self, FIRST_ANSWER_WAIT, Line};
+use crate::paired::Paired;
 use crate::ssh::{self, Door, RunAs, Ssh, Sudo, SudoUser};
-use hyper_util::rt::TokioIo;
+use crate::tls::Showing;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::hashes::HashList;
+use pullback_shared::identity::Role;
 use pullback_shared::page::{PageHash, PageNo};
+use pullback_shared::pb::pairing_client::PairingClient;
 use pullback_shared::pb::pullback_client::PullbackClient;
 use pullback_shared::restoring::{Reply, Request};
+use pullback_shared::text::printable;
 use pullback_shared::wire::{Event, HASH_LIST_BYTES_MAX, MESSAGE_BYTES_MAX, Start, encode_hashes};
 use pullback_shared::{PROTOCOL, pb};
 use std::fs::File;
 use std::io::Cursor;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc::Sender;
@@ -29,9 +30,6 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
-
-/// How long an agent is waited for to take a connection and to answer for the first time.
-const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(4);
 
 /// How long an agent that answers pings may say nothing within a call: it may be reading a large database from a slow card.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
@@ -49,14 +47,29 @@ const PIPE_BYTES: usize = 4 * 1024 * 1024;
 pub struct Client {
     runtime: Runtime,
     grpc: PullbackClient<Channel>,
+    pairing: PairingClient<Channel>,
     health: Option<HealthClient<Channel>>,
-    received: Arc<AtomicU64>,
-    sent: Arc<AtomicU64>,
     database: String,
     first_answer_wait: Duration,
     notes: Vec<String>,
     // Last: it ends when all else is gone, and its pipes with it.
+    way: Way,
+}
+
+/// What carries the connection, and has its own words for what goes wrong.
+struct Way {
+    line: Line,
     ssh: Option<Ssh>,
+}
+
+impl Way {
+    /// `fault`, with what `ssh` or the far end's TLS has to say.
+    fn explain(&mut self, fault: Fault) -> Fault {
+        match &mut self.ssh {
+            Some(ssh) => ssh.explain(fault),
+            None => self.line.explain(fault),
+        }
+    }
 }
 
 impl Client {
@@ -102,15 +115,13 @@ impl Client {
         let timeout = door.timeout;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|error| Fault::new(Kind::Internal, format!("no runtime: {error}")))?;
-        let (received, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let counts = (Arc::clone(&received), Arc::clone(&sent));
         let endpoint = Endpoint::from_static("http://pullback.invalid")
             .initial_stream_window_size(pullback_agent::serve::STREAM_WINDOW)
             .initial_connection_window_size(pullback_agent::serve::CONNECTION_WINDOW)
             .http2_keep_alive_interval(timeout / 2)
             .keep_alive_timeout(timeout / 2);
         let mut first_answer_wait = FIRST_ANSWER_WAIT;
-        let (mut ssh, mut notes) = (None, Vec::new());
+        let (mut ssh, mut notes, mut line) = (None, Vec::new(), Line::default());
         let (channel, database) = match address {
             Address::Local(path) => {
                 let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
@@ -122,11 +133,18 @@ impl Client {
                         format!("`{}`: a path that is not UTF-8 cannot be pulled", path.display()),
                     )
                 })?;
-                (connect(&runtime, endpoint, ours, counts)?, database)
+                (runtime.block_on(dial::channel(endpoint, ours, line.clone()))?, database)
             }
             Address::Service { host, port, database } => {
-                let stream = runtime.block_on(dial(host, *port))?;
-                (connect(&runtime, endpoint, stream, counts)?, database.clone())
+                let stream = runtime.block_on(dial::plain(host, *port))?;
+                (runtime.block_on(dial::channel(endpoint, stream, line.clone()))?, database.clone())
+            }
+            Address::Agent { agent, database } => {
+                let paired = Paired::read(agent)?.ok_or_else(|| not_paired(agent))?;
+                let showing = Showing::Certificate(Arc::new(paired.clone()));
+                let (stream, at) = runtime.block_on(dial::agent(&paired.addresses, &showing))?;
+                line = Line::with_tls(showing, at);
+                (runtime.block_on(dial::channel(endpoint, stream, line.clone()))?, database.clone())
             }
             Address::Ssh { path, .. } => {
                 let far = ssh::connect(address, door, sudo)?;
@@ -144,27 +162,39 @@ impl Client {
                     .map_err(|error| Fault::new(Kind::Internal, format!("the pipes to ssh: {error}")))?;
                 let io = tokio::io::join(Cursor::new(far.first).chain(output), input);
                 let mut far = far.ssh;
-                let channel = connect(&runtime, endpoint, io, counts).map_err(|fault| far.explain(fault))?;
+                let channel = runtime.block_on(dial::channel(endpoint, io, line.clone()));
+                let channel = channel.map_err(|fault| far.explain(fault))?;
                 ssh = Some(far);
                 (channel, path.clone())
             }
         };
         // Behind the local door it is this very process that answers.
-        let health = matches!(address, Address::Service { .. }).then(|| HealthClient::new(channel.clone()));
+        let is_service = matches!(address, Address::Service { .. } | Address::Agent { .. });
+        let health = is_service.then(|| HealthClient::new(channel.clone()));
+        let pairing = PairingClient::new(channel.clone());
         let grpc = PullbackClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Ok(Self { runtime, grpc, health, received, sent, database, first_answer_wait, notes, ssh })
+        Ok(Self {
+            runtime,
+            grpc,
+            pairing,
+            health,
+            database,
+            first_answer_wait,
+            notes,
+            way: Way { line, ssh },
+        })
     }
 
     /// Bytes received over the connection so far, everything counted.
     pub fn bytes_received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.way.line.bytes_received()
     }
 
     /// Bytes sent over the connection so far, everything counted.
     pub fn bytes_sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.way.line.bytes_sent()
     }
 
     /// The database's name or path at the agent.
@@ -195,7 +225,7 @@ impl Client {
         let answer = self.runtime.block_on(async { tokio::time::timeout(wait, grpc.info(request)).await });
         match answer {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
-            Ok(Err(status)) => Err(explained(&mut self.ssh, Fault::from_status(&status))),
+            Ok(Err(status)) => Err(self.way.explain(Fault::from_status(&status))),
             Err(_) => Err(silent(wait)),
         }
     }
@@ -205,7 +235,9 @@ impl Client {
         let Some(health) = &mut self.health else { return Ok(()) };
         let asked = health.check(HealthCheckRequest::default());
         match self.runtime.block_on(async { tokio::time::timeout(FIRST_ANSWER_WAIT, asked).await }) {
-            Ok(Err(status)) if status.code() != tonic::Code::Unimplemented => Err(no_first_answer(&status)),
+            Ok(Err(status)) if status.code() != tonic::Code::Unimplemented => {
+                Err(self.way.explain(no_first_answer(&status)))
+            }
             Ok(_) => Ok(()),
             Err(_) => Err(silent_at_first(FIRST_ANSWER_WAIT)),
         }
@@ -218,12 +250,12 @@ impl Client {
         send(self.runtime.handle(), &requests, first)?;
         let call = self.grpc.pull(ReceiverStream::new(outgoing));
         let answer = first_answer(&self.runtime, self.first_answer_wait, call);
-        let replies = answer.map_err(|status| explained(&mut self.ssh, no_first_answer(&status)))?;
+        let replies = answer.map_err(|status| self.way.explain(no_first_answer(&status)))?;
         let pages = start.base.map_or(0, |base| base.geometry.page_count);
         let named = start.base.is_some_and(|base| base.snapshot.is_some());
         let mut events = Events {
             runtime: &self.runtime,
-            ssh: &mut self.ssh,
+            way: &mut self.way,
             replies,
             requests,
             hashes: hashes.map(|file| HashList::new(file, pages)),
@@ -248,14 +280,40 @@ impl Client {
                 Fault::new(Kind::Protocol, "this agent's release cannot restore anything yet")
                     .hint("install the agent of the puller's release there")
             }
-            _ => explained(&mut self.ssh, no_first_answer(&status)),
+            _ => self.way.explain(no_first_answer(&status)),
         })?;
         Ok(Restoring { runtime: self.runtime.handle().clone(), replies, requests })
     }
 
     /// `fault`, with what `ssh` has to say, where it carries the connection.
     pub fn explain(&mut self, fault: Fault) -> Fault {
-        explained(&mut self.ssh, fault)
+        self.way.explain(fault)
+    }
+}
+
+impl Client {
+    /// Asks an agent behind ssh for a code that holds for `role` and `ttl`.
+    pub fn invite(&mut self, role: Role, ttl: Duration) -> Result<String, Fault> {
+        let seconds = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
+        let request = pb::InviteRequest { protocol: PROTOCOL, role: role.word().to_owned(), seconds };
+        let call = self.pairing.invite(request);
+        let answer = first_answer(&self.runtime, self.first_answer_wait, call);
+        let reply = answer.map_err(|status| match status.code() {
+            tonic::Code::Unimplemented => {
+                Fault::new(Kind::Refused, "this agent gives no pairing codes through ssh")
+                    .hint("what ssh may do there may be limited to some databases; type `pullback-agent pair` there, then `puller pair CODE`")
+            }
+            _ => self.way.explain(no_first_answer(&status)),
+        })?;
+        Ok(reply.code)
+    }
+
+    /// Tells a paired agent that this machine is no peer of its any more.
+    pub fn unpair(&mut self) -> Result<(), Fault> {
+        self.greet()?;
+        let call = self.pairing.unpair(pb::UnpairRequest { protocol: PROTOCOL });
+        let answer = first_answer(&self.runtime, self.first_answer_wait, call);
+        answer.map(|_| ()).map_err(|status| self.way.explain(Fault::from_status(&status)))
     }
 }
 
@@ -295,12 +353,9 @@ impl Drop for Restoring {
     }
 }
 
-/// With what `ssh` has to say, where it carried the connection.
-fn explained(ssh: &mut Option<Ssh>, fault: Fault) -> Fault {
-    match ssh {
-        Some(ssh) => ssh.explain(fault),
-        None => fault,
-    }
+fn not_paired(agent: &str) -> Fault {
+    Fault::new(Kind::Refused, format!("no agent `{}` is paired with this machine", printable(agent, 80)))
+        .hint("`pullback-agent pair` there gives a code, for `puller pair CODE` here")
 }
 
 fn silent_at_first(wait: Duration) -> Fault {
@@ -320,66 +375,10 @@ fn no_first_answer(status: &Status) -> Fault {
     }
 }
 
-async fn dial(host: &str, port: u16) -> Result<TcpStream, Fault> {
-    let unreachable = |why: String| {
-        let shown = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        Fault::new(Kind::Unreachable, format!("the agent at {shown}:{port} cannot be reached: {why}"))
-            .hint("is `pullback-agent serve` running there, and is this its address?")
-    };
-    let addresses: Vec<_> = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(|error| unreachable(error.to_string()))?
-        .collect();
-    if let Some(open) = addresses.iter().find(|address| !address.ip().is_loopback()) {
-        return Err(Fault::new(
-            Kind::Refused,
-            format!("{host} is {}, another machine, and there is no mutual TLS yet", open.ip()),
-        )
-        .hint(
-            "pull through ssh, as HOST:PATH; or use a tunnel: `ssh -L 7420:127.0.0.1:7420 HOST`, then `puller pull 127.0.0.1:7420/NAME`",
-        ));
-    }
-    match tokio::time::timeout(FIRST_ANSWER_WAIT, TcpStream::connect(addresses.as_slice())).await {
-        Ok(Ok(stream)) => {
-            stream.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
-            Ok(stream)
-        }
-        Ok(Err(error)) => Err(unreachable(error.to_string())),
-        Err(_) => Err(unreachable(format!("no answer within {} s", FIRST_ANSWER_WAIT.as_secs()))),
-    }
-}
-
-/// One HTTP/2 connection over `io`. There is never a second one: the connector gives its stream once.
-fn connect<I>(
-    runtime: &Runtime,
-    endpoint: Endpoint,
-    io: I,
-    (received, sent): (Arc<AtomicU64>, Arc<AtomicU64>),
-) -> Result<Channel, Fault>
-where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    runtime.block_on(async {
-        let mut once = Some(Counted { io, received, sent });
-        let connector = tower::service_fn(move |_| {
-            let io =
-                once.take().map(TokioIo::new).ok_or_else(|| std::io::Error::other("the connection is gone"));
-            async move { io }
-        });
-        let connecting =
-            tokio::time::timeout(FIRST_ANSWER_WAIT, endpoint.connect_with_connector(connector)).await;
-        let unreachable =
-            |why: String| Fault::new(Kind::Unreachable, format!("the agent cannot be talked to: {why}"));
-        connecting
-            .map_err(|_| unreachable("no answer".to_owned()))?
-            .map_err(|error| unreachable(error.to_string()))
-    })
-}
-
 /// The events of one pull, one after the other.
 pub struct Events<'client> {
     runtime: &'client Runtime,
-    ssh: &'client mut Option<Ssh>,
+    way: &'client mut Way,
     replies: Streaming<pb::PullReply>,
     requests: Sender<pb::PullRequest>,
     hashes: Option<HashList<File>>,
@@ -397,7 +396,7 @@ impl Events<'_> {
             let message = message.and_then(|message| {
                 message.ok_or_else(|| Fault::new(Kind::Lost, "the agent ended the pull before it was done"))
             });
-            let message = message.map_err(|fault| explained(self.ssh, fault))?;
+            let message = message.map_err(|fault| self.way.explain(fault))?;
             match Event::decode(message)? {
                 Event::NeedHashes => self.send_hashes()?,
                 event => return Ok(event),
@@ -454,46 +453,4 @@ fn first_answer<T>(
 fn silent(wait: Duration) -> Fault {
     Fault::new(Kind::Lost, format!("the agent said nothing for {} s", wait.as_secs()))
         .hint("look at its log, then try again")
-}
-
-/// Counts what goes through a connection, both ways.
-struct Counted<I> {
-    io: I,
-    received: Arc<AtomicU64>,
-    sent: Arc<AtomicU64>,
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
-        polled
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        if let Poll::Ready(Ok(written)) = &polled {
-            self.sent.fetch_add(*written as u64, Ordering::Relaxed);
-        }
-        polled
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }

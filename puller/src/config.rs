@@ -4,6 +4,7 @@ use crate::address::{Address, NAME_RULE, is_name};
 use crate::hooks::Moment;
 use crate::judge::Verify;
 use crate::packing::Pack;
+use crate::paired::is_same;
 use crate::policy::{Policy, Zone};
 use crate::source_dir::SourceDir;
 use crate::ssh::RemoteAgent;
@@ -243,7 +244,7 @@ impl Config {
             if !is_name(name) {
                 return wrong(NAME_RULE.to_owned());
             }
-            match Address::parse(&source.address) {
+            match Address::written(&source.address) {
                 Ok(Some(address)) => {
                     if let Some(other) = addresses.insert(address.key(), name) {
                         return wrong(format!(
@@ -293,7 +294,10 @@ impl Config {
     /// The table of a source in the store, with the name it has there: the one of its name, else the one of its address.
     pub fn table_of(&self, source: &SourceDir) -> Option<(&str, &Source)> {
         let by_name = source.about.name.as_ref().and_then(|name| self.sources.get_key_value(name));
-        let is_at = |table: &&Source| matches!(Address::parse(&table.address), Ok(Some(at)) if at.key() == source.about.key);
+        let own = Address::from_key(&source.about.key);
+        let is_own =
+            |at: Address| at.key() == source.about.key || own.as_ref().is_some_and(|own| is_same(own, &at));
+        let is_at = |table: &&Source| Address::written(&table.address).ok().flatten().is_some_and(is_own);
         let by_address = || self.sources.iter().find(|(_, table)| is_at(table));
         by_name.or_else(by_address).map(|(name, table)| (name.as_str(), table))
     }

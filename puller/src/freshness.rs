@@ -12,7 +12,7 @@ use std::time::Duration;
 pub const RUNS_COUNTED: usize = 30;
 
 /// So far ahead another machine's clock, or a corrected one, may be: a run that is later than this is in the future.
-const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(5);
+pub const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(5);
 
 /// What history and copies say of a source.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,6 @@
 //! `Paired`: an agent that this machine was paired with: where it may be, who it is, and what this machine shows it.
 
-use crate::address::{NAME_RULE, is_name};
+use crate::address::{Address, NAME_RULE, is_name};
 use crate::config::xdg;
 use crate::durable;
 use jiff::Timestamp;
@@ -71,7 +71,8 @@ pub fn dir() -> PathBuf {
     xdg("XDG_CONFIG_HOME", ".config").join("pullback/agents")
 }
 
-fn path_of(name: &str) -> PathBuf {
+/// The file about the agent that is called `name` here.
+pub fn path_of(name: &str) -> PathBuf {
     dir().join(format!("{name}.json"))
 }
 
@@ -149,5 +150,35 @@ impl Paired {
     pub fn remove(&self) -> Result<(), Fault> {
         let path = path_of(&self.name);
         durable::remove(&path).map_err(|error| Fault::io(format!("`{}`", path.display()), &error))
+    }
+}
+
+/// What `typed` means, if it is `AGENT/NAME` or `AGENT` and an agent of that name was paired: an address, and the agent.
+pub fn behind(typed: &str) -> Result<Option<(Address, Paired)>, Fault> {
+    let address = Address::agent(typed).or_else(|| Address::whole_agent(typed));
+    let Some(Address::Agent { agent, .. }) = &address else { return Ok(None) };
+    Ok(address.clone().zip(Paired::read(agent)?))
+}
+
+/// `address`, or, where a paired agent is at its `HOST:PORT`, the same database as that agent's: one source, whichever way it
+/// is typed.
+pub fn meant(address: Address) -> Address {
+    let paired = address.door().and_then(|door| Paired::at(&door));
+    match (paired, address) {
+        (Some(paired), Address::Service { database, .. }) => Address::Agent { agent: paired.name, database },
+        (_, address) => address,
+    }
+}
+
+/// Whether `one` and `other` are the same database: by their keys, or because one is behind a paired agent that is at the
+/// `HOST:PORT` of the other.
+pub fn is_same(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (Address::Agent { agent, database: name }, service @ Address::Service { database, .. })
+        | (service @ Address::Service { database, .. }, Address::Agent { agent, database: name }) => {
+            let is_at = |paired: Paired| service.door().is_some_and(|door| paired.addresses.contains(&door));
+            name == database && Paired::read(agent).ok().flatten().is_some_and(is_at)
+        }
+        _ => one.key() == other.key(),
     }
 }

@@ -7,6 +7,7 @@ use crate::address::Address;
 use crate::content::{self, Form};
 use crate::durable;
 use crate::manifest::Manifest;
+use crate::paired::is_same;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
@@ -165,7 +166,7 @@ impl SourceDir {
                 Fault::new(Kind::Usage, why).hint(format!("`puller pull ADDRESS --name {name}` says it"))
             );
         }
-        let typed = self.about.address.as_ref().and_then(|typed| Address::parse(typed).ok().flatten());
+        let typed = self.about.address.as_ref().and_then(|typed| Address::written(typed).ok().flatten());
         typed.or_else(|| Address::from_key(&self.about.key)).ok_or_else(|| {
             Fault::new(
                 Kind::Io,
@@ -179,11 +180,17 @@ impl SourceDir {
         self.about.key.starts_with(IMPORTED)
     }
 
-    /// Whether `address` is its own: by its key, or, behind ssh, as it was typed last. What was typed may lead elsewhere by now:
-    /// that shows [`Self::path_to_be`]. The near end of a tunnel says nothing of where it leads.
+    /// Whether `address` is its own: by its key, or, behind ssh, as it was typed last, or because a paired agent is at the
+    /// `HOST:PORT` of one of the two. What was typed may lead elsewhere by now: that shows [`Self::path_to_be`]. The near end of a
+    /// tunnel says nothing of where it leads.
     pub fn is_at(&self, address: &Address) -> bool {
-        let as_typed = || self.about.address == Some(address.spelling());
-        self.about.key == address.key() || matches!(address, Address::Ssh { .. }) && as_typed()
+        let by_agent = || Address::from_key(&self.about.key).is_some_and(|own| is_same(&own, address));
+        self.about.key == address.key()
+            || match address {
+                Address::Ssh { .. } => self.about.address == Some(address.spelling()),
+                Address::Agent { .. } | Address::Service { .. } => by_agent(),
+                Address::Local(_) => false,
+            }
     }
 
     /// The path that the agent must tell where `address` is this source only by how it was typed: a link may have changed.
@@ -198,7 +205,7 @@ impl SourceDir {
     pub fn note(&mut self, address: &Address, name: Option<&str>, _lock: &Lock) -> Result<(), Fault> {
         let spelling = match address {
             Address::Ssh { .. } | Address::Service { .. } => Some(address.spelling()),
-            Address::Local(_) => None,
+            Address::Local(_) | Address::Agent { .. } => None,
         };
         let name = self.about.name.clone().or_else(|| name.map(str::to_owned));
         if self.about.address == spelling && self.about.name == name {
@@ -208,9 +215,14 @@ impl SourceDir {
         self.write_about()
     }
 
-    /// A source that has imported copies only is the one at `address` from now on.
+    /// A source that has imported copies only is the one at `address` from now on; and one whose agent was paired since is that
+    /// agent's, wherever the agent may be next.
     pub fn found_at(&mut self, address: &Address, _lock: &Lock) -> Result<(), Fault> {
-        if !self.has_no_address() {
+        let is_paired_now = || {
+            let is_other = self.about.key != address.key();
+            is_other && matches!(address, Address::Agent { .. }) && self.is_at(address)
+        };
+        if !self.has_no_address() && !is_paired_now() {
             return Ok(());
         }
         self.about.key = address.key();

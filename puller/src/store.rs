@@ -13,6 +13,7 @@
 
 use crate::address::{Address, NAME_RULE, is_name};
 use crate::durable;
+use crate::paired::meant;
 use crate::source_dir::{About, IMPORTED, SourceDir, label};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
@@ -244,16 +245,56 @@ impl Store {
         Ok(changed)
     }
 
-    /// The source that a person means by `typed`: a name, a folder (`HOST/STEM`), a folder's STEM, or an address.
+    /// The source that a person means by `typed`: a name, a folder (`HOST/STEM`), a folder's STEM, or an address; or a paired agent
+    /// of which there is one source.
     pub fn named(&self, typed: &str) -> Result<SourceDir, Fault> {
+        let mut found = self.all_named(typed)?;
+        match (found.pop(), found.as_slice()) {
+            (Some(source), []) => Ok(source),
+            (last, _) => {
+                found.extend(last);
+                Err(could_be(typed, &found.iter().collect::<Vec<_>>()))
+            }
+        }
+    }
+
+    /// The same, and all sources of a paired agent where its name is all that was typed. There is one at least.
+    pub fn all_named(&self, typed: &str) -> Result<Vec<SourceDir>, Fault> {
+        let unknown = match self.called(typed) {
+            Err(fault) if fault.kind == Kind::Unknown => fault,
+            found => return found.map(|source| vec![source]),
+        };
+        let below = self.behind(typed)?;
+        if below.is_empty() { Err(unknown) } else { Ok(below) }
+    }
+
+    /// The sources behind the paired agent that `typed` names.
+    fn behind(&self, typed: &str) -> Result<Vec<SourceDir>, Fault> {
+        let Some(Address::Agent { agent: wanted, .. }) = Address::whole_agent(typed) else {
+            return Ok(Vec::new());
+        };
+        let is_behind = |source: &SourceDir| matches!(Address::from_key(&source.about.key), Some(Address::Agent { agent, .. }) if agent == wanted);
+        Ok(self.sources()?.known.into_iter().filter(is_behind).collect())
+    }
+
+    /// As [`Self::named`], without those that are meant by their agent's name alone.
+    pub fn called(&self, typed: &str) -> Result<SourceDir, Fault> {
         let Sources { known: sources, damaged } = self.sources()?;
-        let address = Address::parse(typed).ok().flatten();
+        let address = Address::parse(typed).ok().flatten().map(meant);
+        let agent = Address::agent(typed);
+        let is_agents = |source: &SourceDir| agent.as_ref().is_some_and(|agent| source.is_at(agent));
         let address = address.unwrap_or_else(|| Address::Local(typed.into()));
         let (key, spelling) = (address.key(), address.spelling());
+        let is_addressed = |source: &SourceDir| {
+            let is_paired = matches!(address, Address::Agent { .. }) && source.is_at(&address);
+            source.about.key == key || is_paired || is_agents(source)
+        };
+        // A folder may be called as the database of an agent that another folder has.
+        let is_labelled = |source: &SourceDir| source.label() == typed || is_agents(source);
         let ways: [&dyn Fn(&SourceDir) -> bool; 5] = [
             &|source| source.about.name.as_deref() == Some(typed),
-            &|source| source.label() == typed,
-            &|source| source.about.key == key,
+            &is_labelled,
+            &is_addressed,
             &|source| source.about.address.as_ref() == Some(&spelling),
             &|source| source.stem() == typed,
         ];
@@ -262,15 +303,7 @@ impl Store {
             match found.as_slice() {
                 [] => {}
                 [one] => return Ok((*one).clone()),
-                many => {
-                    let labels: Vec<String> =
-                        many.iter().map(|source| format!("`{}`", source.label())).collect();
-                    return Err(Fault::new(
-                        Kind::Usage,
-                        format!("`{typed}` could be {}", labels.join(" or ")),
-                    )
-                    .hint("name one of them"));
-                }
+                many => return Err(could_be(typed, many)),
             }
         }
         damaged
@@ -379,6 +412,19 @@ pub fn around(path: &Path) -> Option<PathBuf> {
         _ => Path::new(".").canonicalize().ok(),
     })?;
     dir.ancestors().find(|dir| dir.join(MARKER).exists()).map(Path::to_owned)
+}
+
+/// A label that is `typed` itself would be as unclear the next time: then the address is shown.
+fn could_be(typed: &str, sources: &[&SourceDir]) -> Fault {
+    let spelling = |source: &&SourceDir| match (source.label(), source.address()) {
+        (label, Ok(address)) if label == typed && !matches!(address, Address::Agent { .. }) => {
+            address.to_string()
+        }
+        (label, _) => label,
+    };
+    let spellings: Vec<String> = sources.iter().map(|source| format!("`{}`", spelling(source))).collect();
+    Fault::new(Kind::Usage, format!("`{}` could be {}", printable(typed, 200), spellings.join(" or ")))
+        .hint("name one of them")
 }
 
 fn taken(address: &Address, by: &SourceDir) -> Fault {

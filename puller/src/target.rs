@@ -1,8 +1,9 @@
 //! A source as it was asked for: where it is, what it is called, and what the configuration says of it.
 
-use crate::address::Address;
+use crate::address::{Address, is_database_name};
 use crate::client::Client;
 use crate::config::{self, Config};
+use crate::paired::{Paired, behind, is_same, meant};
 use crate::source_dir::SourceDir;
 use crate::ssh::Door;
 use crate::store::{Sources, Store};
@@ -25,6 +26,9 @@ pub struct Target {
     pub settings: Option<config::Source>,
 }
 
+/// Databases of one agent that are pulled because of its name alone.
+const DATABASES_MAX: usize = 1000;
+
 /// A source that was asked for, or what it was called and why it cannot be told which.
 pub type Asked = Result<Target, (String, Fault)>;
 
@@ -41,42 +45,39 @@ pub struct Met {
 }
 
 impl Target {
-    /// What `typed` means: an address, a name of the configuration, one that the store knows, or a file here, in this order;
-    /// two readings are an error.
+    /// What `typed` means: an address, a name of the configuration, one that the store knows, a paired agent or a database of one,
+    /// or a file here, in this order; two readings are an error.
     pub fn read(typed: &str, config: &Config, store: Option<&Store>) -> Result<Self, Fault> {
         if let Some(address) = Address::parse(typed)? {
-            return Ok(Self::at(typed, address, config));
+            return Ok(Self::at(typed, meant(address), config));
         }
-        let file = Path::new(typed).symlink_metadata().is_ok().then(|| Address::Local(typed.into()));
         let named = match config.sources.get(typed) {
             Some(source) => Ok(Self::configured(typed, source)?),
-            None => match store.map(|store| store.named(typed)) {
-                Some(Ok(source)) => Ok(Self::stored(typed, &source, config)?),
-                Some(Err(fault)) => Err(fault),
-                None => Err(Fault::new(Kind::Unknown, "there is no store yet")),
-            },
-        };
-        match (named, file) {
-            (Ok(named), None) => Ok(named),
-            (Ok(named), Some(file)) if named.address.key() == file.key() => Ok(named),
-            (Ok(named), Some(_)) => {
-                Err(Fault::new(Kind::Usage, format!("`{typed}` is a file here and the name of a source"))
-                    .hint(format!("write `./{typed}` for the file, or `{}` for the source", named.address)))
+            None => match (store, behind(typed)?) {
+                (Some(store), Some((address, _))) if address.is_whole_agent() => store.called(typed),
+                (Some(store), _) => store.named(typed),
+                (None, _) => Err(Fault::new(Kind::Unknown, "there is no store yet")),
             }
-            (Err(_), Some(file)) => Ok(Self::at(typed, file, config)),
-            (Err(fault), None) if fault.kind != Kind::Unknown => Err(fault),
-            (Err(fault), None) => Err(Fault::new(
-                Kind::Missing,
-                format!("`{}` is no file here and no source that is known", printable(typed, 200)),
-            )
-            .hint(match fault.hint.is_empty() {
-                true => {
-                    "name a database file, HOST:PATH behind ssh, or HOST:PORT/NAME of an agent's database"
-                        .to_owned()
-                }
-                false => fault.hint,
-            })),
+            .and_then(|source| Self::stored(typed, &source, config)),
+        };
+        let addresses = Readings::of(typed)?;
+        match named {
+            Ok(named) => addresses.beside(&named.address).map(|()| named),
+            Err(fault) => match addresses.only()? {
+                Some(address) => Ok(Self::at(typed, address, config)),
+                None if fault.kind != Kind::Unknown => Err(fault),
+                None => Err(unknown(typed, fault)),
+            },
         }
+    }
+
+    /// The databases of the agent that this one names without any of them, each a target; what is none is told by what it is
+    /// called. What `door` leads to is asked.
+    pub fn each(&self, config: &Config, door: &Door) -> Result<Vec<Asked>, Fault> {
+        let Address::Agent { agent, .. } = &self.address else { return Ok(vec![Ok(self.clone())]) };
+        let databases = Client::open(&self.address, door)?.info(false)?.databases;
+        let names: Vec<String> = databases.into_iter().map(|database| database.name).collect();
+        each_of(agent, &names, config)
     }
 
     /// The sources of the configuration; where it names none, those that the store knows.
@@ -161,7 +162,9 @@ impl Target {
             }
             return Ok(Some(source));
         }
-        let by_key = sources.into_iter().find(is_there);
+        let key = self.address.key();
+        let by_key = sources.iter().find(|source| source.about.key == key).cloned();
+        let by_key = by_key.or_else(|| sources.into_iter().find(is_there));
         match (by_key.as_ref().and_then(|source| source.about.name.as_deref()), &self.name) {
             (Some(_), Some(_)) if self.is_apart => Ok(None),
             (Some(known), Some(name)) => Err(Fault::new(
@@ -184,9 +187,9 @@ impl Target {
     }
 
     fn at(typed: &str, address: Address, config: &Config) -> Self {
-        let key = address.key();
         let is_it = |source: &config::Source| {
-            Address::parse(&source.address).ok().flatten().is_some_and(|address| address.key() == key)
+            let written = Address::written(&source.address).ok().flatten();
+            written.is_some_and(|written| is_same(&written, &address))
         };
         let configured = config.sources.iter().find(|(_, source)| is_it(source));
         let (name, settings) = match configured {
@@ -197,7 +200,7 @@ impl Target {
     }
 
     fn configured(name: &str, source: &config::Source) -> Result<Self, Fault> {
-        let address = Address::parse(&source.address)?;
+        let address = Address::written(&source.address)?.map(meant);
         let address = address.ok_or_else(|| {
             Fault::new(Kind::Config, format!("`{}` is no address", printable(&source.address, 200)))
         })?;
@@ -211,7 +214,128 @@ impl Target {
     }
 
     fn stored(typed: &str, source: &SourceDir, config: &Config) -> Result<Self, Fault> {
-        let about = Self::at(typed, source.address()?, config);
+        let about = Self::at(typed, meant(source.address()?), config);
         Ok(Self { name: source.about.name.clone().or(about.name), ..about })
     }
+}
+
+/// The address that `typed` is, if it is one: with a door, of a paired agent's database, or a file here that needs no `./`.
+pub fn address_of(typed: &str) -> Result<Option<Address>, Fault> {
+    match Address::parse(typed)? {
+        Some(address) => Ok(Some(meant(address))),
+        None => Readings::of(typed)?.only(),
+    }
+}
+
+/// What a text may mean that [`Address::parse`] finds no door in.
+struct Readings<'a> {
+    typed: &'a str,
+    file: Option<Address>,
+    agent: Option<(Address, Paired)>,
+}
+
+impl<'a> Readings<'a> {
+    fn of(typed: &'a str) -> Result<Self, Fault> {
+        // No database is a folder: what ends in a slash is not meant as a file where it is an agent.
+        let agent = behind(typed)?;
+        let is_file =
+            !(agent.is_some() && typed.ends_with('/')) && Path::new(typed).symlink_metadata().is_ok();
+        Ok(Self { typed, file: is_file.then(|| Address::Local(typed.into())), agent })
+    }
+
+    /// The one that there is.
+    fn only(self) -> Result<Option<Address>, Fault> {
+        match (&self.file, &self.agent) {
+            (Some(_), Some(_)) => Err(self.unclear(None)),
+            (file, agent) => Ok(file.clone().or(agent.clone().map(|(address, _)| address))),
+        }
+    }
+
+    /// That the source at `named` is not called as something else.
+    fn beside(&self, named: &Address) -> Result<(), Fault> {
+        let is_other = |address: &Address| !is_same(address, named);
+        let other_file = self.file.as_ref().is_some_and(is_other);
+        let other_agent = self.agent.as_ref().is_some_and(|(address, _)| is_other(address));
+        if other_file || other_agent { Err(self.unclear(Some(named))) } else { Ok(()) }
+    }
+
+    fn unclear(&self, named: Option<&Address>) -> Fault {
+        let Self { typed, file, agent } = self;
+        let (mut readings, mut spellings) = (Vec::new(), Vec::new());
+        if file.is_some() {
+            readings.push("a file here".to_owned());
+            spellings.push(format!("`./{}` for the file", printable(typed, 200)));
+        }
+        if let Some(named) = named {
+            readings.push("the name of a source".to_owned());
+            spellings.push(format!("`{named}` for the source"));
+        }
+        if let Some((Address::Agent { agent, database }, paired)) = agent
+            && named.is_none_or(|named| Some(named) != self.agent.as_ref().map(|(address, _)| address))
+        {
+            let what = if database.is_empty() { "an agent" } else { "a database of an agent" };
+            readings.push(format!("{what} that is paired here"));
+            spellings.push(match (database.is_empty(), paired.addresses.first()) {
+                (false, Some(door)) => format!("`{}/{database}` for the agent's", printable(door, 200)),
+                _ => format!("`{agent}/{database}` for the agent's"),
+            });
+        }
+        Fault::new(Kind::Usage, format!("`{}` is {}", printable(typed, 200), readings.join(" and ")))
+            .hint(format!("write {}", spellings.join(", or ")))
+    }
+}
+
+/// Those of the `names` that `agent` told that are names. A name is all that is taken of what it told.
+fn each_of(agent: &str, names: &[String], config: &Config) -> Result<Vec<Asked>, Fault> {
+    if names.is_empty() {
+        return Err(Fault::new(Kind::Missing, format!("agent `{agent}` has no database"))
+            .hint("give it one there: `pullback-agent init --database PATH`"));
+    }
+    let asked = |name: &String| match is_database_name(name) {
+        true => {
+            let address = Address::Agent { agent: agent.to_owned(), database: name.clone() };
+            Ok(Target::at(&address.to_string(), address, config))
+        }
+        false => {
+            let called = format!("{agent}/{}", printable(name, 80));
+            let why = format!("agent `{agent}` tells of a database that no agent may call so");
+            Err((
+                called,
+                Fault::new(Kind::Protocol, why)
+                    .hint("the others are not touched by it; look at that agent's configuration"),
+            ))
+        }
+    };
+    let too_many = (names.len() > DATABASES_MAX).then(|| {
+        let why = format!(
+            "agent `{agent}` tells of {} databases, and no more than {DATABASES_MAX} are taken",
+            names.len()
+        );
+        Err((
+            agent.to_owned(),
+            Fault::new(Kind::Protocol, why).hint("name those that are meant, as AGENT/NAME"),
+        ))
+    });
+    Ok(names.iter().take(DATABASES_MAX).map(asked).chain(too_many).collect())
+}
+
+fn unknown(typed: &str, fault: Fault) -> Fault {
+    let hint = match (Address::agent(typed), fault.hint.is_empty()) {
+        (Some(Address::Agent { agent, .. }), _) => {
+            format!(
+                "if it is of an agent, pair with that first: no agent `{agent}` is paired here (`puller pair`); {}",
+                fault.hint
+            )
+        }
+        (_, true) => {
+            "name a database file, HOST:PATH behind ssh, AGENT/NAME or HOST:PORT/NAME of an agent's database"
+                .to_owned()
+        }
+        (_, false) => fault.hint,
+    };
+    Fault::new(
+        Kind::Missing,
+        format!("`{}` is no file here and no source that is known", printable(typed, 200)),
+    )
+    .hint(hint.trim_end_matches("; ").to_owned())
 }

@@ -32,11 +32,21 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
             notify(&[sd_notify::NotifyState::Stopping]);
             tracing::info!("stopping");
         };
-        let served = pullback_agent::serve::serve(config, listener, stop).await;
-        served.map_err(|error| Fault::new(Kind::Io, format!("{error:#}")))
+        if let Some(limit) = sd_notify::watchdog_enabled() {
+            tokio::spawn(keep_alive(limit));
+        }
+        pullback_agent::serve::serve(config, listener, stop).await
     })?;
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     Ok(0)
+}
+
+/// Tells systemd that connections are carried still; without that for `limit`, it starts the agent anew.
+async fn keep_alive(limit: std::time::Duration) {
+    loop {
+        notify(&[sd_notify::NotifyState::Watchdog]);
+        tokio::time::sleep(limit / 2).await;
+    }
 }
 
 fn notify(states: &[sd_notify::NotifyState<'_>]) {

@@ -18,8 +18,7 @@ pub(crate) fn run(cli: &Cli, only: &[PathBuf]) -> Result<u8, Fault> {
         these => Databases::Only(these.to_vec()),
     };
     let runtime = super::runtime()?;
-    let served =
-        runtime.block_on(pullback_agent::serve::serve_stdio(config.settings, databases, config.pulls_max));
+    let served = runtime.block_on(pullback_agent::serve::serve_stdio(config, databases));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     served.map(|()| 0).map_err(|error| Fault::new(Kind::Io, format!("{error:#}")))
 }

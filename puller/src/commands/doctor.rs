@@ -9,9 +9,10 @@ use pullback_shared::text::printable;
 use puller::address::Address;
 use puller::client::Client;
 use puller::config::{Config, job_logs, known_stores};
-use puller::freshness::length;
+use puller::freshness::{CLOCK_SLACK, length};
 use puller::job_log::JobLog;
 use puller::manifest::{Level, Manifest};
+use puller::paired::{Paired, meant, path_of};
 use puller::schedule::JobName;
 use puller::scheduler::Scheduler;
 use puller::source_dir::{SourceDir, StoredCopy};
@@ -28,6 +29,9 @@ const HOLD_LONG: Duration = Duration::from_secs(5);
 
 /// A full check that is longer ago is worth a word: `--verify auto` makes one every week.
 const FULL_CHECK_OLD: Duration = Duration::from_secs(30 * 86_400);
+
+/// A certificate that ends sooner is worth a word.
+const CERTIFICATE_ENDS: Duration = Duration::from_secs(90 * 86_400);
 
 /// What `doctor` is to look at.
 #[derive(clap::Args)]
@@ -126,6 +130,7 @@ fn examine(
         }
         of_other_stores(&root, findings);
         of_schedule(findings);
+        of_paired(now, findings);
     }
     let sources = store.as_ref().map_or(Ok(Sources::default()), Store::sources);
     let Sources { known: sources, damaged } = sources.unwrap_or_else(|fault| {
@@ -229,6 +234,55 @@ fn of_other_stores(root: &Path, findings: &mut Findings) {
     }
 }
 
+/// The agents that this machine was paired with: who else could show what it shows them, and how long they take it.
+fn of_paired(now: Timestamp, findings: &mut Findings) {
+    for paired in Paired::all() {
+        let paired = match paired {
+            Ok(paired) => paired,
+            Err(fault) => {
+                findings.fault(None, &fault);
+                continue;
+            }
+        };
+        let (name, role, file) = (&paired.name, paired.role, path_of(&paired.name));
+        let again = format!("pair again: `puller pair CODE --replace {name}`");
+        let mode = file.metadata().map_or(0, |metadata| metadata.permissions().mode() & 0o777);
+        if mode & 0o077 != 0 {
+            let shown = file.display();
+            findings.add(
+                State::Fail,
+                None,
+                format!("agent {name}: its file has mode {mode:03o}: others may read the key, and pull in your name"),
+                format!("`chmod 600 {shown}`; if somebody may have read it, `pullback-agent peers revoke` there, and {again}"),
+            );
+        }
+        let left = Duration::try_from(paired.expires_at.duration_since(now));
+        match left {
+            Err(_) => findings.add(
+                State::Fail,
+                None,
+                format!("agent {name}: the certificate ended at {}", paired.expires_at),
+                again,
+            ),
+            Ok(left) if left < CERTIFICATE_ENDS => findings.add(
+                State::Warn,
+                None,
+                format!("agent {name}: the certificate ends in {}", length(left)),
+                again,
+            ),
+            Ok(_) => findings.add(
+                State::Ok,
+                None,
+                format!(
+                    "agent {name} is paired, role {}, until {}",
+                    role.word(), paired.expires_at.strftime("%Y-%m-%d")
+                ),
+                "",
+            ),
+        }
+    }
+}
+
 /// The jobs that are installed, and how they last ended.
 fn of_schedule(findings: &mut Findings) {
     let mut jobs = 0;
@@ -266,7 +320,7 @@ fn of_never_pulled(name: &str, config: &Config, asked: &Doctor, findings: &mut F
         format!("`puller pull {name}`"),
     );
     let Some(table) = config.about(Some(name)) else { return };
-    if let Ok(Some(address)) = Address::parse(&table.address) {
+    if let Ok(Some(address)) = Address::written(&table.address).map(|address| address.map(meant)) {
         let reply = ask(&address, config, Some(name), asked);
         of_agent(name, &address, reply, None, table.optional, findings);
     }
@@ -293,6 +347,7 @@ fn of_source(source: &SourceDir, config: &Config, asked: &Doctor, now: Timestamp
     let newest = copies.iter().rev().find_map(|copy| copy.manifest.as_ref().ok());
     match source.address() {
         Ok(address) => {
+            let address = meant(address);
             if let Some((table, settings)) = table {
                 of_table(source, &address, table, &settings.address, findings);
             }
@@ -312,7 +367,7 @@ fn of_table(source: &SourceDir, address: &Address, table: &str, configured: &str
     let name = source.shown();
     // Of two places behind ssh nobody knows here: paths have many spellings there.
     let may_be_one = |at: &Address| matches!((at, address), (Address::Ssh { .. }, Address::Ssh { .. }));
-    let configured_at = Address::parse(configured).ok().flatten();
+    let configured_at = Address::written(configured).ok().flatten();
     if configured_at.is_some_and(|at| !source.is_at(&at) && !may_be_one(&at)) {
         findings.add(
             State::Fail,
@@ -399,6 +454,7 @@ fn of_agent(
         }
         Err(fault) => return findings.fault(Some(name), &fault),
     };
+    of_clock(name, reply.now, findings);
     let Some(database) = reply.databases.first() else { return };
     if let Some(problem) = database.problem.clone().map(Fault::decode) {
         return findings.fault(Some(name), &problem);
@@ -416,6 +472,23 @@ fn of_agent(
         ),
     }
     of_journal(name, database, newest, findings);
+}
+
+/// An agent of an earlier release does not tell its time: 0.
+fn of_clock(name: &str, told: i64, findings: &mut Findings) {
+    let Ok(now) = puller::clock::now() else { return };
+    let apart = now.as_second().saturating_sub(told);
+    if told == 0 || apart.unsigned_abs() <= CLOCK_SLACK.as_secs().unsigned_abs() {
+        return;
+    }
+    let by = length(Duration::from_secs(apart.unsigned_abs()));
+    let way = if apart > 0 { "behind" } else { "ahead of" };
+    findings.add(
+        State::Warn,
+        Some(name),
+        format!("the agent's clock is {by} {way} this machine's"),
+        "see which of the two is wrong, and set it: `timedatectl` on a Linux machine says whether it is set over the network",
+    );
 }
 
 fn of_journal(name: &str, database: &pb::DatabaseInfo, newest: Option<&Manifest>, findings: &mut Findings) {

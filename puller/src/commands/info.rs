@@ -7,6 +7,7 @@ use pullback_shared::pb;
 use pullback_shared::text::printable;
 use puller::address::Address;
 use puller::client::Client;
+use puller::config::Config;
 use puller::plan;
 use puller::proof;
 use puller::pull;
@@ -47,8 +48,41 @@ pub(crate) fn run(cli: &Cli, typed: Option<&str>, tables: bool, door: &Door) -> 
     let config = super::read_config(cli)?;
     let store = Store::open(&super::store_path(cli, &config)).ok();
     let target = Target::read(typed, &config, store.as_ref())?;
-    let door = super::door(door, &config, target.name.as_deref(), TIMEOUT)?;
-    let met = target.meet(store.as_ref(), &door)?;
+    if !target.address.is_whole_agent() {
+        return of_target(cli, target, &config, store.as_ref(), tables, door);
+    }
+    let at_agent = super::door(door, &config, None, TIMEOUT)?;
+    let mut codes = Vec::new();
+    for asked in target.each(&config, &at_agent)? {
+        let code = match asked {
+            Ok(target) => of_target(cli, target, &config, store.as_ref(), tables, door),
+            Err((_, fault)) => Err(fault),
+        };
+        codes.push(code.unwrap_or_else(|fault| {
+            if cli.common.json {
+                super::print_fault(&fault);
+            }
+            super::say_fault(&fault);
+            fault.kind.exit()
+        }));
+    }
+    match codes.as_slice() {
+        [code] => Ok(*code),
+        codes if codes.iter().all(|code| *code == 0) => Ok(0),
+        _ => Ok(Kind::Partly.exit()),
+    }
+}
+
+fn of_target(
+    cli: &Cli,
+    target: Target,
+    config: &Config,
+    store: Option<&Store>,
+    tables: bool,
+    door: &Door,
+) -> Result<u8, Fault> {
+    let door = super::door(door, config, target.name.as_deref(), TIMEOUT)?;
+    let met = target.meet(store, &door)?;
     let client = met.client.map_or_else(|| Client::open(&target.address, &door), Ok)?;
     let look = ask(target.address, client, met.source.as_ref(), tables)?;
     match cli.common.json {

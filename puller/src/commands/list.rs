@@ -17,7 +17,9 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, long: bool) -> Result<u8, Fau
         one(cli, source, long).map(|()| 0)
     };
     let code = match source {
-        Some(source) => list(&store.named(source)?)?,
+        Some(source) => {
+            store.all_named(source)?.iter().try_fold(0, |worst: u8, source| Ok::<u8, Fault>(worst.max(list(source)?)))?
+        }
         None => super::with_each_source(&store, &mut list)?,
     };
     if count == 0 && code == 0 && !cli.common.json && !cli.common.quiet {

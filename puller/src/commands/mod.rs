@@ -20,6 +20,7 @@ mod list;
 pub(crate) mod notify;
 pub(crate) mod open;
 mod pages;
+pub(crate) mod pair;
 pub(crate) mod pin;
 mod progress;
 mod pull;
@@ -76,6 +77,8 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         Command::Accept { source, copy } => accept::run(cli, source, copy),
         Command::Pin(asked) => pin::run(cli, asked, true),
         Command::Unpin(asked) => pin::run(cli, asked, false),
+        Command::Pair(asked) => pair::run(cli, asked),
+        Command::Unpair(asked) => pair::unpair(cli, asked),
         Command::Schedule(asked) => schedule::run(cli, asked),
         Command::Config { what } => config::run(cli, what),
         Command::Notify { what } => notify::run(cli, what),

@@ -49,8 +49,8 @@ pub(crate) fn run(cli: &Cli, asked: &Pull) -> Result<u8, Fault> {
 }
 
 fn every_one(cli: &Cli, asked: &Pull, config: &Config, tell: &Tell) -> Result<u8, Fault> {
-    let targets = targets(cli, asked, config)?;
     let pull = Pulls { cli, asked, config, tell, opening: Mutex::new(()) };
+    let targets = pull.each_of_agents(targets(cli, asked, config)?)?;
     let mut reporter = Reporter::new(cli, config, asked, targets.len());
     match asked.dry_run {
         true => targets.into_iter().for_each(|target| reporter.planned(&pull.plan(target))),
@@ -77,10 +77,7 @@ fn targets(cli: &Cli, asked: &Pull, config: &Config) -> Result<Vec<Asked>, Fault
             None => target,
         })
     };
-    // Whoever types a source twice, or in two spellings, means one pull.
-    let mut addresses = HashSet::new();
-    let is_new = |asked: &Asked| asked.as_ref().map_or(true, |target| addresses.insert(target.address.key()));
-    Ok(asked.sources.iter().map(read).filter(is_new).collect())
+    Ok(asked.sources.iter().map(read).collect())
 }
 
 /// What is the same for all sources of one command.
@@ -94,6 +91,33 @@ struct Pulls<'a> {
 }
 
 impl Pulls<'_> {
+    /// `targets`, with each database of an agent that was asked for as a whole. Whoever types a source twice, or in two spellings,
+    /// means one pull.
+    fn each_of_agents(&self, targets: Vec<Asked>) -> Result<Vec<Asked>, Fault> {
+        let mut each = Vec::new();
+        for target in targets {
+            match target {
+                Ok(target) if target.address.is_whole_agent() && self.asked.name.is_some() => {
+                    let why = format!("`{}` is an agent, and `--name` is for one source", target.typed);
+                    return Err(Fault::new(Kind::Usage, why).hint("name one of its databases, as AGENT/NAME"));
+                }
+                Ok(target) if target.address.is_whole_agent() => {
+                    let asked =
+                        self.door(&target).and_then(|door| self.again(|| target.each(self.config, &door)));
+                    each.extend(asked.unwrap_or_else(|fault| vec![Err((target.typed, fault))]));
+                }
+                target => each.push(target),
+            }
+        }
+        let mut addresses = HashSet::new();
+        let is_new = |asked: &Asked| match asked {
+            Ok(target) => self.asked.all || addresses.insert(target.address.key()),
+            Err(_) => true,
+        };
+        each.retain(is_new);
+        Ok(each)
+    }
+
     /// Pulls all of them, some at a time, and tells the reporter of each as it ends. One that fails stops no other.
     fn all(&self, targets: Vec<Asked>, reporter: &mut Reporter<'_>) {
         let jobs = self.asked.jobs.or(self.config.jobs).map_or(JOBS, u16::from);

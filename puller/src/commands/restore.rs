@@ -15,10 +15,12 @@ use pullback_shared::text::printable;
 use puller::address::{Address, absolute};
 use puller::clock;
 use puller::config::Config;
+use puller::paired::meant;
 use puller::restore::{self, Restored};
 use puller::restore_record::Record;
 use puller::source_dir::{SourceDir, StoredCopy};
 use puller::store::{self, Store};
+use puller::target;
 use puller::verify;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -78,7 +80,7 @@ pub(crate) fn run(cli: &Cli, asked: &Restore) -> Result<u8, Fault> {
     let copy = copy_of(asked, &config, &source)?;
     let address = match &asked.to {
         Some(to) => place_of(to, &store)?,
-        None => source.address()?,
+        None => meant(source.address()?),
     };
     if let Address::Local(path) = &address {
         if let Some(store) = store::around(path) {
@@ -153,9 +155,9 @@ fn time_of(typed: &str, zone: &TimeZone) -> Result<Timestamp, Fault> {
 
 /// Where `to` is: any spelling of an address, else a file here, but not one that is called as a source of another place.
 fn place_of(to: &str, store: &Store) -> Result<Address, Fault> {
-    let typed = Address::parse(to)?;
-    let is_name = typed.is_none();
-    let address = typed.unwrap_or_else(|| Address::Local(PathBuf::from(to)));
+    let is_name = Address::parse(to)?.is_none();
+    let address = target::address_of(to)?.filter(|address| !address.is_whole_agent());
+    let address = address.unwrap_or_else(|| Address::Local(PathBuf::from(to)));
     let Address::Local(path) = &address else { return Ok(address) };
     if path.symlink_metadata().is_ok() {
         return Ok(address);

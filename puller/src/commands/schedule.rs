@@ -12,6 +12,7 @@ use puller::address::{Address, absolute};
 use puller::clock;
 use puller::config::{Config, job_logs};
 use puller::job_log::{JobLog, RunLine};
+use puller::paired::behind;
 use puller::policy::{Count, Policy, Rules};
 use puller::rotation::{self, Facts};
 use puller::schedule::{self, Job, JobName, When};
@@ -207,7 +208,10 @@ fn from_anywhere(typed: &str, config: &Config) -> Result<String, Fault> {
     match Address::parse(typed)? {
         Some(Address::Local(path)) => schedule::text_of(&absolute(&path)),
         Some(_) => Ok(typed.to_owned()),
-        None if !config.sources.contains_key(typed) && Path::new(typed).is_file() => {
+        None if !config.sources.contains_key(typed)
+            && behind(typed)?.is_none()
+            && Path::new(typed).is_file() =>
+        {
             schedule::text_of(&absolute(Path::new(typed)))
         }
         None => Ok(typed.to_owned()),

@@ -9,8 +9,8 @@ use puller::client::Client;
 use puller::history;
 use puller::source_dir::{SourceDir, StoredCopy};
 use puller::store::Store;
+use puller::target;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::Duration;
 
 /// How long an agent may give no sign of life while it is asked.
@@ -108,12 +108,15 @@ fn about_the_configuration(cli: &Cli, old: &SourceDir, new: &str) -> Result<(), 
 
 /// What is typed as an address; a file that is there needs no `./`.
 fn address_of(typed: &str) -> Result<Address, Fault> {
-    match Address::parse(typed)? {
+    match target::address_of(typed)? {
+        Some(address) if address.is_whole_agent() => {
+            Err(Fault::new(Kind::Usage, format!("`{}` is an agent, not a database", printable(typed, 200)))
+                .hint("name the database too, as AGENT/NAME"))
+        }
         Some(address) => Ok(address),
-        None if Path::new(typed).symlink_metadata().is_ok() => Ok(Address::Local(typed.into())),
         None => {
             Err(Fault::new(Kind::Usage, format!("`{}` is a name, not an address", printable(typed, 200)))
-                .hint("write a path as /…, ./… or ~/…, or a database behind an agent as HOST:PORT/NAME, or behind ssh as HOST:PATH"))
+                .hint("write a path as /…, ./… or ~/…, or a database behind an agent as AGENT/NAME of a paired one or HOST:PORT/NAME, or behind ssh as HOST:PATH"))
         }
     }
 }

@@ -70,10 +70,11 @@ fn rows(store: &Store, config: &Config, asked: &Status, now: Timestamp) -> Resul
         return Ok(of_each.chain(never.into_iter().map(of_table)).collect());
     }
     let named = |typed: &String| match never.contains(&typed.as_str()) {
-        true => Ok(of_table(typed)),
-        false => Ok(of_source(&store.named(typed)?)),
+        true => Ok(vec![of_table(typed)]),
+        false => Ok(store.all_named(typed)?.iter().map(of_source).collect()),
     };
-    asked.sources.iter().map(named).collect()
+    let rows: Result<Vec<Vec<Row>>, Fault> = asked.sources.iter().map(named).collect();
+    Ok(rows?.into_iter().flatten().collect())
 }
 
 impl Row {

@@ -1,0 +1,228 @@
+//! The way to an agent over TCP: which of its addresses leads there, and one HTTP/2 connection over whatever was found.
+
+use crate::tls::{Attempt, Showing, of_alert, server_name};
+use hyper_util::rt::TokioIo;
+use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::text::printable;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long an agent is waited for to take a connection and to answer for the first time.
+pub const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(4);
+
+/// Between the first tries of two addresses of one agent: on most days the first is the right one.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// TCP to `host`, which must be this machine: what is not within TLS goes no further.
+pub async fn plain(host: &str, port: u16) -> Result<TcpStream, Fault> {
+    let shown = printable(host, 200);
+    let unreachable = |why: String| {
+        Fault::new(Kind::Unreachable, format!("no agent at {shown}:{port}: {why}"))
+            .hint("is the agent running there (`pullback-agent serve`), and is the address right?")
+    };
+    let addresses: Vec<SocketAddr> =
+        lookup_host((host, port)).await.map_err(|error| unreachable(error.to_string()))?.collect();
+    if let Some(open) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+        return Err(Fault::new(
+            Kind::Refused,
+            format!("{shown} is {}, another machine, and this one is not paired with an agent at {shown}:{port}", open.ip()),
+        )
+        .hint("`pullback-agent pair` there gives a code, for `puller pair CODE` here; or pull through ssh, as HOST:PATH"));
+    }
+    connected(&addresses).await.map_err(unreachable)
+}
+
+async fn connected(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
+    match timeout(FIRST_ANSWER_WAIT, TcpStream::connect(addresses)).await {
+        Ok(Ok(stream)) => {
+            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            Ok(stream)
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", FIRST_ANSWER_WAIT.as_secs())),
+    }
+}
+
+/// TLS to the agent that `showing` means, by the first of `addresses` (`HOST:PORT`) that leads to it; which one it was.
+pub async fn agent(addresses: &[String], showing: &Showing) -> Result<(TlsStream<TcpStream>, String), Fault> {
+    let mut tries = JoinSet::new();
+    for (number, address) in (0..).zip(addresses) {
+        let (address, showing) = (address.clone(), showing.clone());
+        tries.spawn(async move {
+            sleep(STAGGER * number).await;
+            attempt(&address, showing).await.map(|stream| (stream, address))
+        });
+    }
+    let mut faults = Vec::new();
+    while let Some(tried) = tries.join_next().await {
+        match tried {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(fault)) => faults.push(fault),
+            Err(error) => faults.push(Fault::new(Kind::Internal, format!("a try ended: {error}"))),
+        }
+    }
+    // Somebody who answers and is another one is news; an address of last month's network that nobody answers at is none.
+    let worst = faults.iter().position(|fault| fault.kind != Kind::Unreachable);
+    match worst {
+        Some(at) => Err(faults.swap_remove(at)),
+        None if faults.is_empty() => Err(Fault::new(Kind::Unreachable, "no address of the agent is known")
+            .hint("name one with `--address HOST:PORT` when you pair")),
+        None => {
+            let why: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
+            Err(Fault::new(Kind::Unreachable, format!("no agent answers: {}", why.join("; ")))
+                .hint("is it on, and in this network? does `systemctl status 'pullback-agent@*'` there say that it runs?"))
+        }
+    }
+}
+
+async fn attempt(address: &str, showing: Showing) -> Result<TlsStream<TcpStream>, Fault> {
+    let shown = printable(address, 260);
+    let unreachable = |why: String| Fault::new(Kind::Unreachable, format!("{shown}: {why}"));
+    let found = timeout(FIRST_ANSWER_WAIT, lookup_host(address)).await;
+    let found = found.map_err(|_| unreachable("its name is not found in time".to_owned()))?;
+    let found: Vec<SocketAddr> = found.map_err(|error| unreachable(error.to_string()))?.collect();
+    let stream = connected(&found).await.map_err(unreachable)?;
+    let attempt = Attempt::new(showing)?;
+    let connector = TlsConnector::from(Arc::clone(&attempt.config));
+    match timeout(FIRST_ANSWER_WAIT, connector.connect(server_name(), stream)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(attempt.explain(&shown, &error)),
+        Err(_) => Err(unreachable("it took the connection and said nothing".to_owned())),
+    }
+}
+
+/// What is known of a connection while it goes on.
+#[derive(Clone, Default)]
+pub struct Line {
+    received: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
+    heard: Arc<Mutex<Option<Fault>>>,
+    tls: Option<Arc<(Showing, String)>>,
+}
+
+impl Line {
+    /// One whose far end at the address was to see what it is shown.
+    pub fn with_tls(showing: Showing, address: String) -> Self {
+        Self { tls: Some(Arc::new((showing, address))), ..Self::default() }
+    }
+
+    /// Bytes received so far, everything counted.
+    pub fn bytes_received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes sent so far, everything counted.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// `fault`; or what the far end itself said of why there is no connection, where all that is known is that there is none.
+    pub fn explain(&self, fault: Fault) -> Fault {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match fault.kind {
+            Kind::Lost | Kind::Unreachable => heard.unwrap_or(fault),
+            _ => fault,
+        }
+    }
+
+    fn hear(&self, fault: Fault) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    }
+}
+
+/// One HTTP/2 connection over `io`. There is never a second one: the connector gives its stream once.
+pub async fn channel<I>(endpoint: Endpoint, io: I, line: Line) -> Result<Channel, Fault>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut once = Some(Watched { io, line: line.clone() });
+    let connector = tower::service_fn(move |_| {
+        let io = once.take().map(TokioIo::new).ok_or_else(|| io::Error::other("the connection is gone"));
+        async move { io }
+    });
+    let connecting = timeout(FIRST_ANSWER_WAIT, endpoint.connect_with_connector(connector)).await;
+    let unreachable = |why: String| {
+        line.explain(Fault::new(Kind::Unreachable, format!("the agent cannot be talked to: {why}")))
+    };
+    connecting
+        .map_err(|_| unreachable("no answer".to_owned()))?
+        .map_err(|error| unreachable(error.to_string()))
+}
+
+/// Counts what goes through a connection, both ways, and hears what the far end's TLS has to say.
+struct Watched<I> {
+    io: I,
+    line: Line,
+}
+
+/// The first bytes of what TLS sends to somebody who speaks none.
+const TLS_ALERT: [u8; 2] = [21, 3];
+
+impl<I> Watched<I> {
+    fn note_error(&self, error: &io::Error) {
+        let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        if let (Some(rustls::Error::AlertReceived(alert)), Some(tls)) = (said, &self.line.tls) {
+            self.line.hear(of_alert(*alert, &tls.1, &tls.0));
+        }
+    }
+
+    fn note_first(&self, bytes: &[u8]) {
+        if self.line.tls.is_none() && self.line.bytes_received() == 0 && bytes.starts_with(&TLS_ALERT) {
+            self.line.hear(
+                Fault::new(
+                    Kind::Refused,
+                    "the agent there speaks TLS, and this machine is not paired with it",
+                )
+                .hint("`pullback-agent pair` there gives a code, for `puller pair CODE` here"),
+            );
+        }
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &polled {
+            self.note_error(error);
+        }
+        let came = &buf.filled()[before..];
+        self.note_first(came);
+        self.line.received.fetch_add(came.len() as u64, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        if let Poll::Ready(Ok(written)) = &polled {
+            self.line.sent.fetch_add(*written as u64, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
