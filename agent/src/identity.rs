@@ -187,11 +187,9 @@ fn make(state_dir: &Path, dir: &Path) -> Result<(), Fault> {
     server.use_authority_key_identifier_extension = true;
     let server_certificate =
         server.signed_by(&server_key, &Issuer::from_params(&ca, &ca_key)).map_err(failed)?;
-    let aside = tempfile::Builder::new()
-        .prefix(".identity-")
-        .permissions(Permissions::from_mode(0o700))
-        .tempdir_in(state_dir)
-        .map_err(io)?;
+    let mut aside = tempfile::Builder::new();
+    let aside = aside.prefix(".identity-").permissions(Permissions::from_mode(0o700));
+    let aside = aside.tempdir_in(state_dir).map_err(io)?;
     for (name, text) in [
         (CA, ca_certificate.pem()),
         (CA_KEY, ca_key.serialize_pem()),
@@ -220,6 +218,7 @@ fn make(state_dir: &Path, dir: &Path) -> Result<(), Fault> {
 mod tests {
     use super::*;
     use rcgen::PublicKeyData;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn an_identity_is_made_once_and_its_keys_are_private() {
@@ -234,8 +233,7 @@ mod tests {
             let mode = first.dir().join(key).metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{key}");
         }
-        let mode = first.dir().metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o700);
+        assert_eq!(first.dir().metadata().unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 1);
     }
 

@@ -3,11 +3,10 @@
 use crate::cli::Cli;
 use clap::ValueEnum;
 use pullback_agent::answer::Answer;
-use pullback_agent::config;
+use pullback_agent::config::{self, Config};
 use pullback_agent::invitation::invite;
 use pullback_shared::fault::Fault;
 use pullback_shared::identity::{Fingerprint, Role};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// What the code is for.
@@ -58,13 +57,14 @@ pub(crate) fn run(cli: &Cli, asked: &Pair) -> Result<u8, Fault> {
         );
         eprintln!("It leads to {}.", code.addresses.join(", "));
     }
-    warn(config.listen, code.fingerprint);
+    warn(&config, code.fingerprint);
     Ok(0)
 }
 
 /// A code is of no use while nobody answers.
-fn warn(listen: SocketAddr, fingerprint: Fingerprint) {
-    match Answer::at(listen, Some(fingerprint)) {
+fn warn(config: &Config, identity: Fingerprint) {
+    let listen = config.listen;
+    match Answer::at(listen, Some(identity)) {
         Answer::Agent => {}
         Answer::Nobody => eprintln!(
             "warning: no agent answers at {listen} yet: start it with `pullback-agent serve`, or as a service with `sudo \
