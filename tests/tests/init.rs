@@ -5,6 +5,7 @@ use pullback_tests::privilege;
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
 use pullback_tests::served::Served;
+use rusqlite::Connection;
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
@@ -332,7 +333,13 @@ fn the_doctor_finds_each_thing_that_is_wrong() {
         assert!(has(&found, state, words), "{words}: {found:?}");
     };
     check(0, "warn", "no machine was paired");
+    let journal = |mode: &str| {
+        let database = Connection::open(sandbox.db("gym.db")).unwrap();
+        database.pragma_update_and_check(None, "journal_mode", mode, |_| Ok(())).unwrap();
+    };
+    journal("delete");
     check(0, "warn", "rollback journal");
+    journal("wal");
     write_peers(&sandbox);
     check(0, "warn", "the peer `late` ended");
     let peers = identity(&sandbox).join("peers.json");
