@@ -1,11 +1,13 @@
 //! The gRPC edge: a call is decoded, given to a thread of its own, and its events are sent. Nothing else is async here.
 
 use crate::call::{EVENTS_IN_FLIGHT, Inbound, Outbound};
+use crate::peers::Peer;
 use crate::restore::{self, Call};
 use crate::settings::Settings;
 use crate::snapshot;
 use crate::source;
 use crate::statistics;
+use crate::turns::Turns;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::pb::pullback_server::{Pullback, PullbackServer};
 use pullback_shared::restoring;
@@ -17,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -40,7 +42,7 @@ pub enum Databases {
 pub struct Agent {
     settings: Arc<Settings>,
     databases: Arc<Databases>,
-    pulls: Arc<Semaphore>,
+    pulls: Turns,
     restores: Arc<Semaphore>,
 }
 
@@ -50,7 +52,7 @@ impl Agent {
         Self {
             settings: Arc::new(settings),
             databases: Arc::new(databases),
-            pulls: Arc::new(Semaphore::new(pulls_max)),
+            pulls: Turns::new(pulls_max),
             restores: Arc::new(Semaphore::new(1)),
         }
     }
@@ -124,14 +126,10 @@ impl Agent {
         })
     }
 
-    /// Waits until no pull and no restore goes on, but no longer than `limit`.
-    pub async fn idle(&self, pulls_max: usize, limit: Duration) {
-        let all = u32::try_from(pulls_max).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(limit, async {
-            let _pulls = self.pulls.acquire_many(all).await;
-            let _restores = self.restores.acquire().await;
-        })
-        .await;
+    /// Waits until no pull and no restore goes on, but for each no longer than `limit`.
+    pub async fn idle(&self, limit: Duration) {
+        self.pulls.idle(limit).await;
+        let _ = tokio::time::timeout(limit, self.restores.acquire()).await;
     }
 
     fn serve_pull(&self, start: &Start, inbound: &mut Inbound, outbound: &Outbound) -> Result<(), Fault> {
@@ -199,11 +197,8 @@ impl Pullback for Agent {
         &self,
         request: Request<Streaming<pb::PullRequest>>,
     ) -> Result<Response<Self::PullStream>, Status> {
-        let place = Arc::clone(&self.pulls).try_acquire_owned().map_err(|_| {
-            Fault::new(Kind::Busy, "the agent serves as many pulls as it may (`pulls_max`)")
-                .hint("try again later")
-                .to_status()
-        })?;
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.fingerprint);
+        let place = self.pulls.take(peer).map_err(|fault| fault.to_status())?;
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(START_WAIT, requests.message()).await;
         let first = first
@@ -239,7 +234,7 @@ impl Pullback for Agent {
 fn on_a_thread<I: Send + 'static, O: Send + 'static>(
     what: &'static str,
     about: tracing::Span,
-    place: OwnedSemaphorePermit,
+    place: impl Send + 'static,
     requests: Streaming<I>,
     serve: impl FnOnce(&mut Inbound<I>, &Outbound<O>) -> Result<(), Fault> + Send + 'static,
 ) -> Result<Response<ReceiverStream<Result<O, Status>>>, Status> {

@@ -251,7 +251,8 @@ impl Line {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("there is a runtime");
         let connector = TlsConnector::from(Arc::new(greeting.config()));
-        let (address, name) = (address.to_owned(), ServerName::try_from(SERVER_NAME).expect("that is a name"));
+        let (address, name) =
+            (address.to_owned(), ServerName::try_from(SERVER_NAME).expect("that is a name"));
         let channel = runtime.block_on(async {
             let stream = tokio::net::TcpStream::connect(address).await.expect("somebody listens there");
             let mut once = Some(connector.connect(name, stream).await.expect("the handshake succeeds"));
