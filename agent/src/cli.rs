@@ -10,8 +10,9 @@ const FIRST_STEPS: &str = "\
 First steps, as the user that owns the databases:
   pullback-agent info ./app.db              see what is there
   pullback-agent backup ./app.db copy.db    write one proven snapshot, without a puller
-  pullback-agent doctor                     check the configuration before it is served
-  pullback-agent serve                      serve it; it tells its address";
+  pullback-agent init --database ./app.db   make a configuration with it, and this agent's identity
+  pullback-agent serve                      serve it; it tells its address
+  pullback-agent pair                       print a code that lets one machine pull";
 
 /// Takes consistent snapshots of live SQLite databases and serves them to `puller`.
 #[derive(Parser)]
@@ -26,7 +27,7 @@ pub(crate) struct Cli {
 #[derive(Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Common {
-    /// The configuration file [default: ~/.config/pullback/agent.toml]
+    /// The configuration file [default: ~/.config/pullback/agent.toml, else /etc/pullback/USER.toml]
     #[arg(long, global = true, env = "PULLBACK_AGENT_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print one JSON object a line
@@ -75,7 +76,16 @@ pub(crate) enum Command {
         #[arg(long, env = "PULLBACK_AGENT_TABLES", value_parser = BoolishValueParser::new())]
         tables: bool,
     },
-    /// Check the configuration, the databases and the disk
+    /// Set up a configuration and this agent's identity, and say what to do next
+    Init(crate::commands::init::Init),
+    /// Print a one-time code that a machine is paired with by `puller pair CODE`
+    Pair(crate::commands::pair::Pair),
+    /// List the machines that were paired, or let one in no more
+    Peers {
+        #[command(subcommand)]
+        what: crate::commands::peers::PeersCommand,
+    },
+    /// Check the configuration, the identity, the databases, the disk, the port and the clock
     Doctor,
     /// Say what the code of an error means, and what to do
     Explain(crate::commands::explain::Explain),

@@ -3,18 +3,27 @@
 use crate::room::RoomLimits;
 use crate::settings::Settings;
 use crate::source::HoldLimits;
+use crate::users;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::frame::Compression;
+use pullback_shared::identity::{NAME_CHARS_MAX, name_of};
+use pullback_shared::pairing::ADDRESSES_MAX;
 use pullback_shared::text::printable;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
 
 /// The default port.
 pub const PORT: u16 = 7420;
+
+/// Where the configurations of services lie, each called as its user.
+pub const SERVICES: &str = "/etc/pullback";
+
+/// Bytes of the name in an address.
+const HOST_LEN_MAX: usize = 253;
 
 /// Characters of what is wrong with the file.
 const MESSAGE_CHARS_MAX: usize = 500;
@@ -36,8 +45,12 @@ const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Whether it is mutual TLS that is spoken there.
+    /// Mutual TLS, for paired pullers alone; without it, plaintext on loopback.
     pub tls: bool,
+    /// What this machine is called in pairing codes; no file and no terminal trips over it.
+    pub name: String,
+    /// `HOST:PORT`, each of them, for pairing codes; none: to be worked out.
+    pub addresses: Vec<String>,
     /// Answer gRPC reflection.
     pub reflection: bool,
     /// Pulls served at once; further ones are refused as `busy`.
@@ -54,7 +67,11 @@ pub struct Config {
 struct File {
     listen: Option<Spanned<SocketAddr>>,
     state_dir: Option<PathBuf>,
-    tls: Option<Tls>,
+    #[serde(default)]
+    tls: Tls,
+    name: Option<Spanned<String>>,
+    #[serde(default)]
+    addresses: Vec<Spanned<String>>,
     #[serde(default)]
     mirror: MirrorWish,
     reserve: Option<Bytes>,
@@ -79,9 +96,10 @@ struct Database {
     path: Spanned<PathBuf>,
 }
 
-#[derive(Deserialize, PartialEq)]
+#[derive(Deserialize, Default, PartialEq)]
 #[serde(rename_all = "lowercase")]
 enum Tls {
+    #[default]
     On,
     Off,
 }
@@ -103,8 +121,8 @@ enum CompressionWish {
     None,
 }
 
-fn default_listen() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], PORT))
+fn default_listen(tls: bool) -> SocketAddr {
+    SocketAddr::from((if tls { [0, 0, 0, 0] } else { [127, 0, 0, 1] }, PORT))
 }
 
 /// A number of bytes: an integer, or text such as "64 MiB" or "1GiB".
@@ -182,6 +200,11 @@ impl TryFrom<Number> for Seconds {
     }
 }
 
+/// The time that `text` means, such as "10m".
+pub fn time(text: &str) -> Result<Duration, String> {
+    Seconds::try_from(Number::Text(text.to_owned())).map(|seconds| seconds.0)
+}
+
 impl File {
     fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text)
@@ -209,25 +232,28 @@ impl Config {
         let wrong =
             |why: String| Fault::new(Kind::Config, format!("the configuration `{}`: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| {
-            wrong(error.to_string())
-                .hint("name it with `--config FILE`; `deploy/agent.toml` is one to begin with")
+            let hint = match (error.kind(), services().as_slice()) {
+                (std::io::ErrorKind::NotFound, [user, ..]) => {
+                    format!("there is one for the user `{user}`: `sudo -u {user} pullback-agent …` reads it")
+                }
+                _ => "`pullback-agent init` makes one; `--config FILE` names another".to_owned(),
+            };
+            wrong(error.to_string()).hint(hint)
         })?;
         parse(&text).map_err(wrong).map_err(|fault| {
             if fault.hint.is_empty() {
-                fault.hint("`deploy/agent.toml` lists every key with its meaning")
+                fault.hint("`pullback-agent config example` lists every key with its meaning")
             } else {
                 fault
             }
         })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Reads `text` as if it were a file. What is wrong is said with its line.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let file = File::parse(text)?;
-        if let Some(open) = file
-            .listen
-            .as_ref()
-            .filter(|listen| file.tls == Some(Tls::Off) && !listen.get_ref().ip().is_loopback())
-        {
+        let is_open = |listen: &&Spanned<SocketAddr>| !listen.get_ref().ip().is_loopback();
+        if let Some(open) = file.listen.as_ref().filter(is_open).filter(|_| file.tls == Tls::Off) {
             let why = format!("without TLS the agent listens on loopback only, such as \"127.0.0.1:{PORT}\"");
             return Err(at(text, open.span().start, &why));
         }
@@ -235,7 +261,20 @@ impl Config {
     }
 
     fn checked(text: &str, file: File) -> Result<Self, String> {
-        let listen = file.listen.as_ref().map_or_else(default_listen, |listen| *listen.get_ref());
+        let tls = file.tls == Tls::On;
+        let listen = file.listen.as_ref().map_or_else(|| default_listen(tls), |listen| *listen.get_ref());
+        if let Some(name) = file.name.as_ref().filter(|name| !is_name(name.get_ref())) {
+            let why = format!("`name` has up to {NAME_CHARS_MAX} small letters, digits, `-`, `_`, `.`");
+            return Err(at(text, name.span().start, &why));
+        }
+        for (index, address) in file.addresses.iter().enumerate() {
+            if index >= ADDRESSES_MAX || !is_address(address.get_ref()) {
+                let why = format!(
+                    "`addresses` are up to {ADDRESSES_MAX} of the form \"HOST:PORT\" or \"[IPv6]:PORT\""
+                );
+                return Err(at(text, address.span().start, &why));
+            }
+        }
         for (name, Database { path }) in &file.database {
             check_name(name.get_ref()).map_err(|why| at(text, name.span().start, &why))?;
             if !path.get_ref().is_absolute() {
@@ -265,14 +304,9 @@ impl Config {
         let databases = file.database.into_iter();
         let databases =
             databases.map(|(name, database)| (name.into_inner(), database.path.into_inner())).collect();
-        Ok(Self {
-            listen,
-            tls: file.tls != Some(Tls::Off),
-            reflection: file.reflection,
-            pulls_max,
-            settings,
-            databases,
-        })
+        let name = file.name.map_or_else(|| name_of(&host(), "agent"), Spanned::into_inner);
+        let addresses = file.addresses.into_iter().map(Spanned::into_inner).collect();
+        Ok(Self { listen, tls, name, addresses, reflection: file.reflection, pulls_max, settings, databases })
     }
 }
 
@@ -290,6 +324,42 @@ fn compression(wish: CompressionWish, level: Option<i64>) -> Result<Compression,
         }
         CompressionWish::None => Ok(Compression::None),
     }
+}
+
+/// What this machine calls itself, without its domain.
+pub fn host() -> String {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy();
+    name.split('.').next().unwrap_or_default().to_owned()
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name_of(name, "") == name
+}
+
+/// Whether `address` is `HOST:PORT`, as a puller would connect to it.
+fn is_address(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(literal) => literal.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            (1..=HOST_LEN_MAX).contains(&host.len())
+                && !host.starts_with('-')
+                && host.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
+        }
+    };
+    is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// The users that have a service here, as far as this one may see.
+fn services() -> Vec<String> {
+    let files = std::fs::read_dir(SERVICES).into_iter().flatten().flatten();
+    let mut users: Vec<String> = files
+        .filter_map(|file| file.file_name().to_str()?.strip_suffix(".toml").map(str::to_owned))
+        .filter(|user| users::called(user).is_some())
+        .collect();
+    users.sort();
+    users
 }
 
 /// What is wrong with `text` at byte `start`, with the number and the words of its line.
@@ -321,8 +391,20 @@ pub fn default_state_dir() -> PathBuf {
     }
 }
 
-/// `$XDG_CONFIG_HOME/pullback/agent.toml`, or `~/.config/pullback/agent.toml`.
+/// The configuration that holds where none is named: the user's own if it is there, else that of the user's service if
+/// that is there, else the user's own to come.
 pub fn default_config_path() -> PathBuf {
+    let own = own_config_path();
+    if own.symlink_metadata().is_ok() {
+        return own;
+    }
+    let service =
+        users::with_uid(users::me()).map(|me| Path::new(SERVICES).join(format!("{}.toml", me.name)));
+    service.filter(|path| path.symlink_metadata().is_ok()).unwrap_or(own)
+}
+
+/// `$XDG_CONFIG_HOME/pullback/agent.toml`, or `~/.config/pullback/agent.toml`.
+fn own_config_path() -> PathBuf {
     match std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
         Some(config) => config.join("pullback/agent.toml"),
         None => {
@@ -360,7 +442,26 @@ mod tests {
     #[test]
     fn without_tls_only_loopback_is_listened_on() {
         check("listen = \"0.0.0.0:1\"\ntls = \"off\"", "loopback only");
-        check("listen = \"127.0.0.1:1\"", "`tls = \"off\"` is missing");
+        check("listen = \"[::]:1\"\ntls = \"off\"", "line 1");
+        let listen = |text: &str| Config::parse(text).map(|config| (config.tls, config.listen.to_string()));
+        assert_eq!(listen(""), Ok((true, "0.0.0.0:7420".into())));
+        assert_eq!(listen("tls = \"on\"\nlisten = \"10.0.0.1:1\""), Ok((true, "10.0.0.1:1".into())));
+        assert_eq!(listen("tls = \"off\""), Ok((false, "127.0.0.1:7420".into())));
+    }
+
+    #[test]
+    fn a_machine_has_a_name_and_addresses_that_can_be_connected_to() {
+        let config = Config::parse("").unwrap();
+        assert_eq!((config.name, config.addresses), (name_of(&host(), "agent"), vec![]));
+        let config = Config::parse("name = \"pi\"\naddresses = [\"pi.lan:7420\", \"[fe80::1]:1\"]").unwrap();
+        assert_eq!((config.name.as_str(), config.addresses.len()), ("pi", 2));
+        for name in ["", "Pi", "../pi", "a b", "\\u001b", &"p".repeat(65)] {
+            check(&format!("name = \"{name}\""), "line 1");
+        }
+        for address in ["pi", "pi:", "pi:0", "pi:65536", ":1", "-x:1", "a b:1", "[::1:1", "::1:1", "[pi]:1"] {
+            check(&format!("\naddresses = [\"pi:1\", \"{address}\"]"), "line 2");
+        }
+        check(&format!("addresses = [{}]", "\"pi:1\",".repeat(ADDRESSES_MAX + 1)), "up to 16");
     }
 
     #[track_caller]
@@ -405,7 +506,7 @@ mod tests {
         fn whatever_is_written_is_read_or_refused(
             lines in prop::collection::vec(
                 prop_oneof![
-                    "(tls|listen|state_dir|mirror|compression|reflection|allow_restore|path) = (\"[a-zé\\\\/0-9.:]{0,12}\"?|-?[0-9]{1,20}|true|)",
+                    "(listen|name|addresses|state_dir|mirror|compression|reflection|allow_restore|path) = (\"[a-zé\\\\/0-9.:]{0,12}\"?|-?[0-9]{1,20}|true|)",
                     "(reserve|max_state|lock_wait|max_hold|pulls_max|compression_level) = (\"[0-9.]{0,25} ?[a-zKMG]{0,3}\"|-?[0-9.e]{1,20}|nan|inf)",
                     "\\[database\\.(gym|\"\\PC{0,70}\")\\]",
                     "\\PC{0,20}",

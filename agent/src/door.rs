@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -204,7 +205,8 @@ async fn farewell(mut stream: TcpStream) {
 /// Who is connected how often. `None` stands for all who come without TLS.
 #[derive(Default)]
 struct Places {
-    taken: Mutex<(u64, HashMap<Option<Shown>, VecDeque<Taken>>)>,
+    next: AtomicU64,
+    taken: Mutex<HashMap<Option<Shown>, VecDeque<Taken>>>,
 }
 
 /// A place that is taken: its number, and what closes its connection when it goes.
@@ -219,17 +221,15 @@ impl Places {
             Some(Shown::Nothing) => PAIRINGS_MAX,
             None => CONNECTIONS_PLAIN_MAX,
         };
-        let number = {
+        let number = places.next.fetch_add(1, Ordering::Relaxed);
+        {
             let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-            taken.0 += 1;
-            let number = taken.0;
-            let theirs = taken.1.entry(who).or_default();
+            let theirs = taken.entry(who).or_default();
             if theirs.len() >= most && theirs.pop_front().is_some() {
-                tracing::warn!("{most} connections are open already: the oldest of them is closed");
+                tracing::debug!("{most} connections are open already: the oldest of them is closed");
             }
             theirs.push_back((number, close));
-            number
-        };
+        }
         if who == Some(Shown::Nothing) {
             let places = Arc::clone(places);
             spawn(async move {
@@ -242,10 +242,10 @@ impl Places {
 
     fn free(&self, who: Option<Shown>, number: u64) {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(theirs) = taken.1.get_mut(&who) {
+        if let Some(theirs) = taken.get_mut(&who) {
             theirs.retain(|(taken, _)| *taken != number);
             if theirs.is_empty() {
-                taken.1.remove(&who);
+                taken.remove(&who);
             }
         }
     }

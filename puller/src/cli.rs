@@ -98,7 +98,7 @@ pub(crate) struct Door {
 
 #[derive(Args)]
 pub(crate) struct Pull {
-    /// A database file, HOST:PATH behind ssh, HOST:PORT/NAME behind an agent, or a name that the configuration or the store knows
+    /// A database file, HOST:PATH behind ssh, AGENT/NAME behind a paired agent (AGENT: all of its databases), HOST:PORT/NAME, or a name that the configuration or the store knows
     #[arg(required_unless_present = "all", value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
     /// Every source of the configuration; where it names none, every source of the store

@@ -133,17 +133,17 @@ impl Client {
                         format!("`{}`: a path that is not UTF-8 cannot be pulled", path.display()),
                     )
                 })?;
-                (runtime.block_on(dial::channel(endpoint, ours, line.clone()))?, database)
+                (runtime.block_on(dial::channel(endpoint, line.count(ours), line.clone()))?, database)
             }
             Address::Service { host, port, database } => {
-                let stream = runtime.block_on(dial::plain(host, *port))?;
+                let stream = line.count(runtime.block_on(dial::plain(host, *port))?);
                 (runtime.block_on(dial::channel(endpoint, stream, line.clone()))?, database.clone())
             }
             Address::Agent { agent, database } => {
                 let paired = Paired::read(agent)?.ok_or_else(|| not_paired(agent))?;
                 let showing = Showing::Certificate(Arc::new(paired.clone()));
-                let (stream, at) = runtime.block_on(dial::agent(&paired.addresses, &showing))?;
-                line = Line::with_tls(showing, at);
+                let stream;
+                (stream, line) = runtime.block_on(dial::agent(&paired.addresses, &showing))?;
                 (runtime.block_on(dial::channel(endpoint, stream, line.clone()))?, database.clone())
             }
             Address::Ssh { path, .. } => {
@@ -162,7 +162,7 @@ impl Client {
                     .map_err(|error| Fault::new(Kind::Internal, format!("the pipes to ssh: {error}")))?;
                 let io = tokio::io::join(Cursor::new(far.first).chain(output), input);
                 let mut far = far.ssh;
-                let channel = runtime.block_on(dial::channel(endpoint, io, line.clone()));
+                let channel = runtime.block_on(dial::channel(endpoint, line.count(io), line.clone()));
                 let channel = channel.map_err(|fault| far.explain(fault))?;
                 ssh = Some(far);
                 (channel, path.clone())

@@ -361,6 +361,13 @@ mod tests {
         check("keep = { last = 3, weeks = 1 }", "unknown field `weeks`");
         check("\n[source.gym]\nverify = \"full\"", "line 2 (`[source.gym]`): missing field `address`");
         check("\n[source.gym]\naddress = \"gym\"", "line 2 (`source.gym`): address: `gym` is a name");
+        check("[source.gym]\naddress = \"raspberry-pi/gym\"", "raspberry-pi/gym");
+        check(
+            "[source.gym]\naddress = \"raspberry-pi/gym\"\n[source.club]\naddress = \"raspberry-pi/gym\"",
+            "`[source.club]` has this address too",
+        );
+        check("[source.gym]\naddress = \"raspberry-pi/\"", "`raspberry-pi/` is a name");
+        check("[source.gym]\naddress = \"pi/a/b.db\"", "`pi/a/b.db` is a name");
         check("[source.\"a/b\"]\naddress = \"/a\"", "line 1 (`source.a/b`): a name has letters");
         check("[source.gym]\naddress = \"pi:0/gym\"", "that is no port");
         check("[hooks]\nafter_pull = []", "line 1 (`hooks`): a hook is a program");

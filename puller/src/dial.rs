@@ -55,14 +55,17 @@ async fn connected(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
     }
 }
 
-/// TLS to the agent that `showing` means, by the first of `addresses` (`HOST:PORT`) that leads to it; which one it was.
-pub async fn agent(addresses: &[String], showing: &Showing) -> Result<(TlsStream<TcpStream>, String), Fault> {
+/// TLS to the agent that `showing` means, by the first of `addresses` (`HOST:PORT`) that leads to it.
+pub async fn agent(
+    addresses: &[String],
+    showing: &Showing,
+) -> Result<(TlsStream<Counted<TcpStream>>, Line), Fault> {
     let mut tries = JoinSet::new();
     for (number, address) in (0..).zip(addresses) {
         let (address, showing) = (address.clone(), showing.clone());
         tries.spawn(async move {
             sleep(STAGGER * number).await;
-            attempt(&address, showing).await.map(|stream| (stream, address))
+            attempt(&address, showing).await
         });
     }
     let mut faults = Vec::new();
@@ -87,17 +90,23 @@ pub async fn agent(addresses: &[String], showing: &Showing) -> Result<(TlsStream
     }
 }
 
-async fn attempt(address: &str, showing: Showing) -> Result<TlsStream<TcpStream>, Fault> {
+async fn attempt(address: &str, showing: Showing) -> Result<(TlsStream<Counted<TcpStream>>, Line), Fault> {
     let shown = printable(address, 260);
     let unreachable = |why: String| Fault::new(Kind::Unreachable, format!("{shown}: {why}"));
     let found = timeout(FIRST_ANSWER_WAIT, lookup_host(address)).await;
     let found = found.map_err(|_| unreachable("its name is not found in time".to_owned()))?;
     let found: Vec<SocketAddr> = found.map_err(|error| unreachable(error.to_string()))?.collect();
     let stream = connected(&found).await.map_err(unreachable)?;
+    let line = Line { tls: Some(Arc::new((showing.clone(), shown.clone()))), ..Line::default() };
+    let stream = line.count(stream);
     let attempt = Attempt::new(showing)?;
     let connector = TlsConnector::from(Arc::clone(&attempt.config));
     match timeout(FIRST_ANSWER_WAIT, connector.connect(server_name(), stream)).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => {
+            let (sent, received) = (line.bytes_sent(), line.bytes_received());
+            tracing::info!(address = shown, sent, received, "the handshake is done");
+            Ok((stream, line))
+        }
         Ok(Err(error)) => Err(attempt.explain(&shown, &error)),
         Err(_) => Err(unreachable("it took the connection and said nothing".to_owned())),
     }
@@ -113,9 +122,9 @@ pub struct Line {
 }
 
 impl Line {
-    /// One whose far end at the address was to see what it is shown.
-    pub fn with_tls(showing: Showing, address: String) -> Self {
-        Self { tls: Some(Arc::new((showing, address))), ..Self::default() }
+    /// `io`, with its bytes counted here.
+    pub fn count<I>(&self, io: I) -> Counted<I> {
+        Counted { io, line: self.clone() }
     }
 
     /// Bytes received so far, everything counted.
@@ -142,12 +151,12 @@ impl Line {
     }
 }
 
-/// One HTTP/2 connection over `io`. There is never a second one: the connector gives its stream once.
+/// One HTTP/2 connection over `io`, which is `line`. There is never a second one: the connector gives its stream once.
 pub async fn channel<I>(endpoint: Endpoint, io: I, line: Line) -> Result<Channel, Fault>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut once = Some(Watched { io, line: line.clone() });
+    let mut once = Some(Heard { io, line: line.clone(), has_begun: false });
     let connector = tower::service_fn(move |_| {
         let io = once.take().map(TokioIo::new).ok_or_else(|| io::Error::other("the connection is gone"));
         async move { io }
@@ -161,37 +170,17 @@ where
         .map_err(|error| unreachable(error.to_string()))
 }
 
-/// Counts what goes through a connection, both ways, and hears what the far end's TLS has to say.
-struct Watched<I> {
-    io: I,
-    line: Line,
-}
-
 /// The first bytes of what TLS sends to somebody who speaks none.
 const TLS_ALERT: [u8; 2] = [21, 3];
 
-impl<I> Watched<I> {
-    fn note_error(&self, error: &io::Error) {
-        let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-        if let (Some(rustls::Error::AlertReceived(alert)), Some(tls)) = (said, &self.line.tls) {
-            self.line.hear(of_alert(*alert, &tls.1, &tls.0));
-        }
-    }
-
-    fn note_first(&self, bytes: &[u8]) {
-        if self.line.tls.is_none() && self.line.bytes_received() == 0 && bytes.starts_with(&TLS_ALERT) {
-            self.line.hear(
-                Fault::new(
-                    Kind::Refused,
-                    "the agent there speaks TLS, and this machine is not paired with it",
-                )
-                .hint("`pullback-agent pair` there gives a code, for `puller pair CODE` here"),
-            );
-        }
-    }
+/// Hears what the far end's TLS has to say.
+struct Heard<I> {
+    io: I,
+    line: Line,
+    has_begun: bool,
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -199,17 +188,64 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        if let Poll::Ready(Err(error)) = &polled {
-            self.note_error(error);
-        }
         let came = &buf.filled()[before..];
-        self.note_first(came);
-        self.line.received.fetch_add(came.len() as u64, Ordering::Relaxed);
+        match (&polled, &self.line.tls) {
+            (Poll::Ready(Err(error)), Some(tls)) => {
+                let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+                if let Some(rustls::Error::AlertReceived(alert)) = said {
+                    self.line.hear(of_alert(*alert, &tls.1, &tls.0));
+                }
+            }
+            (Poll::Ready(Ok(())), None) if !self.has_begun && came.starts_with(&TLS_ALERT) => {
+                self.line.hear(
+                    Fault::new(
+                        Kind::Refused,
+                        "the agent there speaks TLS, and this machine is not paired with it",
+                    )
+                    .hint("`pullback-agent pair` there gives a code, for `puller pair CODE` here"),
+                );
+            }
+            _ => {}
+        }
+        self.has_begun |= !came.is_empty();
         polled
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Counts what goes through a connection, both ways.
+pub struct Counted<I> {
+    io: I,
+    line: Line,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.line.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = &polled {

@@ -1,7 +1,7 @@
 //! This machine becomes a peer of an agent: a key is made here and stays here, and the agent signs a certificate for it.
 
 use crate::clock;
-use crate::dial::{self, Line};
+use crate::dial;
 use crate::paired::{Paired, Parts};
 use crate::tls::Showing;
 use jiff::Timestamp;
@@ -83,8 +83,7 @@ fn ask(code: &PairingCode, addresses: &[String], request: pb::PairRequest) -> Re
     let runtime = runtime.map_err(|error| Fault::new(Kind::Internal, format!("no runtime: {error}")))?;
     runtime.block_on(async {
         let showing = Showing::Nothing(code.fingerprint);
-        let (stream, at) = dial::agent(addresses, &showing).await?;
-        let line = Line::with_tls(showing, at);
+        let (stream, line) = dial::agent(addresses, &showing).await?;
         let endpoint = Endpoint::from_static("http://pullback.invalid");
         let channel = dial::channel(endpoint, stream, line.clone()).await?;
         let mut client = PairingClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);

@@ -339,3 +339,70 @@ fn unknown(typed: &str, fault: Fault) -> Fault {
     )
     .hint(hint.trim_end_matches("; ").to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn each(names: &[String]) -> Vec<Asked> {
+        each_of("pi", names, &Config::default()).unwrap()
+    }
+
+    fn owned(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_database_that_an_agent_calls_so_that_it_leads_elsewhere_stops_no_other() {
+        let long = "a".repeat(10_000);
+        let hostile = [
+            "../../etc",
+            "",
+            ".",
+            "..",
+            "/etc/passwd",
+            "-rf",
+            ".ssh",
+            "a/b",
+            "a\0b",
+            "a\nb",
+            "\u{1b}[2J",
+            &long,
+        ];
+        for name in hostile {
+            let asked = each(&owned(&["gym", name, "club"]));
+            let [Ok(gym), Err((called, fault)), Ok(club)] = asked.as_slice() else {
+                panic!("{name:?}: {asked:?}")
+            };
+            assert_eq!([&gym.typed, &club.typed], ["pi/gym", "pi/club"]);
+            assert_eq!(fault.kind, Kind::Protocol);
+            for text in [called, &fault.message] {
+                assert!(text.len() < 400 && !text.contains(char::is_control), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_agent_gives_so_many_databases_and_no_more() {
+        let names: Vec<String> = (0..=DATABASES_MAX).map(|number| format!("db{number}")).collect();
+        let (most, all) = (each(&names[1..]), each(&names));
+        assert_eq!((most.len(), all.len()), (DATABASES_MAX, DATABASES_MAX + 1));
+        assert!(most.iter().all(Result::is_ok));
+        assert!(all[..DATABASES_MAX].iter().all(Result::is_ok) && all[DATABASES_MAX].is_err());
+        assert_eq!(each_of("pi", &[], &Config::default()).unwrap_err().kind, Kind::Missing);
+    }
+
+    proptest! {
+        #[test]
+        fn what_an_agent_tells_is_below_its_own_folder(name in prop_oneof!["\\PC{0,80}", "[a-z./-]{0,12}"]) {
+            for target in each(&[name]).into_iter().flatten() {
+                let Address::Agent { agent, database } = &target.address else { panic!("{target:?}") };
+                prop_assert_eq!(agent, "pi");
+                prop_assert_eq!(Address::agent(&target.typed), Some(target.address.clone()));
+                prop_assert_eq!(Address::from_key(&target.address.key()), Some(target.address.clone()));
+                prop_assert!(!database.contains(['/', '\\', '\0']) && !database.starts_with('.'), "{}", database);
+            }
+        }
+    }
+}

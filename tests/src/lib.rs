@@ -5,6 +5,7 @@
 //! Everything panics with a sentence when it cannot do its work, since its only callers are tests.
 
 pub mod applications;
+pub mod booted;
 pub mod catalogue;
 pub mod contents;
 pub mod databases;

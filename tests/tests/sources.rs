@@ -122,3 +122,117 @@ fn a_table_of_the_old_name_is_mentioned() {
     let examined = sandbox.puller(&["doctor", "fitness"]).exits(13);
     assert!(examined.stdout.contains("is called `gym` in the configuration"), "{examined}");
 }
+
+/// What `puller pair` leaves of an agent that is called `name`, until `ends`; nobody is asked to take its certificate.
+fn pair(sandbox: &Sandbox, name: &str, addresses: &[&str], ends: &str) -> PathBuf {
+    let dir = sandbox.file("home/xdg_config_home/pullback/agents");
+    fs::create_dir_all(&dir).expect("a folder can be made");
+    let file = dir.join(format!("{name}.json"));
+    let paired = serde_json::json!({
+        "v": 1, "name": name, "fingerprint": "a7".repeat(32), "addresses": addresses, "role": "pull",
+        "peer_name": "desk", "certificate": "", "key": "", "paired_at": "2026-01-01T00:00:00Z", "expires_at": ends,
+    });
+    fs::write(&file, paired.to_string()).expect("a file can be written");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a mode can be set");
+    file
+}
+
+const LATER: &str = "2999-01-01T00:00:00Z";
+
+#[test]
+fn a_source_is_that_of_its_agent_once_the_agent_is_paired() {
+    let sandbox = Sandbox::new();
+    let (gym, club) = (gym(&sandbox, "gym.db"), gym(&sandbox, "club.db"));
+    let served = Served::start(&sandbox, &[("gym", &gym), ("club", &club)]);
+    let first = sandbox.pull(&[&served.source("gym")]).succeeds("stored");
+    sandbox.puller(&["list", "raspberry-pi/gym"]).exits(10);
+
+    pair(&sandbox, "raspberry-pi", &["pi:1", served.address()], LATER);
+    for spelling in ["raspberry-pi/gym", &served.source("gym")] {
+        let copies = sandbox.puller(&["list", spelling, "--json"]).exits(0).json();
+        assert_eq!(copies.iter().map(|copy| &copy["copy"]).collect::<Vec<_>>(), [&*first.copy], "{spelling}");
+    }
+    sandbox.puller(&["list", "raspberry-pi/club"]).exits(10);
+    sandbox.puller(&["list", &served.source("club")]).exits(10);
+    let sources = sandbox.puller(&["sources", "--json"]).exits(0).json();
+    assert_eq!(sources.len(), 1, "{sources:?}");
+    // Two tables that mean one place by two names are one source.
+    sandbox.configure("[source.mine]\naddress = \"raspberry-pi/gym\"");
+    let sources = sandbox.puller(&["sources", "--json"]).exits(0).json();
+    assert_eq!(sources[0]["configured"], "mine", "{sources:?}");
+}
+
+#[test]
+fn an_agent_is_all_of_its_sources_where_they_are_only_looked_at() {
+    let sandbox = Sandbox::new();
+    for name in ["gym", "club"] {
+        gym(&sandbox, &format!("{name}.db"));
+        sandbox.pull(&["--name", name, &format!("./{name}.db")]).succeeds("stored");
+        let file = sandbox.store().join(format!("local/{name}/source.json"));
+        let about = fs::read_to_string(&file).expect("a source");
+        let mut about: serde_json::Value = serde_json::from_str(&about).expect("JSON");
+        about["key"] = format!("agent:pi/{name}").into();
+        fs::write(&file, about.to_string()).expect("a source can be written");
+        if name == "gym" {
+            assert_eq!(
+                sandbox.puller(&["show", "pi", "latest", "--json"]).exits(0).only_json()["source"],
+                "gym"
+            );
+        }
+    }
+    assert_eq!(sandbox.puller(&["list", "pi", "--json"]).exits(0).json().len(), 2);
+    assert_eq!(sandbox.puller(&["list", "pi/gym", "--json"]).exits(0).only_json()["source"], "gym");
+    assert_eq!(sandbox.puller(&["status", "pi", "--json"]).exits(0).json().len(), 2);
+    let unclear = sandbox.puller(&["show", "pi"]).exits(2);
+    assert!(unclear.stderr.contains("`local/club` or `local/gym`"), "{unclear}");
+    sandbox.puller(&["list", "other"]).exits(10);
+}
+
+#[test]
+fn a_text_with_two_readings_is_asked_for_by_one_of_them() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.db("pi")).expect("a folder can be made");
+    gym(&sandbox, "pi/gym");
+    sandbox.pull(&["pi/gym"]).succeeds("stored");
+    pair(&sandbox, "pi", &["192.0.2.1:7420"], LATER);
+    for arguments in
+        [&["pull", "pi/gym"][..], &["info", "pi/gym"], &["sources", "adopt", "local/gym", "pi/gym"]]
+    {
+        let unclear = sandbox.puller(arguments).exits(2);
+        assert!(unclear.stderr.contains("`./pi/gym` for the file"), "{unclear}");
+        assert!(unclear.stderr.contains("`192.0.2.1:7420/gym` for the agent's"), "{unclear}");
+    }
+    sandbox.pull(&["./pi/gym"]).succeeds("unchanged");
+    // A source that is called as an agent.
+    sandbox.puller(&["sources", "rename", "local/gym", "pi"]).exits(0);
+    let unclear = sandbox.puller(&["pull", "pi"]).exits(2);
+    assert!(unclear.stderr.contains("`pi/` for the agent's"), "{unclear}");
+    assert!(unclear.stderr.contains("for the source"), "{unclear}");
+}
+
+#[test]
+fn doctor_tells_whose_key_others_may_read_and_which_certificate_ends() {
+    let sandbox = Sandbox::new();
+    gym(&sandbox, "gym.db");
+    sandbox.pull(&["./gym.db"]).succeeds("stored");
+    let file = pair(&sandbox, "pi", &["192.0.2.1:7420"], LATER);
+    let of_pi = || {
+        let ran = sandbox.puller(&["doctor", "--json"]);
+        let of_pi =
+            |line: &serde_json::Value| line["about"].as_str().is_some_and(|about| about.contains("agent"));
+        let lines: Vec<String> =
+            ran.json().iter().filter(|line| of_pi(line)).map(ToString::to_string).collect();
+        lines.join("\n")
+    };
+    let whole = of_pi();
+    assert!(whole.contains("agent pi is paired, role pull, until 2999-01-01"), "{whole}");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("a mode can be set");
+    let open = of_pi();
+    assert!(open.contains("mode 640") && open.contains("\"fail\""), "{open}");
+    pair(&sandbox, "pi", &[], "2026-02-01T00:00:00Z");
+    let ended = of_pi();
+    assert!(ended.contains("the certificate ended") && ended.contains("--replace pi"), "{ended}");
+    fs::write(&file, "{").expect("a file can be written");
+    let damaged = sandbox.puller(&["doctor"]).exits(13);
+    assert!(damaged.stdout.contains("pi.json"), "{damaged}");
+}

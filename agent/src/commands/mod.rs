@@ -9,13 +9,19 @@ mod backup;
 mod doctor;
 pub(crate) mod explain;
 mod info;
+pub(crate) mod init;
 mod pages;
+pub(crate) mod pair;
+pub(crate) mod peers;
 mod serve;
 mod stdio;
 
 use crate::cli::{Cli, Command, ConfigCommand};
 use pullback_agent::config::{Config, default_config_path, default_state_dir};
+use pullback_agent::identity::Identity;
+use pullback_agent::users;
 use pullback_shared::fault::{Fault, Kind};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// The configuration with every key.
@@ -28,6 +34,9 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         Command::Stdio { database } => stdio::run(cli, database),
         Command::Backup { database, file } => backup::run(cli, database, file),
         Command::Info { database, tables } => info::run(cli, database.as_deref(), *tables),
+        Command::Init(asked) => init::run(cli, asked),
+        Command::Pair(asked) => pair::run(cli, asked),
+        Command::Peers { what } => peers::run(cli, what),
         Command::Doctor => doctor::run(cli),
         Command::Explain(asked) => explain::run(cli, asked),
         Command::Config { what: ConfigCommand::Path } => {
@@ -94,6 +103,27 @@ fn config_path(cli: &Cli) -> PathBuf {
 
 fn config(cli: &Cli) -> Result<Config, Fault> {
     Config::read(&config_path(cli))
+}
+
+/// The identity of the agent with this configuration, for whoever may use it.
+fn identity(config: &Config) -> Result<Identity, Fault> {
+    check_owner(config)?;
+    Identity::open(&config.settings.state_dir.clone().unwrap_or_default())
+}
+
+/// What is written into a state directory by another user than its own could not be read by the agent.
+fn check_owner(config: &Config) -> Result<(), Fault> {
+    let Some(state_dir) = &config.settings.state_dir else { return Ok(()) };
+    let Ok(there) = state_dir.metadata() else { return Ok(()) };
+    if there.uid() == users::me() {
+        return Ok(());
+    }
+    let (owner, me) = (users::shown(there.uid()), users::shown(users::me()));
+    Err(Fault::new(
+        Kind::Refused,
+        format!("`{}` is the agent's of `{owner}`, and this runs as `{me}`", state_dir.display()),
+    )
+    .hint(format!("run it as that user: `sudo -u '{owner}' pullback-agent …`")))
 }
 
 fn print_line(said: std::fmt::Arguments<'_>) {

@@ -275,7 +275,8 @@ fn of_paired(now: Timestamp, findings: &mut Findings) {
                 None,
                 format!(
                     "agent {name} is paired, role {}, until {}",
-                    role.word(), paired.expires_at.strftime("%Y-%m-%d")
+                    role.word(),
+                    paired.expires_at.strftime("%Y-%m-%d")
                 ),
                 "",
             ),
@@ -454,7 +455,7 @@ fn of_agent(
         }
         Err(fault) => return findings.fault(Some(name), &fault),
     };
-    of_clock(name, reply.now, findings);
+    of_clock(name, reply.now, puller::clock::now().map_or(0, Timestamp::as_second), findings);
     let Some(database) = reply.databases.first() else { return };
     if let Some(problem) = database.problem.clone().map(Fault::decode) {
         return findings.fault(Some(name), &problem);
@@ -475,9 +476,8 @@ fn of_agent(
 }
 
 /// An agent of an earlier release does not tell its time: 0.
-fn of_clock(name: &str, told: i64, findings: &mut Findings) {
-    let Ok(now) = puller::clock::now() else { return };
-    let apart = now.as_second().saturating_sub(told);
+fn of_clock(name: &str, told: i64, now: i64, findings: &mut Findings) {
+    let apart = now.saturating_sub(told);
     if told == 0 || apart.unsigned_abs() <= CLOCK_SLACK.as_secs().unsigned_abs() {
         return;
     }
@@ -522,5 +522,29 @@ fn of_journal(name: &str, database: &pb::DatabaseInfo, newest: Option<&Manifest>
             format!("rollback journal: commits wait while its {size} are read"),
             "`PRAGMA journal_mode=WAL` lets writers go on; the first pull tells how long one takes",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_wrong_is_told_of_and_one_that_is_not_told_of_is_not() {
+        let now = 1_795_000_000;
+        let warned = |told: i64| {
+            let mut findings = Findings::default();
+            of_clock("gym", told, now, &mut findings);
+            findings.0.pop().map(|finding| finding.about)
+        };
+        for right in [0, now, now - 300, now + 300] {
+            assert_eq!(warned(right), None, "{right}");
+        }
+        assert!(warned(now - 301).is_some_and(|about| about.contains("behind")));
+        assert!(warned(now + 301).is_some_and(|about| about.contains("ahead of")));
+        // As a hostile agent tells.
+        for hostile in [i64::MIN, -1, i64::MAX] {
+            assert!(warned(hostile).is_some(), "{hostile}");
+        }
     }
 }

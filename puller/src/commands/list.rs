@@ -17,8 +17,9 @@ pub(crate) fn run(cli: &Cli, source: Option<&str>, long: bool) -> Result<u8, Fau
         one(cli, source, long).map(|()| 0)
     };
     let code = match source {
-        Some(source) => {
-            store.all_named(source)?.iter().try_fold(0, |worst: u8, source| Ok::<u8, Fault>(worst.max(list(source)?)))?
+        Some(typed) => {
+            let codes: Result<Vec<u8>, Fault> = store.all_named(typed)?.iter().map(&mut list).collect();
+            codes?.into_iter().max().unwrap_or_default()
         }
         None => super::with_each_source(&store, &mut list)?,
     };

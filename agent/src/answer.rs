@@ -1,0 +1,223 @@
+//! `Answer`: who listens at this agent's address: nobody, this agent, or somebody else.
+
+use crate::identity::fingerprint_of;
+use pullback_shared::identity::{ALPN_SERVICE, Fingerprint, SERVER_NAME};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long whoever listens may take, for each step.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// How HTTP/2 begins: the preface, and an empty frame of settings.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// The kind of a frame of settings, the first that a server sends, and where its first frame says it.
+const SETTINGS: u8 = 4;
+const FRAME_HEAD_LEN: usize = 9;
+
+/// Who listens.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nobody, and this agent could.
+    Nobody,
+    /// This agent.
+    Agent,
+    /// Another agent, with this identity.
+    Other(Fingerprint),
+    /// Something that is no agent, or none with this configuration.
+    Stranger,
+    /// Nobody, and this agent cannot either.
+    Unusable(String),
+}
+
+impl Answer {
+    /// Asks at `listen` for the agent with the identity `expected`; none: for one without TLS.
+    pub fn at(listen: SocketAddr, expected: Option<Fingerprint>) -> Self {
+        let mut near = listen;
+        match listen {
+            SocketAddr::V4(v4) if v4.ip().is_unspecified() => near.set_ip(Ipv4Addr::LOCALHOST.into()),
+            SocketAddr::V6(v6) if v6.ip().is_unspecified() => near.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        let Some(mut stream) = connect(near) else { return Self::free(listen) };
+        match expected {
+            None if speaks_http2(&mut stream) => Self::Agent,
+            None => Self::Stranger,
+            Some(expected) => match identity_of(stream) {
+                Some(found) if found == expected => Self::Agent,
+                Some(found) => Self::Other(found),
+                None => Self::Stranger,
+            },
+        }
+    }
+
+    fn free(listen: SocketAddr) -> Self {
+        match TcpListener::bind(listen) {
+            Ok(_) => Self::Nobody,
+            Err(error) => Self::Unusable(error.to_string()),
+        }
+    }
+}
+
+fn connect(address: SocketAddr) -> Option<TcpStream> {
+    if address.port() == 0 {
+        return None;
+    }
+    let stream = TcpStream::connect_timeout(&address, WAIT).ok()?;
+    stream.set_read_timeout(Some(WAIT)).ok()?;
+    stream.set_write_timeout(Some(WAIT)).ok()?;
+    Some(stream)
+}
+
+fn speaks_http2(stream: &mut TcpStream) -> bool {
+    let mut head = [0; FRAME_HEAD_LEN];
+    stream.write_all(HTTP2).and_then(|()| stream.read_exact(&mut head)).is_ok() && head[3] == SETTINGS
+}
+
+/// The identity that the far end shows and proves to have. No certificate of ours is shown, so nobody gets in by this.
+fn identity_of(mut stream: TcpStream) -> Option<Fingerprint> {
+    let provider = Arc::new(ring::default_provider());
+    let seen = Arc::new(Seen {
+        provider: Arc::clone(&provider),
+        chain: Mutex::new(Vec::new()),
+        proven: Mutex::new(false),
+    });
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .ok()?;
+    let verifier: Arc<dyn ServerCertVerifier> = seen.clone();
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    config.alpn_protocols = vec![ALPN_SERVICE.to_vec()];
+    let name = ServerName::try_from(SERVER_NAME).ok()?;
+    let mut tls = ClientConnection::new(Arc::new(config), name).ok()?;
+    while tls.is_handshaking() {
+        match tls.complete_io(&mut stream) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Being refused comes after the far end has shown who it is.
+            Err(_) => break,
+        }
+    }
+    let is_proven = *seen.proven.lock().unwrap_or_else(PoisonError::into_inner);
+    let chain = seen.chain.lock().unwrap_or_else(PoisonError::into_inner);
+    chain.last().copied().filter(|_| is_proven)
+}
+
+/// Takes whatever chain comes, and remembers it: it is only looked at.
+#[derive(Debug)]
+struct Seen {
+    provider: Arc<CryptoProvider>,
+    chain: Mutex<Vec<Fingerprint>>,
+    proven: Mutex<bool>,
+}
+
+impl ServerCertVerifier for Seen {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let chain = std::iter::once(end_entity).chain(intermediates).map(fingerprint_of).collect();
+        *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("only TLS 1.3 is spoken".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let valid = verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )?;
+        *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        Ok(valid)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use rustls::{ServerConfig, ServerConnection};
+
+    /// Serves one connection by `how`, and says what is found there.
+    fn found(expected: Option<Fingerprint>, how: impl FnOnce(TcpStream) + Send + 'static) -> Answer {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || how(listener.accept().unwrap().0));
+        let answer = Answer::at(address, expected);
+        server.join().unwrap();
+        answer
+    }
+
+    fn serve_tls(identity: &Identity) -> impl FnOnce(TcpStream) + Send + use<> {
+        let (chain, key) = identity.server();
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
+        let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![ALPN_SERVICE.to_vec()];
+        move |mut stream| {
+            let mut tls = ServerConnection::new(Arc::new(config)).unwrap();
+            let _ = tls.complete_io(&mut stream);
+        }
+    }
+
+    #[test]
+    fn an_agent_is_known_by_its_identity_and_nobody_else_passes_for_it() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ours = Identity::open_or_make(here.path()).unwrap().0;
+        let other = Identity::open_or_make(there.path()).unwrap().0;
+        let expected = Some(ours.fingerprint());
+        assert_eq!(found(expected, serve_tls(&ours)), Answer::Agent);
+        assert_eq!(found(expected, serve_tls(&other)), Answer::Other(other.fingerprint()));
+        let http1 = |mut stream: TcpStream| {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        };
+        assert_eq!(found(expected, http1), Answer::Stranger);
+        assert_eq!(found(None, http1), Answer::Stranger);
+        assert_eq!(
+            found(None, |mut stream| {
+                stream.read_exact(&mut [0; HTTP2.len()]).unwrap();
+                stream.write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]).unwrap();
+            }),
+            Answer::Agent
+        );
+    }
+
+    #[test]
+    fn where_nobody_listens_it_is_tried_whether_one_could() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        assert_eq!(Answer::at(address, None), Answer::Nobody);
+        // An address for documents, which no machine has.
+        assert!(matches!(Answer::at("203.0.113.77:0".parse().unwrap(), None), Answer::Unusable(_)));
+    }
+}
