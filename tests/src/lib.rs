@@ -12,6 +12,7 @@ pub mod databases;
 pub mod dice;
 pub mod far_shell;
 pub mod folder;
+pub mod http2;
 pub mod ledger;
 pub mod liar;
 pub mod loop_disk;

@@ -566,6 +566,7 @@ fn what_an_agent_says_is_there_harms_nobody() {
         state_total: 0,
         agent_path: "/bin/sh -c reboot".to_owned(),
         user: 0,
+        now: i64::MAX,
     };
     let problem = pb::Fault { code: HOSTILE.into(), message: HOSTILE.repeat(2000), hint: HOSTILE.repeat(2000) };
     let sick = pb::DatabaseInfo { problem: Some(problem), ..database(0, 1) };
