@@ -89,7 +89,9 @@ pub fn headers(path: &str) -> Vec<u8> {
     ] {
         block.push(0);
         for text in [name, value] {
-            block.push(u8::try_from(text.len()).ok().filter(|len| *len < 127).expect("names of tests are short"));
+            block.push(
+                u8::try_from(text.len()).ok().filter(|len| *len < 127).expect("names of tests are short"),
+            );
             block.extend_from_slice(text.as_bytes());
         }
     }

@@ -46,7 +46,7 @@ impl Liar {
     #[expect(clippy::new_without_default, reason = "listening is no default value")]
     pub fn new() -> Self {
         let stub = Stub {
-            info: Arc::new(Mutex::new(Ok(pb::InfoReply::default()))),
+            info: Arc::new(Mutex::new(Ok(true_info()))),
             pulls: Arc::new(Mutex::new(Arc::new(|_| Box::new(std::iter::empty())))),
             calls: Arc::default(),
         };
@@ -123,6 +123,17 @@ impl Pullback for Stub {
     ) -> Result<Response<Self::RestoreStream>, Status> {
         Err(Status::unimplemented("it restores nothing"))
     }
+}
+
+/// What an honest agent answers when it is asked what is there.
+pub fn true_info() -> pb::InfoReply {
+    let database = pb::DatabaseInfo {
+        name: "gym".to_owned(),
+        path: "/home/pi/gym.db".to_owned(),
+        journal: "wal".to_owned(),
+        ..pb::DatabaseInfo::default()
+    };
+    pb::InfoReply { protocol: 1, databases: vec![database], ..pb::InfoReply::default() }
 }
 
 /// What `is` is as a reply.

@@ -61,15 +61,18 @@ impl Scene {
         let quoted = |path: PathBuf| toml::Value::from(path.to_str().unwrap()).to_string();
         let mut text = format!(
             "listen = \"{address}\"\nname = \"pi\"\nreserve = \"0\"\nmax_state = \"200M\"\nstate_dir = {}\n[database.gym]\npath = {}\n[database.large]\npath = {}\n",
-            quoted(honest.state()), quoted(small.clone()), quoted(large),
+            quoted(honest.state()),
+            quoted(small.clone()),
+            quoted(large),
         );
         if !tls {
             text = format!("tls = \"off\"\n{text}");
         }
         fs::write(&config, text).unwrap();
-        let agent = |command: &str| honest.agent(&["--config", config.to_str().unwrap(), command]);
         if tls {
-            honest.agent(&["--config", config.to_str().unwrap(), "init", "--database", small.to_str().unwrap()]).exits(0);
+            honest
+                .agent(&["--config", config.to_str().unwrap(), "init", "--database", small.to_str().unwrap()])
+                .exits(0);
         }
         let log = File::create(honest.file("agent.log")).unwrap();
         let mut command = honest.command(programs::agent());
@@ -78,12 +81,11 @@ impl Scene {
         wait_until("the agent", || TcpStream::connect(&scene.address).is_ok());
         if tls {
             for sandbox in [&scene.honest, &scene.bad] {
-                let agent = |command: &str| scene.honest.agent(&["--config", config.to_str().unwrap(), command]);
+                let agent =
+                    |command: &str| scene.honest.agent(&["--config", config.to_str().unwrap(), command]);
                 let code = agent("pair").exits(0).stdout;
                 sandbox.puller(&["pair", code.trim(), "--name", "pi"]).exits(0);
             }
-        } else {
-            let _ = agent;
         }
         scene
     }
@@ -154,7 +156,10 @@ impl Drop for Scene {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("the agent's log:\n{}", fs::read_to_string(self.honest.file("agent.log")).unwrap_or_default());
+            eprintln!(
+                "the agent's log:\n{}",
+                fs::read_to_string(self.honest.file("agent.log")).unwrap_or_default()
+            );
         }
     }
 }
@@ -352,7 +357,12 @@ fn what_is_too_large_costs_others_nothing() {
                 let large = |http2: &mut Http2<Box<dyn Stream>>| -> io::Result<()> {
                     for path in ["/pullback.v1.Pullback/Info", "/pullback.v1.Pullback/Pull"] {
                         let stream = http2.call(path)?;
-                        http2.frame(DATA, 0, stream, &[&[0], &u32::MAX.to_be_bytes()[..], &[0; 10_000]].concat())?;
+                        http2.frame(
+                            DATA,
+                            0,
+                            stream,
+                            &[&[0], &u32::MAX.to_be_bytes()[..], &[0; 10_000]].concat(),
+                        )?;
                     }
                     let stream = http2.call("/pullback.v1.Pullback/Info")?;
                     http2.say(stream, &vec![0; 4 << 20], true)
