@@ -42,7 +42,7 @@ pub enum Databases {
 pub struct Agent {
     settings: Arc<Settings>,
     databases: Arc<Databases>,
-    pulls: Turns,
+    turns: Turns,
     restores: Arc<Semaphore>,
 }
 
@@ -52,7 +52,7 @@ impl Agent {
         Self {
             settings: Arc::new(settings),
             databases: Arc::new(databases),
-            pulls: Turns::new(pulls_max),
+            turns: Turns::new(pulls_max),
             restores: Arc::new(Semaphore::new(1)),
         }
     }
@@ -126,10 +126,13 @@ impl Agent {
         })
     }
 
-    /// Waits until no pull and no restore goes on, but for each no longer than `limit`.
-    pub async fn idle(&self, limit: Duration) {
-        self.pulls.idle(limit).await;
-        let _ = tokio::time::timeout(limit, self.restores.acquire()).await;
+    /// Waits until no pull and no restore goes on, but no longer than `limit`.
+    pub async fn idle(&self, pulls_max: usize, limit: Duration) {
+        let _ = tokio::time::timeout(limit, async {
+            self.turns.until_nobody_pulls(pulls_max).await;
+            let _restores = self.restores.acquire().await;
+        })
+        .await;
     }
 
     fn serve_pull(&self, start: &Start, inbound: &mut Inbound, outbound: &Outbound) -> Result<(), Fault> {
@@ -187,7 +190,16 @@ impl Pullback for Agent {
 
     async fn info(&self, request: Request<pb::InfoRequest>) -> Result<Response<pb::InfoReply>, Status> {
         let agent = self.clone();
-        let answer = tokio::task::spawn_blocking(move || agent.info_of(request.get_ref())).await;
+        let turn = match request.get_ref().tables {
+            true => Some(self.turns.to_count().await.map_err(|fault| fault.to_status())?),
+            false => None,
+        };
+        let answer = tokio::task::spawn_blocking(move || {
+            // Until it is done, whoever waits for it.
+            let _turn = turn;
+            agent.info_of(request.get_ref())
+        });
+        let answer = answer.await;
         let answer =
             answer.map_err(|_| Fault::new(Kind::Internal, "asking the database panicked").to_status())?;
         answer.map(Response::new).map_err(|fault| fault.to_status())
@@ -197,8 +209,8 @@ impl Pullback for Agent {
         &self,
         request: Request<Streaming<pb::PullRequest>>,
     ) -> Result<Response<Self::PullStream>, Status> {
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.fingerprint);
-        let place = self.pulls.take(peer).map_err(|fault| fault.to_status())?;
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.name.clone());
+        let place = self.turns.to_pull(peer).map_err(|fault| fault.to_status())?;
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(START_WAIT, requests.message()).await;
         let first = first
