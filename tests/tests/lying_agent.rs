@@ -31,6 +31,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// What the puller may hold in memory at its peak, whatever it is told.
 const MEMORY_MAX: u64 = 256 << 20;
 
+/// The same where a schema has SQLite compute values as large as it likes: what SQLite may have for a check, and a little more.
+const CHECK_MEMORY_MAX: u64 = 640 << 20;
+
 /// What the store may hold on the disk at any time beside what was there before, where lies are about a small database: the
 /// draft, and what SQLite lays beside it.
 const DISK_MAX: u64 = 64 << 20;
@@ -45,6 +48,7 @@ struct Ground {
     sandbox: Sandbox,
     liar: Liar,
     honest: Content,
+    memory_max: u64,
 }
 
 impl Ground {
@@ -63,7 +67,7 @@ impl Ground {
         let source = sandbox.db("gym.db");
         databases::gym(&source, 200_000, 4096);
         let honest = canonical(&source);
-        let ground = Self { outer, sandbox, liar: Liar::new(), honest };
+        let ground = Self { outer, sandbox, liar: Liar::new(), honest, memory_max: MEMORY_MAX };
         // Another source of the same agent's: the store is there, and what puller notes of it.
         ground.liar.says(ground.honest.told());
         ground.sandbox.pull(&[ground.liar.source().replace("gym", "other")]).succeeds("stored");
@@ -106,7 +110,7 @@ impl Ground {
         let ran = running.finish();
         let (memory, disk) = watch.end();
         is_fit_for_a_terminal(&ran);
-        assert!(memory <= MEMORY_MAX, "{lie}: {memory} bytes of memory, of {ran}");
+        assert!(memory <= self.memory_max, "{lie}: {memory} bytes of memory, of {ran}");
         assert!(disk <= before + DISK_MAX, "{lie}: {disk} bytes on the disk after {before}, of {ran}");
         let (names_now, folders_now) = self.outside();
         assert_eq!(names, names_now, "{lie}");
@@ -716,6 +720,8 @@ fn check_sql(ground: &Ground, lie: &str, sql: &str, verdicts: &[&str]) {
         &["list"],
         &["status"],
         &["verify", name],
+        &["info", "--tables", &source],
+        &["drill", name],
     ] {
         ground.run(lie, arguments);
     }
@@ -737,9 +743,14 @@ fn a_hostile_database_does_nothing_but_lie_there() {
         ),
         good,
     );
-    let tables = (0..20_000).map(|n| format!("CREATE TABLE t{n}(a PRIMARY KEY, b UNIQUE) WITHOUT ROWID;"));
-    let tables = format!("BEGIN; {} COMMIT", tables.collect::<String>());
-    check_sql(&ground, "20,000 tables", &tables, good);
+    // Made by hand for the most part: SQLite reads the whole schema again for each table that it makes.
+    let tables = (0..1000).map(|n| format!("CREATE TABLE t{n}(a PRIMARY KEY, b UNIQUE) WITHOUT ROWID;"));
+    let tables = format!(
+        "BEGIN; {} COMMIT; WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r LIMIT 20000)
+         INSERT INTO sqlite_schema SELECT 'view', 'v' || n, 'v' || n, 0, 'CREATE VIEW v' || n || ' AS SELECT * FROM t1, v' || (n - 1) FROM r",
+        tables.collect::<String>()
+    );
+    check_sql(&ground, "a huge schema", &tables, good);
     let anything = &["ok", "violations", "damaged", "uncheckable", "suspect"][..];
     for (lie, sql) in [
         ("a view that says it is a table", format!(
@@ -765,7 +776,7 @@ fn a_hostile_database_does_nothing_but_lie_there() {
 
 #[test]
 fn a_database_whose_check_is_a_trap_is_no_trap() {
-    let ground = Ground::without_a_copy();
+    let ground = Ground { memory_max: CHECK_MEMORY_MAX, ..Ground::without_a_copy() };
     let anything = &["violations", "damaged", "uncheckable"][..];
     for (lie, rows, sql) in [
         (
