@@ -12,9 +12,9 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject};
 use sha2::{Digest, Sha256};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -187,7 +187,9 @@ fn make(state_dir: &Path, dir: &Path) -> Result<(), Fault> {
     server.use_authority_key_identifier_extension = true;
     let server_certificate =
         server.signed_by(&server_key, &Issuer::from_params(&ca, &ca_key)).map_err(failed)?;
-    let aside = tempfile::Builder::new().prefix(".identity-").tempdir_in(state_dir).map_err(io)?;
+    let mut aside = tempfile::Builder::new();
+    let aside = aside.prefix(".identity-").permissions(Permissions::from_mode(0o700));
+    let aside = aside.tempdir_in(state_dir).map_err(io)?;
     for (name, text) in [
         (CA, ca_certificate.pem()),
         (CA_KEY, ca_key.serialize_pem()),
@@ -231,6 +233,7 @@ mod tests {
             let mode = first.dir().join(key).metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{key}");
         }
+        assert_eq!(first.dir().metadata().unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 1);
     }
 

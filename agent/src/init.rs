@@ -1,7 +1,7 @@
 //! `init`: a configuration to begin with, further databases in one that is there, and the identity. Typed again, or gone on
 //! with after it was killed, it does what is still missing and nothing else.
 
-use crate::config::Config;
+use crate::config::{Config, PORT};
 use crate::identity::Identity;
 use crate::source::{HoldLimits, Source};
 use crate::users;
@@ -9,6 +9,7 @@ use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::identity::{Fingerprint, name_of};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,7 +23,6 @@ const STARTER: &str = "\
 # config check` reads this file, `pullback-agent doctor` tries what it says.
 
 # Every address of this machine, with mutual TLS: only machines get in that were paired by `pullback-agent pair`.
-listen = \"0.0.0.0:7420\"
 ";
 
 /// What stands above the first database.
@@ -81,6 +81,33 @@ impl Candidate {
     }
 }
 
+/// How a configuration is made where none is.
+#[derive(Clone, Copy, Debug)]
+pub struct Starter<'a> {
+    /// Where state goes; none: where it goes without a word.
+    pub state_dir: Option<&'a Path>,
+    /// To listen at.
+    pub port: u16,
+    /// Of the file.
+    pub mode: u32,
+}
+
+impl Starter<'_> {
+    /// For the user who types it, and nobody else.
+    pub const OWN: Self = Self { state_dir: None, port: PORT, mode: 0o600 };
+
+    fn text(&self) -> String {
+        let state_dir = self.state_dir.map(|dir| {
+            format!(
+                "\n# Where the identity lies, and the mirrors, which are a cache.\nstate_dir = {}\n",
+                quoted(dir)
+            )
+        });
+        let listen = SocketAddr::from(([0, 0, 0, 0], self.port));
+        format!("{STARTER}listen = \"{listen}\"\n{}{TABLES}", state_dir.unwrap_or_default())
+    }
+}
+
 /// What became of a configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Configured {
@@ -91,13 +118,8 @@ pub struct Configured {
 }
 
 /// Sees to it that there is a configuration at `path` with `databases`. One that is there stays as it is, with tables added for
-/// databases that it does not have. `state_dir` and `mode` are for one that is made.
-pub fn configure(
-    path: &Path,
-    databases: &[Candidate],
-    state_dir: Option<&Path>,
-    mode: u32,
-) -> Result<Configured, Fault> {
+/// databases that it does not have.
+pub fn configure(path: &Path, databases: &[Candidate], starter: Starter<'_>) -> Result<Configured, Fault> {
     // A link to a configuration stays one.
     let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -112,7 +134,7 @@ pub fn configure(
         }
     };
     let is_there = path.symlink_metadata().is_ok();
-    let before = if is_there { fs::read_to_string(path).map_err(io)? } else { starter(state_dir) };
+    let before = if is_there { fs::read_to_string(path).map_err(io)? } else { starter.text() };
     let known = if is_there {
         Config::read_for_stdio(path)?.databases
     } else {
@@ -124,7 +146,11 @@ pub fn configure(
     }
     if !is_there {
         let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(if mode == 0o600 { 0o700 } else { 0o755 }).create(dir).map_err(io)?;
+        builder
+            .recursive(true)
+            .mode(if starter.mode == 0o600 { 0o700 } else { 0o755 })
+            .create(dir)
+            .map_err(io)?;
     }
     // Two that are typed at once each add their own.
     let lock = File::open(dir).and_then(|dir| dir.lock().map(|()| dir)).map_err(io)?;
@@ -134,24 +160,14 @@ pub fn configure(
     };
     if !is_as_seen {
         drop(lock);
-        return configure(path, databases, state_dir, mode);
+        return configure(path, databases, starter);
     }
     Config::parse(&text).map_err(|why| {
         Fault::new(Kind::Config, format!("`{}` cannot be added to: {why}", path.display()))
             .hint("add `[database.NAME]` with its `path` by hand, then `pullback-agent config check`")
     })?;
-    replace(path, dir, &text, mode).map_err(io)?;
+    replace(path, dir, &text, starter.mode).map_err(io)?;
     Ok(Configured { made: !is_there, added })
-}
-
-fn starter(state_dir: Option<&Path>) -> String {
-    let state_dir = state_dir.map(|dir| {
-        format!(
-            "\n# Where the identity lies, and the mirrors, which are a cache.\nstate_dir = {}\n",
-            quoted(dir)
-        )
-    });
-    format!("{STARTER}{}{TABLES}", state_dir.unwrap_or_default())
 }
 
 fn quoted(path: &Path) -> String {
@@ -246,16 +262,16 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        let first = configure(&config, &[candidate(&gym)], None, 0o600).unwrap();
+        let first = configure(&config, &[candidate(&gym)], Starter::OWN).unwrap();
         assert_eq!(first, Configured { made: true, added: vec![("gym".into(), gym.clone())] });
         let text = fs::read_to_string(&config).unwrap();
-        let again = configure(&config, &[candidate(&gym)], None, 0o600).unwrap();
+        let again = configure(&config, &[candidate(&gym)], Starter::OWN).unwrap();
         assert_eq!(again, Configured { made: false, added: vec![] });
         assert_eq!(fs::read_to_string(&config).unwrap(), text);
         // Known by another path, and a name that is taken.
         let link = dir.path().join("link.db");
         std::os::unix::fs::symlink(&gym, &link).unwrap();
-        let more = configure(&config, &[candidate(&link), candidate(&other)], None, 0o600).unwrap();
+        let more = configure(&config, &[candidate(&link), candidate(&other)], Starter::OWN).unwrap();
         assert_eq!(more.added, [("gym-2".to_owned(), other)]);
         assert!(fs::read_to_string(&config).unwrap().starts_with(&text));
         let read = Config::read(&config).unwrap();
@@ -288,7 +304,12 @@ mod tests {
             .map(|name| candidate(&dir.path().join(name)))
             .collect();
         let config = dir.path().join("agent.toml");
-        configure(&config, &databases, Some(&dir.path().join("state \"1\"")), 0o644).unwrap();
+        configure(
+            &config,
+            &databases,
+            Starter { state_dir: Some(&dir.path().join("state \"1\"")), port: 1, mode: 0o644 },
+        )
+        .unwrap();
         let read = Config::read(&config).unwrap();
         let mut paths: Vec<&PathBuf> = read.databases.values().collect();
         let mut expected: Vec<&PathBuf> = databases.iter().map(|database| &database.path).collect();
@@ -309,7 +330,7 @@ mod tests {
             "tls = \"off\"\nlisten = \"0.0.0.0:1\"",
         ] {
             fs::write(&config, text).unwrap();
-            let fault = configure(&config, std::slice::from_ref(&database), None, 0o600).unwrap_err();
+            let fault = configure(&config, std::slice::from_ref(&database), Starter::OWN).unwrap_err();
             assert_eq!((fault.kind, fs::read_to_string(&config).unwrap().as_str()), (Kind::Config, text));
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
@@ -322,7 +343,7 @@ mod tests {
         std::thread::scope(|scope| {
             for number in 0..8 {
                 let (config, path) = (&config, dir.path().join(format!("db{number}.db")));
-                scope.spawn(move || configure(config, &[candidate(&path)], None, 0o600).unwrap());
+                scope.spawn(move || configure(config, &[candidate(&path)], Starter::OWN).unwrap());
             }
         });
         assert_eq!(Config::read(&config).unwrap().databases.len(), 8);

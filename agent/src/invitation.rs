@@ -1,5 +1,6 @@
 //! A code for a machine that is to be paired, with where this agent may be reached.
 
+use crate::addresses;
 use crate::codes::Codes;
 use crate::config::Config;
 use crate::identity::Identity;
@@ -13,18 +14,19 @@ use std::time::Duration;
 pub fn invite(config: &Config, role: Role, ttl: Duration) -> Result<(PairingCode, Timestamp), Fault> {
     if !config.tls {
         return Err(Fault::new(Kind::Config, "with `tls = \"off\"` this agent cannot be paired with")
-            .hint("take that line out of its configuration, then start the agent again"));
+            .hint("take that line out of its configuration and restart the agent; without TLS, pull through ssh: `puller pull HOST:PATH`"));
     }
     let state_dir = config.settings.state_dir.as_deref();
     let state_dir = state_dir.ok_or_else(|| Fault::new(Kind::Internal, "no state directory"))?;
     let identity = Identity::open(state_dir)?;
+    let addresses = addresses::of(config)?;
     let opened = Codes::of(identity.dir()).open(role, ttl)?;
     let code = PairingCode {
         fingerprint: identity.fingerprint(),
         id: opened.id,
         secret: opened.secret,
-        name: "agent".to_owned(),
-        addresses: vec![config.listen.to_string()],
+        name: config.name.clone(),
+        addresses,
     };
     Ok((code, opened.expires_at))
 }

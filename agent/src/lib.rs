@@ -21,6 +21,7 @@ pub mod view;
 pub mod spool;
 pub mod transfer;
 pub mod call;
+pub mod turns;
 pub mod clock;
 pub mod identity;
 pub mod peers;

@@ -1,7 +1,7 @@
 //! The agent as a service of systemd: the files it takes, and what systemd is told and asked.
 
-use crate::config;
-use crate::init::{Candidate, Configured, configure, replace};
+use crate::config::{self, Config, PORT};
+use crate::init::{Candidate, Configured, Starter, configure, replace};
 use crate::users::{self, User};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
@@ -17,6 +17,9 @@ const UNIT: &str = include_str!("../../deploy/pullback-agent@.service");
 
 /// What stands in every unit of ours.
 const MARK: &str = "pullback-agent serve";
+
+/// What the unit shows to nobody: `PrivateTmp`.
+const HIDDEN: [&str; 2] = ["/tmp", "/var/tmp"];
 
 /// Characters of what a program of the system says.
 const SAID_CHARS_MAX: usize = 600;
@@ -92,6 +95,16 @@ impl Service {
                 "type the command once for each owner: each gets an agent",
             );
         }
+        let is_hidden = |database: &&Candidate| HIDDEN.iter().any(|dir| database.path.starts_with(dir));
+        if let Some(hidden) = databases.iter().find(is_hidden) {
+            return usage(
+                format!(
+                    "`{}` is out of sight of a service, which has a `/tmp` of its own",
+                    hidden.path.display()
+                ),
+                "keep the database elsewhere, or run `pullback-agent serve` without a service",
+            );
+        }
         let Some(user) = users::with_uid(first.owner) else {
             return usage(
                 format!(
@@ -143,11 +156,24 @@ impl Service {
         format!("pullback-agent@{}", self.user.name)
     }
 
+    /// A port that no other service here has.
+    fn port(&self) -> u16 {
+        let files = fs::read_dir(&self.roots.configs).into_iter().flatten().flatten();
+        let others = files.map(|file| file.path()).filter(|path| *path != self.config());
+        let taken: Vec<u16> =
+            others.filter_map(|path| Some(Config::read_for_stdio(&path).ok()?.listen.port())).collect();
+        (PORT..u16::MAX).find(|port| !taken.contains(port)).unwrap_or(PORT)
+    }
+
     /// Sees to it that all its files are there, but for the identity. `program` is the one to run.
     pub fn lay(&self, databases: &[Candidate], program: &Path) -> Result<Laid, Fault> {
         let program = install(program, &self.roots.program)?;
         let state_dir = self.state_dir();
-        let configured = configure(&self.config(), databases, Some(&state_dir), 0o644)?;
+        let configured = configure(
+            &self.config(),
+            databases,
+            Starter { state_dir: Some(&state_dir), port: self.port(), mode: 0o644 },
+        )?;
         let io = |error: std::io::Error| Fault::io(format!("`{}`", state_dir.display()), &error);
         DirBuilder::new().recursive(true).mode(0o755).create(&self.roots.states).map_err(io)?;
         match DirBuilder::new().mode(0o700).create(&state_dir) {
@@ -307,7 +333,6 @@ fn said(text: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use std::os::unix::fs::PermissionsExt;
 
     fn roots(dir: &Path) -> Roots {
@@ -329,7 +354,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let me = users::me();
         let Some(user) = users::with_uid(me) else { return };
-        let database = candidate(&dir.path().join("gym.db"), me);
+        let database = candidate(Path::new("/srv/gym.db"), me);
+        fs::create_dir_all(dir.path().join("etc/pullback")).unwrap();
+        fs::write(dir.path().join("etc/pullback/other.toml"), "listen = \"0.0.0.0:7420\"").unwrap();
         let program = dir.path().join("program");
         fs::write(&program, "one").unwrap();
         let service = Service::of(std::slice::from_ref(&database), roots(dir.path())).unwrap();
@@ -340,7 +367,7 @@ mod tests {
         let again = service.lay(databases, &program).unwrap();
         assert!(!again.configured.made && !again.program && !again.unit, "{again:?}");
         let config = Config::read(&service.config()).unwrap();
-        assert_eq!(config.settings.state_dir, Some(service.state_dir()));
+        assert_eq!((config.settings.state_dir, config.listen.port()), (Some(service.state_dir()), PORT + 1));
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(
             [mode(&service.config()), mode(&service.state_dir()), mode(&service.roots.program)],
@@ -363,7 +390,7 @@ mod tests {
         let of = |owners: &[u32]| {
             let databases: Vec<Candidate> = owners
                 .iter()
-                .map(|owner| candidate(&dir.path().join(format!("{owner}.db")), *owner))
+                .map(|owner| candidate(&Path::new("/srv").join(format!("{owner}.db")), *owner))
                 .collect();
             Service::of(&databases, roots(dir.path())).err().map(|fault| (fault.kind, fault.message))
         };
@@ -373,6 +400,8 @@ mod tests {
             let (kind, message) = of(owners).unwrap();
             assert!(kind == Kind::Usage && message.contains(why), "{message}");
         }
+        let hidden = Service::of(&[candidate(Path::new("/tmp/x.db"), 0)], roots(dir.path())).err().unwrap();
+        assert!(hidden.message.contains("out of sight"), "{hidden}");
         assert_eq!(Service::possible(&roots(dir.path())).unwrap_err().kind, Kind::Usage);
     }
 }

@@ -307,14 +307,6 @@ impl Client {
         })?;
         Ok(reply.code)
     }
-
-    /// Tells a paired agent that this machine is no peer of its any more.
-    pub fn unpair(&mut self) -> Result<(), Fault> {
-        self.greet()?;
-        let call = self.pairing.unpair(pb::UnpairRequest { protocol: PROTOCOL });
-        let answer = first_answer(&self.runtime, self.first_answer_wait, call);
-        answer.map(|_| ()).map_err(|status| self.way.explain(Fault::from_status(&status)))
-    }
 }
 
 /// A restore that goes on: what is said and heard. To be dropped before its [`Client`].

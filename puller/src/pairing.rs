@@ -1,4 +1,5 @@
-//! This machine becomes a peer of an agent: a key is made here and stays here, and the agent signs a certificate for it.
+//! This machine becomes a peer of an agent, and stops being one: a key is made here and stays here, and the agent signs a
+//! certificate for it.
 
 use crate::clock;
 use crate::dial;
@@ -16,8 +17,10 @@ use pullback_shared::text::printable;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use std::sync::Arc;
 use std::time::Duration;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 
 /// How long an agent may take to answer: it waits for its disk twice.
 const ANSWER_WAIT: Duration = Duration::from_secs(20);
@@ -42,17 +45,15 @@ pub fn pair(code: &PairingCode, addresses: &[String], name: &str, own_name: &str
     let key = KeyPair::generate().map_err(|error| internal(error.to_string()))?;
     let request = CertificateParams::default().serialize_request(&key);
     let request = request.map_err(|error| internal(error.to_string()))?;
-    let reply = ask(
-        code,
-        addresses,
-        pb::PairRequest {
-            protocol: PROTOCOL,
-            code_id: code.id.to_vec().into(),
-            secret: code.secret.bytes().to_vec().into(),
-            certificate_request: request.der().to_vec().into(),
-            name: own_name.to_owned(),
-        },
-    )?;
+    let request = pb::PairRequest {
+        protocol: PROTOCOL,
+        code_id: code.id.to_vec().into(),
+        secret: code.secret.bytes().to_vec().into(),
+        certificate_request: request.der().to_vec().into(),
+        name: own_name.to_owned(),
+    };
+    let showing = Showing::Nothing(code.fingerprint);
+    let reply = ask(addresses, showing, async |mut agent| agent.pair(request).await)?;
     let broken = |what: &str| {
         Fault::new(Kind::Protocol, format!("the agent broke the protocol: {what}"))
             .hint("ask for a new code there, and try again")
@@ -77,21 +78,31 @@ pub fn pair(code: &PairingCode, addresses: &[String], name: &str, own_name: &str
     Ok(Made { paired, databases: databases.map(|name| printable(name, NAME_CHARS_MAX)).collect() })
 }
 
-/// A runtime of its own carries this one call.
-fn ask(code: &PairingCode, addresses: &[String], request: pb::PairRequest) -> Result<pb::PairReply, Fault> {
+/// Tells the agent of `paired` that this machine, by the certificate of then, is no peer of its any more.
+pub fn unpair(paired: &Paired) -> Result<(), Fault> {
+    let showing = Showing::Certificate(Arc::new(paired.clone()));
+    let request = pb::UnpairRequest { protocol: PROTOCOL };
+    ask(&paired.addresses, showing, async |mut agent| agent.unpair(request).await).map(|_| ())
+}
+
+/// One call, with a runtime and a connection of its own.
+fn ask<T>(
+    addresses: &[String],
+    showing: Showing,
+    call: impl AsyncFnOnce(PairingClient<Channel>) -> Result<Response<T>, Status>,
+) -> Result<T, Fault> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| Fault::new(Kind::Internal, format!("no runtime: {error}")))?;
     runtime.block_on(async {
-        let showing = Showing::Nothing(code.fingerprint);
         let (stream, line) = dial::agent(addresses, &showing).await?;
         let endpoint = Endpoint::from_static("http://pullback.invalid");
         let channel = dial::channel(endpoint, stream, line.clone()).await?;
-        let mut client = PairingClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-        match tokio::time::timeout(ANSWER_WAIT, client.pair(request)).await {
+        let agent = PairingClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        match tokio::time::timeout(ANSWER_WAIT, call(agent)).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             Ok(Err(status)) => Err(line.explain(Fault::from_status(&status))),
-            Err(_) => Err(Fault::new(Kind::Lost, "the agent took the pairing code and did not answer")
-                .hint("ask for a new code there, and try again")),
+            Err(_) => Err(Fault::new(Kind::Lost, "the agent was asked and did not answer")
+                .hint("look at its log; to be paired, ask for a new code there")),
         }
     })
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Served<'a> {
     sandbox: &'a Sandbox,
+    tls: bool,
     lines: String,
     databases: String,
     address: String,
@@ -46,12 +47,40 @@ impl<'a> Served<'a> {
         lines: &str,
         command: Command,
     ) -> Self {
+        Self::begin(sandbox, databases, false, lines, command)
+    }
+
+    /// The same with mutual TLS, by `command`; the sandbox has the agent's identity, or `pullback-agent init` makes it.
+    #[track_caller]
+    pub fn start_with_tls(
+        sandbox: &'a Sandbox,
+        databases: &[(&str, &Path)],
+        lines: &str,
+        command: Command,
+    ) -> Self {
+        write_config(sandbox, "127.0.0.1:0", true, "", "");
+        sandbox.agent(&[Path::new("init"), Path::new("--config"), &config_file(sandbox)]).exits(0);
+        let served = Self::begin(sandbox, databases, true, &with_reserve(lines), command);
+        // What opens a pairing code reads there where the agent listens.
+        write_config(sandbox, &served.address, true, &served.lines, &served.databases);
+        served
+    }
+
+    #[track_caller]
+    fn begin(
+        sandbox: &'a Sandbox,
+        databases: &[(&str, &Path)],
+        tls: bool,
+        lines: &str,
+        command: Command,
+    ) -> Self {
         let mut tables = String::new();
         for (name, path) in databases {
             tables += &format!("\n[database.{name}]\npath = {}\n", toml(path));
         }
-        let (child, address) = launch(sandbox, command, "127.0.0.1:0", lines, &tables);
-        Self { sandbox, lines: lines.to_owned(), databases: tables, address, child }
+        write_config(sandbox, "127.0.0.1:0", tls, lines, &tables);
+        let (child, address) = launch(sandbox, command);
+        Self { sandbox, tls, lines: lines.to_owned(), databases: tables, address, child }
     }
 
     /// How puller spells the database called `name`: `127.0.0.1:PORT/NAME`.
@@ -93,8 +122,15 @@ impl<'a> Served<'a> {
     pub fn restart(&mut self) {
         self.kill9();
         let command = self.sandbox.command(programs::agent());
-        (self.child, self.address) =
-            launch(self.sandbox, command, &self.address, &self.lines, &self.databases);
+        write_config(self.sandbox, &self.address, self.tls, &self.lines, &self.databases);
+        (self.child, self.address) = launch(self.sandbox, command);
+    }
+
+    /// The same with TLS, or without it.
+    #[track_caller]
+    pub fn restart_with_tls(&mut self, tls: bool) {
+        self.tls = tls;
+        self.restart();
     }
 
     /// The same with other lines of configuration than those it was started with.
@@ -118,18 +154,16 @@ fn with_reserve(lines: &str) -> String {
     format!("reserve = \"0\"\n{lines}")
 }
 
-#[track_caller]
-fn launch(
-    sandbox: &Sandbox,
-    mut command: Command,
-    listen: &str,
-    lines: &str,
-    databases: &str,
-) -> (Child, String) {
-    let config = sandbox.file("agent.toml");
+fn write_config(sandbox: &Sandbox, listen: &str, tls: bool, lines: &str, databases: &str) {
     let state = toml(&sandbox.state());
-    let text = format!("listen = \"{listen}\"\nstate_dir = {state}\ntls = \"off\"\n{lines}\n{databases}");
-    fs::write(&config, text).expect("a configuration can be written");
+    let tls = if tls { "" } else { "tls = \"off\"\n" };
+    let text = format!("listen = \"{listen}\"\nstate_dir = {state}\n{tls}{lines}\n{databases}");
+    fs::write(config_file(sandbox), text).expect("a configuration can be written");
+}
+
+#[track_caller]
+fn launch(sandbox: &Sandbox, mut command: Command) -> (Child, String) {
+    let config = config_file(sandbox);
     let log = File::options().create(true).append(true).open(log_file(sandbox)).expect("a log can be opened");
     command.arg("serve").arg("--config").arg(&config).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().expect("the agent can be started");
@@ -152,6 +186,11 @@ fn launch(
             panic!("the agent does not say where it listens; its log:\n{log}")
         }
     }
+}
+
+/// The configuration of the agent of a sandbox.
+pub fn config_file(sandbox: &Sandbox) -> PathBuf {
+    sandbox.file("agent.toml")
 }
 
 fn log_file(sandbox: &Sandbox) -> PathBuf {

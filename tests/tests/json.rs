@@ -161,6 +161,14 @@ fn every_command_prints_the_fields_of_the_document() {
     unseen.is("`pullback-agent doctor`", &agent(&format!("doctor {config}")).exits(0));
     unseen.is("`pullback-agent config path`", &agent("config path").exits(0));
     unseen.is("`pullback-agent config check`", &agent(&format!("config check {config}")).exits(0));
+    unseen.is("`pullback-agent init`", &agent("init --database ./gym.db").exits(0));
+    unseen.is("`pullback-agent pair`", &agent("pair").exits(0));
+    let peer = r#"{"name":"mac","fingerprint":"FINGERPRINT","role":"pull","paired_at":"2026-01-02T03:04:05Z","expires_at":"2036-01-02T03:04:05Z"}"#;
+    let peers = format!("{{\"v\":1,\"peers\":[{peer}]}}").replace("FINGERPRINT", &"01".repeat(32));
+    std::fs::write(sandbox.file("home/xdg_state_home/pullback/identity/peers.json"), peers).unwrap();
+    let listed = agent("peers list").exits(0);
+    assert_eq!(keys(&agent("peers revoke mac").exits(0).only_json()), keys(&listed.only_json()));
+    unseen.is("`pullback-agent peers list`, `pullback-agent peers revoke`", &listed);
     assert!(unseen.0.is_empty(), "documented and never run: {:?}", unseen.0.keys());
 }
 

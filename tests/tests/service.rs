@@ -3,7 +3,7 @@
 use pullback_tests::booted::Booted;
 use pullback_tests::ledger::{self, Commit};
 use pullback_tests::sandbox::{self, Sandbox};
-use pullback_tests::{privilege, programs};
+use pullback_tests::{privilege, programs, typed};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -97,6 +97,59 @@ fn under_the_shipped_unit_a_database_in_wal_mode_is_pulled_while_its_owner_write
     }
 }
 
+/// The device and the workstation are one machine here, with a user for each.
+#[test]
+fn the_service_is_set_up_paired_and_taken_away_as_the_readme_types_it() {
+    let Some(booted) = booted("the service as README.md types it") else { return };
+    install(&booted);
+    let typed: Vec<String> = typed::blocks(include_str!("../../README.md"))
+        .into_iter()
+        .filter(|block| block.section == "An agent that serves")
+        .flat_map(|block| block.commands)
+        .collect();
+    let [init, pair, there, pull, stop, remove] = typed.as_slice() else { panic!("{typed:?}") };
+    let before = booted.changed_files();
+    booted.must("pi", init);
+    assert_eq!(booted.must("pi", "systemctl is-active pullback-agent@pi").trim(), "active");
+    let code = booted.must("pi", pair);
+    assert!(!booted.journal().contains(code.trim()), "a code is in no log");
+    booted.must("root", &there.replace("CODE", code.trim()));
+    booted.must("root", pull);
+    let copy = booted.must("root", "readlink -f .local/share/pullback/raspberry-pi/app/latest.db");
+    check(&booted, copy.trim());
+    // What the first command did is done, and what it says is looked after.
+    let made = booted.changed_files();
+    booted.must("pi", init);
+    let again = booted.changed_files();
+    assert_eq!(made, again, "typed twice it changes nothing");
+    booted.must("pi", "pullback-agent doctor");
+    assert!(booted.must("pi", "pullback-agent peers list").contains("raspberry-pi"));
+    booted.must("pi", stop);
+    booted.must("pi", remove);
+    let ours = |file: &String| !file.starts_with("/root/") && !file.starts_with("/home/pi/gym/app.db");
+    let [before, after] =
+        [before, booted.changed_files()].map(|files| files.into_iter().filter(ours).collect::<Vec<_>>());
+    assert_eq!(before, after, "nothing is left of it");
+    booted.must("pi", "systemctl is-active writer");
+}
+
+#[test]
+fn a_unit_whose_agent_hangs_is_started_anew_and_one_that_does_not_is_left_alone() {
+    let Some(booted) = booted("the watchdog of the service") else { return };
+    serve(&booted);
+    booted.write(
+        "/etc/systemd/system/pullback-agent@.service.d/soon.conf",
+        "[Service]\nWatchdogSec=1\nRestartSec=0\n",
+    );
+    booted.must("root", "systemctl daemon-reload && systemctl restart pullback-agent@pi && sleep 3");
+    let restarts = || booted.must("root", "systemctl show --value --property NRestarts pullback-agent@pi");
+    assert_eq!(restarts().trim(), "0", "{}", booted.journal());
+    booted.must("root", "systemctl kill --signal STOP pullback-agent@pi");
+    booted.must("root", "until test $(systemctl show --value --property NRestarts pullback-agent@pi) != 0; do sleep 0.1; done");
+    booted.must("root", "until systemctl is-active pullback-agent@pi; do sleep 0.1; done");
+    pull(&booted, "full");
+}
+
 #[test]
 fn what_the_shipped_unit_allows_is_enough_for_a_restore() {
     let Some(booted) = booted("a restore as a service may do it") else { return };
@@ -104,44 +157,35 @@ fn what_the_shipped_unit_allows_is_enough_for_a_restore() {
     let pulled = pull(&booted, "full");
     booted.must("root", &format!("systemctl stop writer && mkdir gym && cp {pulled} copy.db && puller pull -q /root/copy.db --name gym"));
     let copy = check(&booted, &pulled);
-    // The same code as the agent's, in a program that ends.
+    // Written into by SQLite; and set aside where SQLite cannot open it.
+    booted.must("pi", "pullback-agent pair --role restore | puller pair");
+    for (damage, option) in [("true", ""), ("rm -f gym/app.db-*; echo lost > gym/app.db", "--force")] {
+        booted.must("pi", damage);
+        booted.must("pi", &format!("puller restore raspberry-pi/app --in-place --yes {option}"));
+        assert_eq!(check(&booted, "/home/pi/gym/app.db"), copy, "{}", booted.journal());
+        assert_eq!(booted.must("root", "stat -c %U /home/pi/gym/app.db").trim(), "pi");
+    }
+    // A new file, which root gives to the folder's owner: the same code as the agent's, in a program that ends.
     let unit = shipped("pullback-agent@.service")
         .replace("Type=notify", "Type=oneshot")
         .replace("Restart=on-failure", "Restart=no");
     let (before, command) = unit.split_once("ExecStart=").expect("the unit runs something");
     let (_, after) = command.split_once('\n').expect("the unit has more lines");
-    // Written into by SQLite; set aside where SQLite cannot open it; and a new file, which root gives to the folder's owner.
-    for (user, home, damage, option) in [
-        ("pi", "/home/pi", "true", ""),
-        ("pi", "/home/pi", "rm gym/app.db-*; echo lost > gym/app.db", "--force"),
-        ("root", "/root", "true", ""),
-    ] {
-        let restore = format!("/usr/local/bin/puller restore gym --to {home}/gym/app.db --yes {option}");
-        let unit = format!("{before}ExecStart={restore}\n{after}");
-        booted.write("/etc/systemd/system/restore@.service", &unit);
-        booted.must(user, damage);
-        booted.must("root", &format!("systemctl daemon-reload && systemctl start restore@{user}"));
-        assert_eq!(check(&booted, &format!("{home}/gym/app.db")), copy, "{}", booted.journal());
-        assert_eq!(booted.must("root", &format!("stat -c %U {home}/gym/app.db")).trim(), user);
-    }
+    let restore = "/usr/local/bin/puller restore gym --to /root/gym/app.db --yes";
+    booted.write("/etc/systemd/system/restore@.service", &format!("{before}ExecStart={restore}\n{after}"));
+    booted.must("root", "systemctl daemon-reload && systemctl start restore@root");
+    assert_eq!(check(&booted, "/root/gym/app.db"), copy, "{}", booted.journal());
+    assert_eq!(booted.must("root", "stat -c %U /root/gym/app.db").trim(), "root");
 }
 
-/// Does what the head of the unit says, for the user `pi` and its database of that name in `deploy/agent.toml`, which an
-/// application of the same user writes to without pause.
+/// Puts the programs where `cargo install` of `pi` puts them, and has an application of `pi` write to a database without pause.
 #[track_caller]
-fn serve(booted: &Booted) {
-    for (program, name) in [
-        (programs::agent().to_owned(), "pullback-agent"),
-        (programs::puller().to_owned(), "puller"),
-        (programs::hostile_writer(), "hostile-writer"),
-    ] {
-        booted.install(&program, &format!("/usr/local/bin/{name}"));
-    }
-    // A test's machine has its disk in memory.
-    let config =
-        "state_dir = \"/var/lib/pullback/pi\"\nreserve = \"0\"\n".to_owned() + &shipped("agent.toml");
-    booted.write("/etc/pullback/pi.toml", &config);
-    booted.write("/etc/systemd/system/pullback-agent@.service", &shipped("pullback-agent@.service"));
+fn install(booted: &Booted) {
+    // The machine has no network; this is an address that others could reach.
+    booted.must("root", "hostname raspberry-pi && ip address add 192.0.2.1/32 dev lo");
+    booted.install(programs::agent(), "/home/pi/.cargo/bin/pullback-agent");
+    booted.install(programs::puller(), "/usr/local/bin/puller");
+    booted.install(&programs::hostile_writer(), "/usr/local/bin/hostile-writer");
     booted.must("pi", "mkdir gym");
     let writer = "exec hostile-writer gym/app.db --journal wal --pause-ms 2 > commits";
     booted.must(
@@ -149,13 +193,25 @@ fn serve(booted: &Booted) {
         &format!("systemd-run --uid pi --working-directory /home/pi --unit writer sh -c '{writer}'"),
     );
     booted.must("pi", "until test -s commits; do sleep 0.05; done");
-    booted.must("pi", "sudo systemctl enable --now pullback-agent@pi");
+}
+
+/// Sets the service up and pairs `pi` with it.
+#[track_caller]
+fn serve(booted: &Booted) {
+    install(booted);
+    booted.must("pi", "sudo ~/.cargo/bin/pullback-agent init --service --database ~/gym/app.db");
+    // A test's machine has its disk in memory.
+    booted.must(
+        "root",
+        "sed -i '1i reserve = \"0\"' /etc/pullback/pi.toml && systemctl restart pullback-agent@pi",
+    );
+    booted.must("pi", "pullback-agent pair | puller pair");
 }
 
 /// Pulls the served database as `pi`, and tells where the new copy is inside.
 #[track_caller]
 fn pull(booted: &Booted, transfer: &str) -> String {
-    let pulled = booted.must("pi", "puller pull --json 127.0.0.1:7420/gym");
+    let pulled = booted.must("pi", "puller pull --json raspberry-pi/app");
     let pulled: Value = serde_json::from_str(pulled.trim()).expect("a pull tells JSON");
     assert_eq!((&pulled["outcome"], &pulled["transfer"]), (&"stored".into(), &transfer.into()), "{pulled}");
     pulled["path"].as_str().expect("a copy has a path").to_owned()

@@ -518,7 +518,7 @@ fn an_agent_s_wrong_configuration_is_heard_here() {
     fs::write(folder.join("agent.toml"), "lissten = 1\n").unwrap();
     says(
         &sshd.pull(&[&source]).fails("config", 2),
-        &["the agent on pi says", "line 1 (`lissten = 1`)", "deploy/agent.toml"],
+        &["the agent on pi says", "line 1 (`lissten = 1`)", "pullback-agent config example"],
     );
     // What matters to it is honoured, and what does not need not be there.
     let state = sandbox.file("far-state");

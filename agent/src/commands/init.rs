@@ -4,7 +4,8 @@ use crate::cli::Cli;
 use clap::builder::BoolishValueParser;
 use pullback_agent::config::{Config, default_state_dir};
 use pullback_agent::discover::Discovery;
-use pullback_agent::init::{Candidate, Configured, Identified, configure, identify};
+use pullback_agent::identity::{Identity, dir_of};
+use pullback_agent::init::{Candidate, Configured, Identified, Starter, configure, identify};
 use pullback_agent::systemd::{Roots, Service};
 use pullback_agent::users;
 use pullback_shared::fault::{Fault, Kind};
@@ -100,7 +101,7 @@ fn for_this_user(cli: &Cli, candidates: &[Candidate]) -> Result<Done, Fault> {
         ));
     }
     let path = super::config_path(cli);
-    let configured = configure(&path, candidates, None, 0o600)?;
+    let configured = configure(&path, candidates, Starter::OWN)?;
     let config = Config::read(&path)?;
     super::check_owner(&config)?;
     let state_dir = config.settings.state_dir.unwrap_or_else(default_state_dir);
@@ -129,9 +130,10 @@ fn as_service(cli: &Cli, candidates: &[Candidate]) -> Result<Done, Fault> {
     let laid = service.lay(candidates, &program)?;
     let config = Config::read(&service.config())?;
     let state_dir = config.settings.state_dir.unwrap_or_else(|| service.state_dir());
-    let made = pullback_agent::identity::dir_of(&state_dir).symlink_metadata().is_err();
+    let made = dir_of(&state_dir).symlink_metadata().is_err();
     service.identify()?;
-    let identity = Identified { made, ..identify(&state_dir)? };
+    let identity = Identity::open(&state_dir)?;
+    let identity = Identified { dir: dir_of(&state_dir), fingerprint: identity.fingerprint(), made };
     let started = service.run(laid.unit || laid.program)?;
     Ok(Done {
         config: service.config(),

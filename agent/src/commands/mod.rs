@@ -18,7 +18,6 @@ mod stdio;
 
 use crate::cli::{Cli, Command, ConfigCommand};
 use pullback_agent::config::{Config, default_config_path, default_state_dir};
-use pullback_agent::identity::Identity;
 use pullback_agent::users;
 use pullback_shared::fault::{Fault, Kind};
 use std::os::unix::fs::MetadataExt;
@@ -103,12 +102,6 @@ fn config_path(cli: &Cli) -> PathBuf {
 
 fn config(cli: &Cli) -> Result<Config, Fault> {
     Config::read(&config_path(cli))
-}
-
-/// The identity of the agent with this configuration, for whoever may use it.
-fn identity(config: &Config) -> Result<Identity, Fault> {
-    check_owner(config)?;
-    Identity::open(&config.settings.state_dir.clone().unwrap_or_default())
 }
 
 /// What is written into a state directory by another user than its own could not be read by the agent.

@@ -2,14 +2,11 @@
 
 use crate::cli::Cli;
 use clap::ValueEnum;
-use pullback_agent::addresses;
 use pullback_agent::answer::Answer;
-use pullback_agent::codes::Codes;
 use pullback_agent::config::{self, Config};
-use pullback_agent::identity::Identity;
-use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::identity::Role;
-use pullback_shared::pairing::PairingCode;
+use pullback_agent::invitation::invite;
+use pullback_shared::fault::Fault;
+use pullback_shared::identity::{Fingerprint, Role};
 use std::time::Duration;
 
 /// What the code is for.
@@ -33,33 +30,18 @@ enum RoleWord {
 
 pub(crate) fn run(cli: &Cli, asked: &Pair) -> Result<u8, Fault> {
     let config = super::config(cli)?;
-    if !config.tls {
-        return Err(Fault::new(
-            Kind::Config,
-            format!("`{}` says `tls = \"off\"`: nobody is paired with an agent that knows no peers", super::config_path(cli).display()),
-        )
-        .hint("take that line out and restart the agent; without TLS, pull through ssh: `puller pull HOST:PATH`"));
-    }
-    let identity = super::identity(&config)?;
-    let addresses = addresses::of(&config)?;
+    super::check_owner(&config)?;
     let role = match asked.role {
         RoleWord::Pull => Role::Pull,
         RoleWord::Restore => Role::Restore,
     };
-    let opened = Codes::of(identity.dir()).open(role, asked.ttl)?;
-    let code = PairingCode {
-        fingerprint: identity.fingerprint(),
-        id: opened.id,
-        secret: opened.secret,
-        name: config.name.clone(),
-        addresses: addresses.clone(),
-    };
+    let (code, expires_at) = invite(&config, role, asked.ttl)?;
     match cli.common.json {
         true => println!(
             "{}",
             serde_json::json!({
-                "v": 1, "code": code.encode(), "role": role.word(), "expires_at": opened.expires_at, "name": config.name,
-                "addresses": addresses, "fingerprint": identity.fingerprint(),
+                "v": 1, "code": code.encode(), "role": role.word(), "expires_at": expires_at, "name": code.name,
+                "addresses": code.addresses, "fingerprint": code.fingerprint,
             })
         ),
         false => println!("{}", code.encode()),
@@ -69,20 +51,20 @@ pub(crate) fn run(cli: &Cli, asked: &Pair) -> Result<u8, Fault> {
             Role::Pull => "pull databases from here",
             Role::Restore => "pull databases from here, and restore them here",
         };
-        eprintln!("\nThis code lets one machine {may}. It can be used once, until {}.", opened.expires_at);
+        eprintln!("\nThis code lets one machine {may}. It can be used once, until {expires_at}.");
         eprintln!(
             "There type `puller pair CODE`, or `puller pair`, which asks for it. Whoever has it may use it: keep it to yourself."
         );
-        eprintln!("It leads to {}.", addresses.join(", "));
+        eprintln!("It leads to {}.", code.addresses.join(", "));
     }
-    warn(&config, &identity);
+    warn(&config, code.fingerprint);
     Ok(0)
 }
 
 /// A code is of no use while nobody answers.
-fn warn(config: &Config, identity: &Identity) {
+fn warn(config: &Config, identity: Fingerprint) {
     let listen = config.listen;
-    match Answer::at(listen, Some(identity.fingerprint())) {
+    match Answer::at(listen, Some(identity)) {
         Answer::Agent => {}
         Answer::Nobody => eprintln!(
             "warning: no agent answers at {listen} yet: start it with `pullback-agent serve`, or as a service with `sudo \

@@ -5,7 +5,7 @@ use comfy_table::{Table, presets};
 use pullback_agent::clock;
 use pullback_agent::identity::dir_of;
 use pullback_agent::peers::{Peer, Peers};
-use pullback_shared::fault::Fault;
+use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 
 /// Digits of a fingerprint in the table: enough to tell peers apart, and to name one.
@@ -29,14 +29,14 @@ pub(crate) fn run(cli: &Cli, asked: &PeersCommand) -> Result<u8, Fault> {
     let config = super::config(cli)?;
     super::check_owner(&config)?;
     let dir = dir_of(&config.settings.state_dir.unwrap_or_default());
-    // A name is looked for in an identity that is there: else what is wrong is that there is none.
+    if !dir.is_dir() {
+        let why = format!("this agent has no identity: there is no `{}`", dir.display());
+        return Err(Fault::new(Kind::Config, why).hint("`pullback-agent init` makes one"));
+    }
     let peers = Peers::of(&dir);
     match asked {
         PeersCommand::List => list(cli, &peers.all()?),
         PeersCommand::Revoke { name } => {
-            if !dir.is_dir() {
-                pullback_agent::identity::Identity::open(dir.parent().unwrap_or(&dir))?;
-            }
             let peer = peers.revoke(name)?;
             match (cli.common.json, cli.common.quiet) {
                 (true, _) => println!("{}", json(&peer)),

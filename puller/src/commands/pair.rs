@@ -65,8 +65,12 @@ pub(crate) fn run(cli: &Cli, asked: &Pair) -> Result<u8, Fault> {
     {
         addresses.push(format!("{host}:{}", port.1));
     }
+    // A code is used up by one try: what can fail here is to fail before.
+    puller::paired::make_dir()?;
     let own_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let made = pairing::pair(&code, &addresses, &name, &own_name)?;
+    // A damaged file is of no use to say goodbye with.
+    let before = Paired::read(&name).ok().flatten();
     made.paired.write()?;
     // Only what was tried is said to work.
     let address = Address::Agent { agent: name.clone(), database: String::new() };
@@ -76,6 +80,12 @@ pub(crate) fn run(cli: &Cli, asked: &Pair) -> Result<u8, Fault> {
         let message = format!("`{name}` is paired, but did not take this machine's certificate: {fault}");
         Fault::new(fault.kind, message).hint(fault.hint)
     })?;
+    if let Some(before) = before.filter(|before| before.fingerprint == made.paired.fingerprint)
+        && let Err(fault) = pairing::unpair(&before)
+    {
+        eprintln!("warning: the agent still lists what this machine was there before: {fault}");
+        eprintln!("on it: pullback-agent peers revoke {}", before.peer_name);
+    }
     say(
         cli,
         &made,
@@ -204,9 +214,7 @@ fn unknown(name: &str) -> Fault {
 pub(crate) fn unpair(cli: &Cli, asked: &Unpair) -> Result<u8, Fault> {
     let paired = Paired::read(&asked.agent)?.ok_or_else(|| unknown(&asked.agent))?;
     let name = &paired.name;
-    let address = Address::Agent { agent: name.clone(), database: String::new() };
-    let told =
-        Client::open(&address, &puller::ssh::Door::new(ANSWER_WAIT)).and_then(|mut client| client.unpair());
+    let told = pairing::unpair(&paired);
     paired.remove()?;
     let revoked = match told {
         Ok(()) => true,
