@@ -6,11 +6,10 @@ use pullback_tests::databases;
 use pullback_tests::http2::{CONTINUATION, DATA, END_HEADERS, HEADERS, Http2, RST_STREAM, headers};
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Sandbox, wait_until};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::ring;
+use pullback_tests::tls::{Greeting, SERVER_NAME};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConnection, StreamOwned};
 use std::any::Any;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -109,13 +108,9 @@ impl Scene {
         let pem = |name: &str| paired[name].as_str().unwrap().as_bytes().to_vec();
         let certificate = CertificateDer::from_pem_slice(&pem("certificate")).unwrap();
         let key = PrivateKeyDer::from_pem_slice(&pem("key")).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = config.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
-        let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Anybody));
-        let mut config = config.with_client_auth_cert(vec![certificate], key).unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let name = ServerName::try_from("agent.pullback.invalid").unwrap();
-        ClientConnection::new(Arc::new(config), name).unwrap()
+        let greeting = Greeting { shows: Some((vec![certificate], key)), ..Greeting::without() };
+        let name = ServerName::try_from(SERVER_NAME).unwrap();
+        ClientConnection::new(Arc::new(greeting.config()), name).unwrap()
     }
 
     /// A connection of the bad puller, in which calls may be made.
@@ -402,43 +397,4 @@ fn fifty_that_count_rows_cost_others_nothing() {
             held.keep(http2);
         }
     });
-}
-
-/// Takes whoever answers for the agent: here it is the agent that is to be careful.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }
