@@ -203,7 +203,7 @@ pub async fn serve_stdio(config: Config, databases: Databases) -> anyhow::Result
     let access = Access::without_peers();
     let server = builder(access).add_service(agent.clone().into_server()).add_optional_service(desk);
     let served = server.serve_with_incoming_shutdown(once, stop).await;
-    agent.idle(FOLD_WAIT).await;
+    agent.idle(pulls_max, FOLD_WAIT).await;
     served.context("serving")
 }
 

@@ -26,9 +26,6 @@ use tonic::{Request, Response, Status, Streaming};
 /// How long a puller that opened a pull is waited for to say what it wants.
 const START_WAIT: Duration = Duration::from_secs(20);
 
-/// How long a count of rows may wait for those before it: there is one at a time, for each takes a snapshot to a file.
-const COUNT_WAIT: Duration = Duration::from_secs(120);
-
 /// Which databases a caller may name.
 #[derive(Clone, Debug)]
 pub enum Databases {
@@ -45,9 +42,8 @@ pub enum Databases {
 pub struct Agent {
     settings: Arc<Settings>,
     databases: Arc<Databases>,
-    pulls: Turns,
+    turns: Turns,
     restores: Arc<Semaphore>,
-    counts: Arc<Semaphore>,
 }
 
 impl Agent {
@@ -56,9 +52,8 @@ impl Agent {
         Self {
             settings: Arc::new(settings),
             databases: Arc::new(databases),
-            pulls: Turns::new(pulls_max),
+            turns: Turns::new(pulls_max),
             restores: Arc::new(Semaphore::new(1)),
-            counts: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -131,10 +126,13 @@ impl Agent {
         })
     }
 
-    /// Waits until no pull and no restore goes on, but for each no longer than `limit`.
-    pub async fn idle(&self, limit: Duration) {
-        self.pulls.idle(limit).await;
-        let _ = tokio::time::timeout(limit, self.restores.acquire()).await;
+    /// Waits until no pull and no restore goes on, but no longer than `limit`.
+    pub async fn idle(&self, pulls_max: usize, limit: Duration) {
+        let _ = tokio::time::timeout(limit, async {
+            self.turns.until_nobody_pulls(pulls_max).await;
+            let _restores = self.restores.acquire().await;
+        })
+        .await;
     }
 
     fn serve_pull(&self, start: &Start, inbound: &mut Inbound, outbound: &Outbound) -> Result<(), Fault> {
@@ -193,15 +191,11 @@ impl Pullback for Agent {
     async fn info(&self, request: Request<pb::InfoRequest>) -> Result<Response<pb::InfoReply>, Status> {
         let agent = self.clone();
         let turn = match request.get_ref().tables {
-            true => {
-                let turn = tokio::time::timeout(COUNT_WAIT, Arc::clone(&self.counts).acquire_owned()).await;
-                let busy = Fault::new(Kind::Busy, "the agent counts rows for others").hint("try again later");
-                Some(turn.ok().and_then(Result::ok).ok_or_else(|| busy.to_status())?)
-            }
+            true => Some(self.turns.to_count().await.map_err(|fault| fault.to_status())?),
             false => None,
         };
         let answer = tokio::task::spawn_blocking(move || {
-            // Kept until it is done, whether or not somebody still waits for it.
+            // Until it is done, whoever waits for it.
             let _turn = turn;
             agent.info_of(request.get_ref())
         });
@@ -215,8 +209,8 @@ impl Pullback for Agent {
         &self,
         request: Request<Streaming<pb::PullRequest>>,
     ) -> Result<Response<Self::PullStream>, Status> {
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.fingerprint);
-        let place = self.pulls.take(peer).map_err(|fault| fault.to_status())?;
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.name.clone());
+        let place = self.turns.to_pull(peer).map_err(|fault| fault.to_status())?;
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(START_WAIT, requests.message()).await;
         let first = first
