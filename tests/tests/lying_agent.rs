@@ -62,7 +62,7 @@ impl Ground {
 
     #[track_caller]
     fn without_a_copy() -> Self {
-        let outer = tempfile::tempdir().unwrap();
+        let outer = tempfile::tempdir().expect("a test can do that");
         let sandbox = Sandbox::new_in(outer.path()).with_limit(LIMIT);
         let source = sandbox.db("gym.db");
         databases::gym(&source, 200_000, 4096);
@@ -77,8 +77,8 @@ impl Ground {
     /// All that is not the store.
     fn outside(&self) -> (BTreeSet<String>, Vec<Folder>) {
         let names = |dir: &Path| -> BTreeSet<String> {
-            let entries = fs::read_dir(dir).unwrap();
-            entries.map(|entry| entry.unwrap().path().display().to_string()).collect()
+            let entries = fs::read_dir(dir).expect("a test can do that");
+            entries.map(|entry| entry.expect("a test can do that").path().display().to_string()).collect()
         };
         let mut all = names(self.outer.path());
         all.extend(names(&self.sandbox.file("")));
@@ -200,7 +200,10 @@ impl Ground {
 
 /// The content of the database at `path` in one file, as the canonical form has it.
 fn canonical(path: &Path) -> Content {
-    Connection::open(path).unwrap().query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).unwrap();
+    Connection::open(path)
+        .expect("a test can do that")
+        .query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))
+        .expect("a test can do that");
     Content::of(path)
 }
 
@@ -258,7 +261,7 @@ impl Watch {
     /// The most memory and the most bytes on the disk that were seen.
     fn end(self) -> (u64, u64) {
         self.over.store(true, Ordering::Relaxed);
-        let memory = self.watching.join().unwrap();
+        let memory = self.watching.join().expect("a test can do that");
         if memory == 0 && !cfg!(target_os = "linux") {
             eprintln!("SKIPPED: the memory of a process is not looked at on this system");
         }
@@ -301,11 +304,11 @@ fn shapes_and_sizes_that_cannot_be_are_refused_before_anything_is_made() {
     let mut told = ground.honest.told();
     told[0] = ground.offer(|offer| {
         (offer.pages, offer.bytes) = (u32::MAX, 1 << 63);
-        let source = offer.source.as_mut().unwrap();
+        let source = offer.source.as_mut().expect("a test can do that");
         (source.file_bytes, source.wal_bytes, source.mode) = (1 << 63, u64::MAX, u32::MAX);
         (source.uid, source.gid, source.change_counter) = (u32::MAX, u32::MAX, u32::MAX);
     });
-    *told.last_mut().unwrap() = ground.done(|done| done.held_micros = u64::MAX);
+    *told.last_mut().expect("a test can do that") = ground.done(|done| done.held_micros = u64::MAX);
     ground.liar.says(told);
     for arguments in [["pull", "--json"], ["pull", "--full"]] {
         ground.run("sizes of 2^63", &[&arguments[..], &[&ground.liar.source()]].concat()).exits(0);
@@ -315,14 +318,14 @@ fn shapes_and_sizes_that_cannot_be_are_refused_before_anything_is_made() {
 
 /// A zstd frame that says nothing of its length and unpacks to `megabytes` MiB of zeros.
 fn bomb(megabytes: u64) -> Vec<u8> {
-    zstd::stream::encode_all(std::io::repeat(0).take(megabytes << 20), 19).unwrap()
+    zstd::stream::encode_all(std::io::repeat(0).take(megabytes << 20), 19).expect("a test can do that")
 }
 
 fn gzip_bomb(megabytes: u64) -> Vec<u8> {
     let mut gzip =
         flate2::read::GzEncoder::new(std::io::repeat(0).take(megabytes << 20), flate2::Compression::best());
     let mut bytes = Vec::new();
-    gzip.read_to_end(&mut bytes).unwrap();
+    gzip.read_to_end(&mut bytes).expect("a test can do that");
     bytes
 }
 
@@ -507,7 +510,7 @@ fn an_end_that_is_none_comes_to_nothing() {
     let ground = Ground::new();
     let ending = |done: Reply| {
         let mut told = ground.honest.told();
-        *told.last_mut().unwrap() = done;
+        *told.last_mut().expect("a test can do that") = done;
         told
     };
     let fault = |code: &str, text: &str| {
@@ -592,7 +595,7 @@ fn hostile_offer(offer: &mut pb::Offer, times: usize) {
     let text = HOSTILE.repeat(times);
     offer.full_because.clone_from(&text);
     offer.no_mirror_because.clone_from(&text);
-    let source = offer.source.as_mut().unwrap();
+    let source = offer.source.as_mut().expect("a test can do that");
     source.path.clone_from(&text);
     source.agent_version.clone_from(&text);
     source.sqlite_version = text;
@@ -612,7 +615,9 @@ fn words_of_the_agent_reach_no_terminal_as_they_are_and_name_no_file() {
         ground.run("hostile words, shown", &[&["show", "127.0.0.1/gym", "latest"], json].concat());
     }
     // An unknown journal mode is a word of the protocol's.
-    ground.liar.says(vec![ground.offer(|offer| offer.source.as_mut().unwrap().journal = HOSTILE.to_owned())]);
+    ground.liar.says(vec![
+        ground.offer(|offer| offer.source.as_mut().expect("a test can do that").journal = HOSTILE.to_owned()),
+    ]);
     ground.fails("a journal mode of its own", BROKEN);
     ground.is_as_ever();
 }
@@ -682,10 +687,11 @@ fn what_an_agent_says_is_there_harms_nobody() {
 fn made(ground: &Ground, sql: &str) -> Content {
     let path = ground.sandbox.db("hostile.db");
     let _ = fs::remove_file(&path);
-    let db = Connection::open(&path).unwrap();
-    db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false).unwrap();
+    let db = Connection::open(&path).expect("a test can do that");
+    db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)
+        .expect("a test can do that");
     db.execute_batch("PRAGMA page_size = 512; PRAGMA writable_schema = ON; PRAGMA foreign_keys = OFF")
-        .unwrap();
+        .expect("a test can do that");
     db.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
     drop(db);
     Content::of(&path)
@@ -756,10 +762,9 @@ fn a_hostile_database_does_nothing_but_lie_there() {
         ("a view that says it is a table", format!(
             "CREATE TABLE t(a); CREATE VIEW v AS {ENDLESS}; UPDATE sqlite_schema SET type = 'table' WHERE name = 'v'"
         )),
-        ("names that a terminal would obey", format!(
+        ("names that a terminal would obey",
             "CREATE TABLE t(a NOT NULL); CREATE TABLE u(a UNIQUE);
-             UPDATE sqlite_schema SET name = char(27,91,50,74,155,8238,10) || '../../x', rootpage = 1 WHERE name = 'u'",
-        )),
+             UPDATE sqlite_schema SET name = char(27,91,50,74,155,8238,10) || '../../x', rootpage = 1 WHERE name = 'u'".to_owned()),
         ("two tables in one page", "CREATE TABLE t(a); CREATE TABLE u(a); INSERT INTO t VALUES (1);
              UPDATE sqlite_schema SET rootpage = 1".to_owned()),
         ("a table in no page", "CREATE TABLE t(a); UPDATE sqlite_schema SET rootpage = 4294967294".to_owned()),
