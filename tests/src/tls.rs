@@ -169,7 +169,8 @@ impl Greeting {
         Self { alpn: vec!["pullback-pair/1"], ..Self::without() }
     }
 
-    fn config(&self) -> ClientConfig {
+    /// The same as rustls takes it.
+    pub fn config(&self) -> ClientConfig {
         let provider = Arc::new(ring::default_provider());
         let anyone = Arc::new(Anyone(Arc::clone(&provider)));
         let version = if self.is_old { &TLS12 } else { &TLS13 };

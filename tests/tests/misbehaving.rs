@@ -6,11 +6,10 @@ use pullback_tests::databases;
 use pullback_tests::http2::{CONTINUATION, DATA, END_HEADERS, HEADERS, Http2, RST_STREAM, headers};
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Sandbox, wait_until};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::ring;
+use pullback_tests::tls::{Greeting, SERVER_NAME};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConnection, StreamOwned};
 use std::any::Any;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -56,9 +55,14 @@ impl Scene {
         databases::gym(&small, 100_000, 4096);
         databases::gym(&large, 100_000, 4096);
         databases::add_noise(&large, 32 << 20);
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let address = TcpListener::bind("127.0.0.1:0")
+            .expect("a test can do that")
+            .local_addr()
+            .expect("a test can do that")
+            .to_string();
         let config = honest.file("agent.toml");
-        let quoted = |path: PathBuf| toml::Value::from(path.to_str().unwrap()).to_string();
+        let quoted =
+            |path: PathBuf| toml::Value::from(path.to_str().expect("a test can do that")).to_string();
         let mut text = format!(
             "listen = \"{address}\"\nname = \"pi\"\nreserve = \"0\"\nmax_state = \"200M\"\nstate_dir = {}\n[database.gym]\npath = {}\n[database.large]\npath = {}\n",
             quoted(honest.state()),
@@ -68,21 +72,28 @@ impl Scene {
         if !tls {
             text = format!("tls = \"off\"\n{text}");
         }
-        fs::write(&config, text).unwrap();
+        fs::write(&config, text).expect("a test can do that");
         if tls {
             honest
-                .agent(&["--config", config.to_str().unwrap(), "init", "--database", small.to_str().unwrap()])
+                .agent(&[
+                    "--config",
+                    config.to_str().expect("a test can do that"),
+                    "init",
+                    "--database",
+                    small.to_str().expect("a test can do that"),
+                ])
                 .exits(0);
         }
-        let log = File::create(honest.file("agent.log")).unwrap();
+        let log = File::create(honest.file("agent.log")).expect("a test can do that");
         let mut command = honest.command(programs::agent());
         command.arg("serve").arg("--config").arg(&config).stdout(Stdio::null()).stderr(log);
-        let scene = Self { child: command.spawn().unwrap(), address, tls, honest, bad };
+        let scene = Self { child: command.spawn().expect("a test can do that"), address, tls, honest, bad };
         wait_until("the agent", || TcpStream::connect(&scene.address).is_ok());
         if tls {
             for sandbox in [&scene.honest, &scene.bad] {
-                let agent =
-                    |command: &str| scene.honest.agent(&["--config", config.to_str().unwrap(), command]);
+                let agent = |command: &str| {
+                    scene.honest.agent(&["--config", config.to_str().expect("a test can do that"), command])
+                };
                 let code = agent("pair").exits(0).stdout;
                 sandbox.puller(&["pair", code.trim(), "--name", "pi"]).exits(0);
             }
@@ -96,26 +107,23 @@ impl Scene {
 
     /// A connection, as far as TCP.
     fn tcp(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_write_timeout(Some(STUCK)).unwrap();
-        stream.set_read_timeout(Some(STUCK)).unwrap();
+        let stream = TcpStream::connect(&self.address).expect("a test can do that");
+        stream.set_write_timeout(Some(STUCK)).expect("a test can do that");
+        stream.set_read_timeout(Some(STUCK)).expect("a test can do that");
         stream
     }
 
     /// A client that shows what the bad puller was given.
     fn client(&self) -> ClientConnection {
         let file = self.bad.file("home/xdg_config_home/pullback/agents/pi.json");
-        let paired: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-        let pem = |name: &str| paired[name].as_str().unwrap().as_bytes().to_vec();
-        let certificate = CertificateDer::from_pem_slice(&pem("certificate")).unwrap();
-        let key = PrivateKeyDer::from_pem_slice(&pem("key")).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = config.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
-        let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Anybody));
-        let mut config = config.with_client_auth_cert(vec![certificate], key).unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let name = ServerName::try_from("agent.pullback.invalid").unwrap();
-        ClientConnection::new(Arc::new(config), name).unwrap()
+        let paired: serde_json::Value =
+            serde_json::from_slice(&fs::read(file).expect("a test can do that")).expect("a test can do that");
+        let pem = |name: &str| paired[name].as_str().expect("a test can do that").as_bytes().to_vec();
+        let certificate = CertificateDer::from_pem_slice(&pem("certificate")).expect("a test can do that");
+        let key = PrivateKeyDer::from_pem_slice(&pem("key")).expect("a test can do that");
+        let greeting = Greeting { shows: Some((vec![certificate], key)), ..Greeting::without() };
+        let name = ServerName::try_from(SERVER_NAME).expect("a test can do that");
+        ClientConnection::new(Arc::new(greeting.config()), name).expect("a test can do that")
     }
 
     /// A connection of the bad puller, in which calls may be made.
@@ -141,8 +149,9 @@ impl Scene {
     /// Commits something, and pulls it as the honest puller.
     #[track_caller]
     fn is_served(&self, meanwhile: &str) {
-        let db = rusqlite::Connection::open(self.honest.db("gym.db")).unwrap();
-        db.execute_batch("CREATE TABLE IF NOT EXISTS word(a); INSERT INTO word VALUES (1)").unwrap();
+        let db = rusqlite::Connection::open(self.honest.db("gym.db")).expect("a test can do that");
+        db.execute_batch("CREATE TABLE IF NOT EXISTS word(a); INSERT INTO word VALUES (1)")
+            .expect("a test can do that");
         drop(db);
         let started = Instant::now();
         let pulled = self.honest.pull(&[self.source()]).succeeds("stored");
@@ -202,7 +211,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+        self.threads.drain(..).for_each(|thread| thread.join().expect("a test can do that"));
     }
 }
 
@@ -229,7 +238,7 @@ fn costs_nothing(what: &str, tls: bool, misbehave: impl FnOnce(&Arc<Scene>, &mut
             && now.memory <= base.memory + MEMORY_SLACK
     });
     scene.is_served("afterwards");
-    let log = fs::metadata(scene.honest.file("agent.log")).unwrap().len();
+    let log = fs::metadata(scene.honest.file("agent.log")).expect("a test can do that").len();
     assert!(log <= LOG_MAX, "{what}: a log of {log} bytes");
     eprintln!("{what}: {:?} afterwards, {log} bytes of log", scene.usage());
 }
@@ -247,7 +256,7 @@ fn connections_that_say_nothing_cost_nothing() {
 fn handshakes_of_a_byte_a_second_cost_nothing() {
     costs_nothing("slow handshakes", true, |scene, held| {
         let mut hello = Vec::new();
-        scene.client().write_tls(&mut hello).unwrap();
+        scene.client().write_tls(&mut hello).expect("a test can do that");
         let mut streams: Vec<TcpStream> = (0..MANY).map(|_| scene.tcp()).collect();
         let mut bytes = hello.into_iter();
         held.repeat(move || {
@@ -304,10 +313,10 @@ fn start(database: &str, base: Option<pb::Base>) -> Vec<u8> {
 fn pulls_that_nobody_reads_cost_others_nothing() {
     costs_nothing("pulls that nobody reads", true, |scene, held| {
         for _ in 0..16 {
-            let mut http2 = scene.http2().unwrap();
+            let mut http2 = scene.http2().expect("a test can do that");
             for _ in 0..4 {
-                let stream = http2.call("/pullback.v1.Pullback/Pull").unwrap();
-                http2.say(stream, &start("large", None), false).unwrap();
+                let stream = http2.call("/pullback.v1.Pullback/Pull").expect("a test can do that");
+                http2.say(stream, &start("large", None), false).expect("a test can do that");
             }
             held.keep(http2);
         }
@@ -321,22 +330,22 @@ fn requests_that_never_end_cost_others_nothing() {
     costs_nothing("requests that never end", true, |scene, held| {
         for path in ["/pullback.v1.Pullback/Info", "/pullback.v1.Pullback/Pull"] {
             for _ in 0..7 {
-                let mut http2 = scene.http2().unwrap();
+                let mut http2 = scene.http2().expect("a test can do that");
                 for _ in 0..16 {
-                    let stream = http2.call(path).unwrap();
+                    let stream = http2.call(path).expect("a test can do that");
                     // Of the 1,000,000 bytes that it says, 1,000 come.
                     let said = [&[0], &1_000_000u32.to_be_bytes()[..], &[0; 1000]].concat();
-                    http2.frame(DATA, 0, stream, &said).unwrap();
+                    http2.frame(DATA, 0, stream, &said).expect("a test can do that");
                 }
-                http2.io.flush().unwrap();
+                http2.io.flush().expect("a test can do that");
                 held.keep(http2);
             }
         }
         // Page hashes for ever: of the largest base that there can be.
-        let mut http2 = scene.http2().unwrap();
+        let mut http2 = scene.http2().expect("a test can do that");
         let base = pb::Base { page_size: 512, page_count: u32::MAX - 1, ..pb::Base::default() };
-        let stream = http2.call("/pullback.v1.Pullback/Pull").unwrap();
-        http2.say(stream, &start("gym", Some(base)), false).unwrap();
+        let stream = http2.call("/pullback.v1.Pullback/Pull").expect("a test can do that");
+        http2.say(stream, &start("gym", Some(base)), false).expect("a test can do that");
         let hashes = pb::HashList { hashes: vec![7; 65_536].into(), last: false };
         let hashes = pb::PullRequest { is: Some(pb::pull_request::Is::Hashes(hashes)) }.encode_to_vec();
         held.repeat(move || {
@@ -394,51 +403,12 @@ fn fifty_that_count_rows_cost_others_nothing() {
     costs_nothing("50 that count rows", true, |scene, held| {
         let info = pb::InfoRequest { protocol: 1, database: "large".to_owned(), tables: true };
         for _ in 0..10 {
-            let mut http2 = scene.http2().unwrap();
+            let mut http2 = scene.http2().expect("a test can do that");
             for _ in 0..5 {
-                let stream = http2.call("/pullback.v1.Pullback/Info").unwrap();
-                http2.say(stream, &info.encode_to_vec(), true).unwrap();
+                let stream = http2.call("/pullback.v1.Pullback/Info").expect("a test can do that");
+                http2.say(stream, &info.encode_to_vec(), true).expect("a test can do that");
             }
             held.keep(http2);
         }
     });
-}
-
-/// Takes whoever answers for the agent: here it is the agent that is to be careful.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }
