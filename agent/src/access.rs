@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument;
 
@@ -119,8 +120,8 @@ where
         // A connection that says nothing of its caller is nobody's.
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Stranger);
         let number = self.access.calls.fetch_add(1, Ordering::Relaxed) + 1;
-        let path = request.uri().path();
-        let checked = self.access.check(&caller, path);
+        let checked = self.access.check(&caller, request.uri().path());
+        let path = printable(request.uri().path(), 100);
         let peer = match &checked {
             Ok(Some(peer)) => peer.name.clone(),
             _ => format!("{caller:?}").to_lowercase(),
@@ -131,16 +132,30 @@ where
                 if let Some(peer) = peer {
                     request.extensions_mut().insert(peer);
                 }
-                Box::pin(self.within.call(request).instrument(span))
+                let refusals = self.access.peers.is_some().then(|| Arc::clone(&self.access.refusals));
+                let answered = self.within.call(request);
+                let answered = async move {
+                    let response = answered.await?;
+                    if let (Some(refusals), Some(why)) = (refusals, why_not(&response)) {
+                        refusals.say(&format!("{path}: {why}"));
+                    }
+                    Ok(response)
+                };
+                Box::pin(answered.instrument(span))
             }
             Err(fault) => {
-                let path = printable(path, 100);
                 span.in_scope(|| self.access.refusals.say(&format!("{path}: {fault}")));
                 let refused = fault.to_status().into_http();
                 Box::pin(std::future::ready(Ok(refused)))
             }
         }
     }
+}
+
+/// Why a call is answered with nothing but a fault.
+fn why_not(response: &Response<Body>) -> Option<Fault> {
+    let status = Status::from_header_map(response.headers())?;
+    (status.code() != Code::Ok).then(|| Fault::from_status(&status))
 }
 
 #[cfg(test)]
