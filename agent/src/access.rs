@@ -5,6 +5,7 @@ use crate::refusals::Refusals;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::identity::{Fingerprint, Role};
 use pullback_shared::text::printable;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,17 @@ pub enum Caller {
     Stranger,
 }
 
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner => f.write_str("owner"),
+            Self::Tunnel => f.write_str("tunnel"),
+            Self::Peer(fingerprint) => write!(f, "{fingerprint}"),
+            Self::Stranger => f.write_str("stranger"),
+        }
+    }
+}
+
 /// Asks at each call who makes it, before anything of the call is read. A tower layer.
 #[derive(Clone)]
 pub struct Access {
@@ -47,14 +59,13 @@ impl Access {
         Self { peers: Some(peers), refusals, calls: Arc::default() }
     }
 
-    /// The peer who calls, if it is one; a fault unless `caller` may call `path` now.
-    fn check(&self, caller: &Caller, path: &str) -> Result<Option<Peer>, Fault> {
-        let peer = match (caller, &self.peers) {
-            (Caller::Peer(fingerprint), Some(peers)) => Some(peers.with(fingerprint)?),
-            (Caller::Peer(_), None) => return Err(Fault::new(Kind::Internal, "no list of peers")),
-            _ => None,
-        };
-        may(caller, peer.as_ref().map(|peer| peer.role), path).map(|()| peer)
+    /// The peer who calls, if it is one; a fault where it is one no longer.
+    fn peer(&self, caller: &Caller) -> Result<Option<Peer>, Fault> {
+        match (caller, &self.peers) {
+            (Caller::Peer(fingerprint), Some(peers)) => peers.with(fingerprint).map(Some),
+            (Caller::Peer(_), None) => Err(Fault::new(Kind::Internal, "no list of peers")),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -120,13 +131,16 @@ where
         // A connection that says nothing of its caller is nobody's.
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Stranger);
         let number = self.access.calls.fetch_add(1, Ordering::Relaxed) + 1;
-        let checked = self.access.check(&caller, request.uri().path());
-        let path = printable(request.uri().path(), 100);
-        let peer = match &checked {
+        let peer = self.access.peer(&caller);
+        let name = match &peer {
             Ok(Some(peer)) => peer.name.clone(),
-            _ => format!("{caller:?}").to_lowercase(),
+            _ => caller.to_string(),
         };
-        let span = tracing::info_span!("call", request = number, peer);
+        let span = tracing::info_span!("call", request = number, peer = name);
+        let path = request.uri().path();
+        let checked =
+            peer.and_then(|peer| may(&caller, peer.as_ref().map(|peer| peer.role), path).map(|()| peer));
+        let path = printable(path, 100);
         match checked {
             Ok(peer) => {
                 if let Some(peer) = peer {

@@ -204,18 +204,20 @@ fn who_was_paired_to_pull_restores_nothing() {
     let guarded = Guarded::paired(&sandbox);
     guarded.pull().succeeds("stored");
     let before = fs::read(sandbox.db("gym.db")).unwrap();
-    let log = ["refused: ", RESTORE, "paired to pull, not to restore"];
+    let name = format!("peer={}", guarded.pairing()["peer_name"]);
+    let log = ["refused: ", RESTORE, "paired to pull, not to restore", &name];
     let line = Line::open(guarded.served.address(), &own(&guarded));
     let why = guarded.refuses(&log, || call(&line, RESTORE, "gym")).unwrap_err();
     assert!(why.code == "refused" && why.message.contains("to pull, not to restore"), "{why:?}");
     let restore = || sandbox.puller(&["restore", "pi/gym", "--in-place", "--yes"]);
-    let ran = guarded.logs(&[log[0], log[1], log[2]], restore);
+    let ran = guarded.logs(&log, restore);
     refused(ran, &["this puller was paired to pull, not to restore"], "pullback-agent pair --role restore");
     assert!(fs::read(sandbox.db("gym.db")).unwrap() == before, "the database was written to");
-    // The role is the peer's, not the connection's or the machine's.
+    // The role is the peer's, not the machine's: what it was before gets it nothing.
     let code = guarded.code(&["--role", "restore"]);
     sandbox.puller(&["pair", &code, "--replace", NAME]).exits(0);
     restore().exits(0);
+    let log = ["refused: ", RESTORE, "was revoked"];
     let why = guarded.refuses(&log, || call(&line, RESTORE, "gym")).unwrap_err();
     assert_eq!(why.code, "refused", "{why:?}");
 }
