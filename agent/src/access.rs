@@ -5,12 +5,14 @@ use crate::refusals::Refusals;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::identity::{Fingerprint, Role};
 use pullback_shared::text::printable;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument;
 
@@ -25,6 +27,17 @@ pub enum Caller {
     Peer(Fingerprint),
     /// Who showed none, and wants to be paired.
     Stranger,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner => f.write_str("owner"),
+            Self::Tunnel => f.write_str("tunnel"),
+            Self::Peer(fingerprint) => write!(f, "{fingerprint}"),
+            Self::Stranger => f.write_str("stranger"),
+        }
+    }
 }
 
 /// Asks at each call who makes it, before anything of the call is read. A tower layer.
@@ -46,14 +59,13 @@ impl Access {
         Self { peers: Some(peers), refusals, calls: Arc::default() }
     }
 
-    /// The peer who calls, if it is one; a fault unless `caller` may call `path` now.
-    fn check(&self, caller: &Caller, path: &str) -> Result<Option<Peer>, Fault> {
-        let peer = match (caller, &self.peers) {
-            (Caller::Peer(fingerprint), Some(peers)) => Some(peers.with(fingerprint)?),
-            (Caller::Peer(_), None) => return Err(Fault::new(Kind::Internal, "no list of peers")),
-            _ => None,
-        };
-        may(caller, peer.as_ref().map(|peer| peer.role), path).map(|()| peer)
+    /// The peer who calls, if it is one; a fault where it is one no longer.
+    fn peer(&self, caller: &Caller) -> Result<Option<Peer>, Fault> {
+        match (caller, &self.peers) {
+            (Caller::Peer(fingerprint), Some(peers)) => peers.with(fingerprint).map(Some),
+            (Caller::Peer(_), None) => Err(Fault::new(Kind::Internal, "no list of peers")),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -119,28 +131,45 @@ where
         // A connection that says nothing of its caller is nobody's.
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Stranger);
         let number = self.access.calls.fetch_add(1, Ordering::Relaxed) + 1;
-        let path = request.uri().path();
-        let checked = self.access.check(&caller, path);
-        let peer = match &checked {
+        let peer = self.access.peer(&caller);
+        let name = match &peer {
             Ok(Some(peer)) => peer.name.clone(),
-            _ => format!("{caller:?}").to_lowercase(),
+            _ => caller.to_string(),
         };
-        let span = tracing::info_span!("call", request = number, peer);
+        let span = tracing::info_span!("call", request = number, peer = name);
+        let path = request.uri().path();
+        let checked =
+            peer.and_then(|peer| may(&caller, peer.as_ref().map(|peer| peer.role), path).map(|()| peer));
+        let path = printable(path, 100);
         match checked {
             Ok(peer) => {
                 if let Some(peer) = peer {
                     request.extensions_mut().insert(peer);
                 }
-                Box::pin(self.within.call(request).instrument(span))
+                let refusals = self.access.peers.is_some().then(|| Arc::clone(&self.access.refusals));
+                let answered = self.within.call(request);
+                let answered = async move {
+                    let response = answered.await?;
+                    if let (Some(refusals), Some(why)) = (refusals, why_not(&response)) {
+                        refusals.say(&format!("{path}: {why}"));
+                    }
+                    Ok(response)
+                };
+                Box::pin(answered.instrument(span))
             }
             Err(fault) => {
-                let path = printable(path, 100);
                 span.in_scope(|| self.access.refusals.say(&format!("{path}: {fault}")));
                 let refused = fault.to_status().into_http();
                 Box::pin(std::future::ready(Ok(refused)))
             }
         }
     }
+}
+
+/// Why a call is answered with nothing but a fault.
+fn why_not(response: &Response<Body>) -> Option<Fault> {
+    let status = Status::from_header_map(response.headers())?;
+    (status.code() != Code::Ok).then(|| Fault::from_status(&status))
 }
 
 #[cfg(test)]

@@ -177,6 +177,14 @@ async fn greet(
         }
     };
     drop(acceptor);
+    if begun.client_hello().alpn().is_none() {
+        // TLS itself would let it in.
+        if let Err(error) = stream.write_all(&tls::NO_APPLICATION_PROTOCOL).await {
+            tracing::debug!(%error, "it left before it could be told why");
+        }
+        farewell(stream).await;
+        return Err(Some(tls::NO_ALPN.to_owned()));
+    }
     let config = tls.config_for(&begun.client_hello());
     let begun = tokio_rustls::StartHandshake::from_parts(begun, stream);
     match begun.into_stream(config).into_fallible().await {

@@ -103,7 +103,7 @@ async fn aside<T: Send + 'static>(
     let span = tracing::Span::current();
     let done = tokio::task::spawn_blocking(move || {
         let _span = span.entered();
-        work().inspect_err(|fault| tracing::warn!(code = fault.kind.word(), "refused: {fault}"))
+        work()
     });
     let done = done.await.map_err(|_| Fault::new(Kind::Internal, "the pairing panicked").to_status())?;
     done.map(Response::new).map_err(|fault| fault.to_status())

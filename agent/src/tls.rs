@@ -22,6 +22,12 @@ use rustls::{
 };
 use std::sync::Arc;
 
+/// What is said of who does not say what it wants.
+pub const NO_ALPN: &str = "it did not say which protocol it speaks (ALPN)";
+
+/// The alert for that, as it goes over the wire: fatal, `no_application_protocol`.
+pub const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
+
 /// What an agent needs to speak TLS.
 pub struct Tls {
     service: Arc<ServerConfig>,
@@ -89,7 +95,7 @@ pub fn shown(connection: &ServerConnection) -> Result<Shown, &'static str> {
     match (connection.alpn_protocol(), connection.peer_certificates()) {
         (Some(ALPN_PAIRING), _) => Ok(Shown::Nothing),
         (Some(ALPN_SERVICE), Some([certificate, ..])) => Ok(Shown::Certificate(fingerprint_of(certificate))),
-        _ => Err("it did not say which protocol it speaks (ALPN)"),
+        _ => Err(NO_ALPN),
     }
 }
 

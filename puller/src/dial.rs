@@ -4,7 +4,7 @@ use crate::tls::{Attempt, Showing, of_alert, server_name};
 use hyper_util::rt::TokioIo;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -252,6 +252,23 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
             self.line.sent.fetch_add(*written as u64, Ordering::Relaxed);
         }
         polled
+    }
+
+    // What TLS says last, such as why it breaks off, is in the last of several buffers.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(written)) = &polled {
+            self.line.sent.fetch_add(*written as u64, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
