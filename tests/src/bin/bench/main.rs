@@ -35,6 +35,7 @@ mod space;
 mod ssh;
 mod stall;
 mod table;
+mod tls;
 mod two;
 
 use clap::{Parser, ValueEnum};
@@ -98,6 +99,8 @@ enum What {
     Ssh,
     /// What 30 daily copies take on a disk, and how long it takes to get the oldest of them back
     Space,
+    /// A first copy and an incremental one with mutual TLS, beside the same in plaintext, and what a handshake takes
+    Tls,
     /// A restore here beside `cp`, and one behind ssh while an application writes
     Restore,
     /// `cost`, `deltas`, `memory` and `latency`
@@ -144,6 +147,7 @@ fn main() {
         What::Two => two::run,
         What::Ssh => ssh::run,
         What::Restore => restore::run,
+        What::Tls => tls::run,
         What::Fleet => return fleet::run(&workshop, arguments.agents, arguments.jobs, runs),
         What::Space => {
             let measure = |size_mb: &u64| space::run(&workshop, *size_mb, &arguments.space);
