@@ -113,7 +113,8 @@ fn databases_of_one_name_at_two_agents_are_two_sources() {
     let second = Guarded::serving(&other, &[("gym", &there)], "name = \"pi\"");
     sandbox.puller(&["pair", &guarded.code(&[])]).exits(0);
     let code = second.code(&[]);
-    let words = [" `pi` is paired already, with the identity ", guarded.pairing()["fingerprint"].as_str().unwrap()];
+    let identity = text(&guarded, "fingerprint");
+    let words = ["`pi` is paired already, with the identity ", &*identity];
     refused(sandbox.puller(&["pair", &code]), &words, "if this is another machine: `--name ANOTHER`");
     sandbox.pull(&["pi/gym"]).succeeds("stored");
     // The code was not used up by that.
