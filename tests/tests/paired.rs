@@ -298,7 +298,8 @@ fn a_pairing_ends_with_the_agent_up_or_down_and_its_copies_stay() {
     };
     stay();
     says(&sandbox.puller(&["pull", "pi/gym"]), &["hint: ", "pair"]);
-    sandbox.puller(&["unpair", NAME]).exits(2);
+    let nobody = sandbox.puller(&["unpair", NAME]).exits(10);
+    says(&nobody, &["no agent `pi` is paired with this machine", "hint: ", "puller pair CODE"]);
     guarded.pair(&guarded.code(&[])).exits(0);
     change(&sandbox.db("gym.db"));
     is_delta(guarded.pull());
@@ -451,8 +452,8 @@ fn a_paired_source_is_looked_at_like_any_other() {
     let guarded = Guarded::paired(&sandbox);
     guarded.pull().succeeds("stored");
     for words in [&["status"][..], &["status", NAME], &["verify", "pi/gym"], &["drill", "pi/gym"], &["list", NAME]] {
-        let ran = sandbox.puller(words).exits(0);
-        assert!(ran.stdout.contains("pi/gym") || ran.stderr.contains("pi/gym"), "{ran}");
+        let lines = sandbox.puller(&[words, &["--json"]].concat()).exits(0).json();
+        assert!(lines.len() == 1 && lines[0]["source"] == "pi/gym", "{words:?}: {lines:?}");
     }
     for name in [NAME, "pi/gym"] {
         let looked = sandbox.puller(&["doctor", name, "--json"]).exits(0);
