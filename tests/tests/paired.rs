@@ -41,7 +41,8 @@ fn gym(sandbox: &Sandbox, name: &str, seed: u64) -> PathBuf {
 }
 
 fn source_json(sandbox: &Sandbox, folder: &str) -> Value {
-    let text = fs::read_to_string(sandbox.store().join(folder).join("source.json")).expect("a source is there");
+    let text =
+        fs::read_to_string(sandbox.store().join(folder).join("source.json")).expect("a source is there");
     serde_json::from_str(&text).expect("it is JSON")
 }
 
@@ -100,7 +101,10 @@ fn two_pullers_of_one_agent_are_two_peers_with_bases_of_their_own() {
     refused(pull().fails("refused", 6).ran, &[], "`pullback-agent pair` there");
     writer.commits(5);
     is_delta(pull_there());
-    assert_eq!(guarded.peers().iter().map(|peer| peer[2].as_str()).collect::<Vec<_>>(), ["revoked", "paired"]);
+    assert_eq!(
+        guarded.peers().iter().map(|peer| peer[2].as_str()).collect::<Vec<_>>(),
+        ["revoked", "paired"]
+    );
     guarded.agent(&["peers", "revoke", &peers[1][0]]).exits(0);
     pull_there().fails("refused", 6);
 }
@@ -147,7 +151,11 @@ fn an_agent_that_turns_tls_on_is_the_same_source() {
     let folders = sources(&sandbox);
     assert_eq!(folders.len(), 1);
     guarded.served.restart_with_tls(true);
-    refused(sandbox.pull(&[&typed]).fails("refused", 6).ran, &["speaks TLS", "not paired"], "`pullback-agent pair` there");
+    refused(
+        sandbox.pull(&[&typed]).fails("refused", 6).ran,
+        &["speaks TLS", "not paired"],
+        "`pullback-agent pair` there",
+    );
     guarded.pair(&guarded.code(&[])).exits(0);
     change(&db);
     let after = is_delta(guarded.pull());
@@ -156,7 +164,10 @@ fn an_agent_that_turns_tls_on_is_the_same_source() {
     change(&db);
     is_delta(sandbox.pull(&[&typed]));
     sandbox.pull(&["pi/gym"]).succeeds("unchanged");
-    assert_eq!((sources(&sandbox), source_json(&sandbox, &folders[0])["key"].clone()), (folders, json!("agent:pi/gym")));
+    assert_eq!(
+        (sources(&sandbox), source_json(&sandbox, &folders[0])["key"].clone()),
+        (folders, json!("agent:pi/gym"))
+    );
 }
 
 #[test]
@@ -172,9 +183,17 @@ fn the_name_of_an_agent_is_all_its_databases() {
     fs::rename(&one, sandbox.db("gone.db")).unwrap();
     change(&two);
     let pulled = sandbox.puller(&["pull", NAME, "--json"]).exits(3).json();
-    assert_eq!((&pulled[0]["error"]["exit"], &pulled[1]["transfer"]), (&json!(7), &json!("delta")), "{pulled:?}");
+    assert_eq!(
+        (&pulled[0]["error"]["exit"], &pulled[1]["transfer"]),
+        (&json!(7), &json!("delta")),
+        "{pulled:?}"
+    );
     let info = sandbox.puller(&["info", NAME, "--json"]).exits(3).json();
-    assert_eq!((info.len(), info[0]["error"].is_null(), info[1]["error"].is_null()), (2, false, true), "{info:?}");
+    assert_eq!(
+        (info.len(), info[0]["error"].is_null(), info[1]["error"].is_null()),
+        (2, false, true),
+        "{info:?}"
+    );
     fs::rename(sandbox.db("gone.db"), &one).unwrap();
     assert_eq!(sandbox.puller(&["info", NAME, "--json"]).exits(0).json().len(), 2);
     let unchanged = sandbox.puller(&["pull", NAME, "--json"]).exits(0).json();
@@ -256,13 +275,16 @@ fn who_is_paired_anew_to_restore_restores_under_a_writer_and_undoes_it() {
     let mut writer = Application::writer(&db, 1_000_000, &["--journal", "wal", "--pause-ms", "5"]);
     writer.goes_on(20);
     let second = sandbox.pull(&["pi/bank"]).succeeds("stored");
-    let restore = |more: &[&str]| {
-        sandbox.puller(&[&["restore", "pi/bank"], more, &["--yes", "--json"]].concat())
-    };
+    let restore =
+        |more: &[&str]| sandbox.puller(&[&["restore", "pi/bank"], more, &["--yes", "--json"]].concat());
     let copies = || sandbox.puller(&["list", "pi/bank", "--json"]).exits(0).json().len();
     let listed = copies();
     let ran = restore(&[&first.copy, "--in-place"]).exits(6);
-    assert!(ran.stderr.contains("paired to pull, not to restore") || ran.stdout.contains("paired to pull, not to restore"), "{ran}");
+    assert!(
+        ran.stderr.contains("paired to pull, not to restore")
+            || ran.stdout.contains("paired to pull, not to restore"),
+        "{ran}"
+    );
     assert_eq!(copies(), listed, "what may not be restored needs no safety copy");
     writer.goes_on(5);
     guarded.pair(&guarded.code(&["--role", "restore"])).exits(0);
@@ -270,7 +292,11 @@ fn who_is_paired_anew_to_restore_restores_under_a_writer_and_undoes_it() {
     assert_eq!(peers.iter().filter(|peer| peer[2] == "paired").count(), 1, "{peers:?}");
     assert_eq!(guarded.pairing()["role"], "restore");
     let restored = restore(&[&first.copy, "--in-place"]).exits(0).only_json();
-    assert_eq!((&restored["outcome"], &restored["snapshot"]), (&json!("restored"), &json!(first.snapshot)), "{restored}");
+    assert_eq!(
+        (&restored["outcome"], &restored["snapshot"]),
+        (&json!("restored"), &json!(first.snapshot)),
+        "{restored}"
+    );
     writer.goes_on(5);
     let undone = restore(&["--undo"]).exits(0).only_json();
     assert_eq!(undone["outcome"], "restored", "{undone}");
@@ -293,7 +319,7 @@ fn a_pairing_ends_with_the_agent_up_or_down_and_its_copies_stay() {
     assert_eq!(guarded.peers()[0][2], "revoked");
     assert!(!guarded.pairing_file().exists());
     let stay = || {
-        assert_eq!(sandbox.puller(&["list", "pi/gym", "--json"]).exits(0).json().is_empty(), false);
+        assert!(!sandbox.puller(&["list", "pi/gym", "--json"]).exits(0).json().is_empty());
         sandbox.puller(&["verify", "pi/gym"]).exits(0);
     };
     stay();
@@ -326,7 +352,8 @@ fn a_code_is_typed_piped_or_broken_into_lines() {
     let sandbox = Sandbox::new();
     let guarded = Guarded::alone(&sandbox);
     let lines = |code: &str| {
-        let parts: Vec<_> = code.as_bytes().chunks(40).map(|part| String::from_utf8_lossy(part).to_uppercase()).collect();
+        let parts: Vec<_> =
+            code.as_bytes().chunks(40).map(|part| String::from_utf8_lossy(part).to_uppercase()).collect();
         format!("\n  {}\n\n", parts.join("\r\n  "))
     };
     let piped = |words: &[&str], text: &str| {
@@ -352,7 +379,15 @@ fn a_code_is_typed_piped_or_broken_into_lines() {
     assert_eq!(states, ["revoked", "revoked", "paired"]);
     // Behind a router.
     let relay = Relay::to(guarded.served.address());
-    let made = sandbox.puller(&["pair", &guarded.code(&[]), "--name", NAME, "--address", &relay.address(), "--json"]);
+    let made = sandbox.puller(&[
+        "pair",
+        &guarded.code(&[]),
+        "--name",
+        NAME,
+        "--address",
+        &relay.address(),
+        "--json",
+    ]);
     assert_eq!(made.exits(0).only_json()["addresses"], json!([relay.address()]));
     guarded.pull().succeeds("unchanged");
     assert!(relay.from_agent() > 0);
@@ -386,8 +421,13 @@ fn a_wrong_address_hinders_nobody_and_none_that_answers_is_told() {
     sandbox.configure(&config);
     sandbox.puller(&["sources", "rename", "pi/gym", "away"]).exits(0);
     let pulled = sandbox.puller(&["pull", "--all", "--json"]).exits(0);
-    let of = |name: &str| pulled.json().into_iter().find(|line| line["source"] == name).expect("it was pulled");
-    assert_eq!((&of("away")["error"]["code"], &of("here")["outcome"]), (&json!("unreachable"), &json!("stored")), "{pulled}");
+    let of =
+        |name: &str| pulled.json().into_iter().find(|line| line["source"] == name).expect("it was pulled");
+    assert_eq!(
+        (&of("away")["error"]["code"], &of("here")["outcome"]),
+        (&json!("unreachable"), &json!("stored")),
+        "{pulled}"
+    );
     sandbox.configure(&config.replace("optional = true\n", ""));
     sandbox.puller(&["pull", "--all", "--json"]).exits(3);
 }
@@ -408,7 +448,9 @@ fn the_oldest_connection_of_a_peer_goes_and_no_other() {
     let key = || PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("that is a key");
     let shows = || Greeting { shows: Some((vec![from_pem(&certificate)], key())), ..Greeting::without() };
     let address = guarded.served.address();
-    let info = |line: &Line| line.call::<_, ()>("/pullback.v1.Pullback/Info", InfoRequest { protocol: 1, database: String::new() });
+    let info = |line: &Line| {
+        line.call::<_, ()>("/pullback.v1.Pullback/Info", InfoRequest { protocol: 1, database: String::new() })
+    };
     let mut lines: Vec<Line> = (0..CONNECTIONS_EACH_MAX).map(|_| Line::open(address, &shows())).collect();
     assert!(lines.iter().all(|line| info(line).is_ok()), "all that a peer may have serve it");
     lines.push(Line::open(address, &shows()));
@@ -451,7 +493,9 @@ fn a_paired_source_is_looked_at_like_any_other() {
     let sandbox = Sandbox::new();
     let guarded = Guarded::paired(&sandbox);
     guarded.pull().succeeds("stored");
-    for words in [&["status"][..], &["status", NAME], &["verify", "pi/gym"], &["drill", "pi/gym"], &["list", NAME]] {
+    for words in
+        [&["status"][..], &["status", NAME], &["verify", "pi/gym"], &["drill", "pi/gym"], &["list", NAME]]
+    {
         let lines = sandbox.puller(&[words, &["--json"]].concat()).exits(0).json();
         assert!(lines.len() == 1 && lines[0]["source"] == "pi/gym", "{words:?}: {lines:?}");
     }
