@@ -8,7 +8,7 @@ use crate::{databases, programs};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the agent is called by the puller.
@@ -40,6 +40,13 @@ impl<'a> Guarded<'a> {
         Self { served, sandbox }
     }
 
+    /// An agent that nobody is paired with and that serves each `(name, path)`, with more lines of configuration.
+    #[track_caller]
+    pub fn serving(sandbox: &'a Sandbox, databases: &[(&str, &Path)], lines: &str) -> Self {
+        let command = sandbox.command(programs::agent());
+        Self { served: Served::start_with_tls(sandbox, databases, lines, command), sandbox }
+    }
+
     /// An agent that the sandbox's puller is paired with, to pull.
     #[track_caller]
     pub fn paired(sandbox: &'a Sandbox) -> Self {
@@ -54,6 +61,14 @@ impl<'a> Guarded<'a> {
         let config = config_file(self.sandbox);
         let words = words.iter().map(OsStr::new);
         self.sandbox.agent(&words.chain([OsStr::new("--config"), config.as_ref()]).collect::<Vec<_>>())
+    }
+
+    /// Name, role and state of each machine that was paired, as `pullback-agent peers list` tells.
+    #[track_caller]
+    pub fn peers(&self) -> Vec<[String; 3]> {
+        let listed = self.agent(&["peers", "list", "--json"]).exits(0).json();
+        let word = |value: &Value| value.as_str().expect("a word").to_owned();
+        listed.iter().map(|peer| ["name", "role", "state"].map(|key| word(&peer[key]))).collect()
     }
 
     /// A code that `pullback-agent pair WORDS` prints.

@@ -1,6 +1,7 @@
 //! doc/json.md lists the fields of each command's JSON: each is run here, and what it prints is held against the list.
 
 use pullback_tests::databases;
+use pullback_tests::guarded::Guarded;
 use pullback_tests::pages;
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox};
@@ -169,6 +170,10 @@ fn every_command_prints_the_fields_of_the_document() {
     let listed = agent("peers list").exits(0);
     assert_eq!(keys(&agent("peers revoke mac").exits(0).only_json()), keys(&listed.only_json()));
     unseen.is("`pullback-agent peers list`, `pullback-agent peers revoke`", &listed);
+    drop(served);
+    let guarded = Guarded::serving(&sandbox, &[("gym", &source)], "");
+    unseen.is("`puller pair`", &puller(&format!("pair {} --name pi", guarded.code(&[]))).exits(0));
+    unseen.is("`puller unpair`", &puller("unpair pi").exits(0));
     assert!(unseen.0.is_empty(), "documented and never run: {:?}", unseen.0.keys());
 }
 

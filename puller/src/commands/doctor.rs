@@ -130,7 +130,7 @@ fn examine(
         }
         of_other_stores(&root, findings);
         of_schedule(findings);
-        of_paired(now, findings);
+        of_paired(Paired::all(), now, findings);
     }
     let sources = store.as_ref().map_or(Ok(Sources::default()), Store::sources);
     let Sources { known: sources, damaged } = sources.unwrap_or_else(|fault| {
@@ -143,7 +143,13 @@ fn examine(
     let never = config.never_pulled(&sources);
     match &asked.source {
         Some(typed) if never.contains(&typed.as_str()) => of_never_pulled(typed, config, asked, findings),
-        Some(typed) => of_source(&store?.named(typed)?, config, asked, now, findings),
+        Some(typed) => {
+            let source = store?.named(typed)?;
+            if let Ok(Address::Agent { agent, .. }) = source.address() {
+                of_paired(Paired::read(&agent).transpose(), now, findings);
+            }
+            of_source(&source, config, asked, now, findings);
+        }
         None => {
             sources.iter().for_each(|source| of_source(source, config, asked, now, findings));
             never.iter().for_each(|name| of_never_pulled(name, config, asked, findings));
@@ -235,8 +241,12 @@ fn of_other_stores(root: &Path, findings: &mut Findings) {
 }
 
 /// The agents that this machine was paired with: who else could show what it shows them, and how long they take it.
-fn of_paired(now: Timestamp, findings: &mut Findings) {
-    for paired in Paired::all() {
+fn of_paired(
+    agents: impl IntoIterator<Item = Result<Paired, Fault>>,
+    now: Timestamp,
+    findings: &mut Findings,
+) {
+    for paired in agents {
         let paired = match paired {
             Ok(paired) => paired,
             Err(fault) => {

@@ -204,7 +204,9 @@ fn address_of(typed: &str) -> Result<String, Fault> {
 fn unknown(name: &str) -> Fault {
     let known: Vec<String> = Paired::all().into_iter().flatten().map(|paired| paired.name).collect();
     let hint = match known.as_slice() {
-        [] => "no agent is paired with this machine".to_owned(),
+        [] => {
+            "none is: `pullback-agent pair` at the agent gives a code, for `puller pair CODE` here".to_owned()
+        }
         known => format!("paired with this machine: {}", known.join(", ")),
     };
     Fault::new(Kind::Unknown, format!("no agent `{}` is paired with this machine", printable(name, 80)))
