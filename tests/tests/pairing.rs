@@ -315,7 +315,7 @@ fn never_said(sandbox: &Sandbox, command: Command, level: &str, files: &[&str]) 
     let guarded = Guarded::by(sandbox, command);
     let (printed, wasted) = (guarded.code(&[]), guarded.code(&["--role", "restore"]));
     let wrong = PairRequest { secret: vec![7; 16], ..Code::read(&wasted).request("thief") };
-    pair(&knock(&guarded), wrong).unwrap_err();
+    pair(&knock(&guarded), wrong).expect_err("a wrong secret pairs nobody");
     let mut said = String::new();
     let mut run = |words: &[&str]| {
         let ran = sandbox.puller(&[words, &["-vv"]].concat());
@@ -330,7 +330,7 @@ fn never_said(sandbox: &Sandbox, command: Command, level: &str, files: &[&str]) 
     run(&["info", "pi"]);
     let key = guarded.pairing()["key"].clone();
     run(&["pair", &wasted, "--replace", NAME]);
-    guarded.agent(&["peers", "revoke", guarded.pairing()["peer_name"].as_str().unwrap()]).exits(0);
+    guarded.agent(&["peers", "revoke", guarded.pairing()["peer_name"].as_str().expect("a name")]).exits(0);
     run(&["pull", "pi/gym"]);
     wait_until("the last refusal", || guarded.served.log().contains("was revoked"));
     said += &guarded.served.log();
@@ -345,9 +345,9 @@ fn never_said(sandbox: &Sandbox, command: Command, level: &str, files: &[&str]) 
         never.push(code[code.len() / 2..].chars().take(24).collect());
         never.push(blake3::hash(&secret).to_string());
     }
-    let mut texts = vec![key.as_str().unwrap().to_owned()];
+    let mut texts = vec![key.as_str().expect("a key in PEM").to_owned()];
     for name in files {
-        texts.push(fs::read_to_string(guarded.identity().join(name)).unwrap());
+        texts.push(fs::read_to_string(guarded.identity().join(name)).expect("an identity is whole"));
     }
     for text in texts {
         let body: String = text.lines().filter(|line| !line.starts_with("-----")).collect();
