@@ -36,11 +36,11 @@ fn all(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(folder).expect("a folder can be listed") {
+            let path = entry.expect("a folder can be listed").path();
             match path.is_dir() {
                 true => folders.push(path),
-                false => files.push((path.clone(), fs::read(path).unwrap())),
+                false => files.push((path.clone(), fs::read(path).expect("a file can be read"))),
             }
         }
     }
@@ -50,13 +50,14 @@ fn all(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// A port that nobody has.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("a listener has an address").port()
 }
 
 /// Makes the agent of the sandbox listen at `listen`.
 fn listen(sandbox: &Sandbox, listen: &str) {
-    let text = fs::read_to_string(config(sandbox)).unwrap();
-    fs::write(config(sandbox), text.replace("0.0.0.0:7420", listen)).unwrap();
+    let text = fs::read_to_string(config(sandbox)).expect("a file can be read");
+    fs::write(config(sandbox), text.replace("0.0.0.0:7420", listen)).expect("a file can be written");
 }
 
 #[test]
