@@ -281,7 +281,7 @@ fn write_peers(sandbox: &Sandbox) {
     let list = serde_json::json!({"v": 1, "peers": [
         peer("mac", 1, later, Value::Null), peer("old", 2, later, before.into()), peer("late", 3, before, Value::Null),
     ]});
-    fs::write(identity(sandbox).join("peers.json"), list.to_string()).unwrap();
+    fs::write(identity(sandbox).join("peers.json"), list.to_string()).expect("a file can be written");
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn peers_are_listed_and_revoked_by_name_or_fingerprint() {
 
 /// What `doctor` finds: state and words.
 fn findings(sandbox: &Sandbox, code: i32) -> Vec<(String, String, String)> {
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
     let ran = sandbox.agent(&["doctor", "--json"]).exits(code);
     ran.json().iter().map(|line| (text(&line["state"]), text(&line["about"]), text(&line["hint"]))).collect()
 }
