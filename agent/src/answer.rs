@@ -39,13 +39,22 @@ pub enum Answer {
 impl Answer {
     /// Asks at `listen` for the agent with the identity `expected`; none: for one without TLS.
     pub fn at(listen: SocketAddr, expected: Option<Fingerprint>) -> Self {
+        // An address that this machine does not have is somebody else's to ask at.
+        let bound = TcpListener::bind(listen).map(drop);
+        if let Err(error) = &bound
+            && error.kind() == ErrorKind::AddrNotAvailable
+        {
+            return Self::Unusable(error.to_string());
+        }
         let mut near = listen;
         match listen {
             SocketAddr::V4(v4) if v4.ip().is_unspecified() => near.set_ip(Ipv4Addr::LOCALHOST.into()),
             SocketAddr::V6(v6) if v6.ip().is_unspecified() => near.set_ip(Ipv6Addr::LOCALHOST.into()),
             _ => {}
         }
-        let Some(mut stream) = connect(near) else { return Self::free(listen) };
+        let Some(mut stream) = connect(near) else {
+            return bound.map_or_else(|error| Self::Unusable(error.to_string()), |()| Self::Nobody);
+        };
         match expected {
             None if speaks_http2(&mut stream) => Self::Agent,
             None => Self::Stranger,
@@ -54,13 +63,6 @@ impl Answer {
                 Some(found) => Self::Other(found),
                 None => Self::Stranger,
             },
-        }
-    }
-
-    fn free(listen: SocketAddr) -> Self {
-        match TcpListener::bind(listen) {
-            Ok(_) => Self::Nobody,
-            Err(error) => Self::Unusable(error.to_string()),
         }
     }
 }
@@ -109,7 +111,7 @@ fn identity_of(mut stream: TcpStream) -> Option<Fingerprint> {
     chain.last().copied().filter(|_| is_proven)
 }
 
-/// Takes whatever chain comes, and remembers it: it is only looked at.
+/// Takes whatever chain comes that is an agent's, and remembers it: it is only looked at.
 #[derive(Debug)]
 struct Seen {
     provider: Arc<CryptoProvider>,
@@ -126,6 +128,10 @@ impl ServerCertVerifier for Seen {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let name = SERVER_NAME.as_bytes();
+        if !end_entity.windows(name.len()).any(|part| part == name) {
+            return Err(rustls::Error::General("that is no agent's certificate".to_owned()));
+        }
         let chain = std::iter::once(end_entity).chain(intermediates).map(fingerprint_of).collect();
         *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
         Ok(ServerCertVerified::assertion())
@@ -165,6 +171,7 @@ impl ServerCertVerifier for Seen {
 mod tests {
     use super::*;
     use crate::identity::Identity;
+    use rustls::pki_types::PrivateKeyDer;
     use rustls::{ServerConfig, ServerConnection};
 
     /// Serves one connection by `how`, and says what is found there.
@@ -179,6 +186,13 @@ mod tests {
 
     fn serve_tls(identity: &Identity) -> impl FnOnce(TcpStream) + Send + use<> {
         let (chain, key) = identity.server();
+        serve_chain(chain, key)
+    }
+
+    fn serve_chain(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> impl FnOnce(TcpStream) + Send {
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
         let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
@@ -197,6 +211,11 @@ mod tests {
         let expected = Some(ours.fingerprint());
         assert_eq!(found(expected, serve_tls(&ours)), Answer::Agent);
         assert_eq!(found(expected, serve_tls(&other)), Answer::Other(other.fingerprint()));
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["www.example".to_owned()]).unwrap();
+        let chain = vec![params.self_signed(&key).unwrap().der().clone()];
+        let web = serve_chain(chain, PrivateKeyDer::try_from(key.serialize_der()).unwrap());
+        assert_eq!(found(expected, web), Answer::Stranger);
         let http1 = |mut stream: TcpStream| {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         };
@@ -218,6 +237,6 @@ mod tests {
         drop(listener);
         assert_eq!(Answer::at(address, None), Answer::Nobody);
         // An address for documents, which no machine has.
-        assert!(matches!(Answer::at("203.0.113.77:0".parse().unwrap(), None), Answer::Unusable(_)));
+        assert!(matches!(Answer::at("203.0.113.77:7420".parse().unwrap(), None), Answer::Unusable(_)));
     }
 }

@@ -133,7 +133,8 @@ impl Cli {
     pub(crate) fn start_logging(&self) {
         let level = match (self.common.quiet, self.common.verbose) {
             (true, _) => "error",
-            (false, 0) => "warn,pullback_agent=info",
+            // What HTTP/2 makes of a peer that misbehaves is said by it once for each connection: no log can bear that.
+            (false, 0) => "warn,h2=error,pullback_agent=info",
             (false, 1) => "info,pullback_agent=debug",
             (false, _) => "debug,pullback_agent=trace",
         };

@@ -30,6 +30,7 @@ pub mod door;
 pub mod pairing;
 pub mod invitation;
 pub mod refusals;
+pub mod turns;
 pub mod tls;
 pub mod settings;
 pub mod room;

@@ -1,11 +1,13 @@
 //! The gRPC edge: a call is decoded, given to a thread of its own, and its events are sent. Nothing else is async here.
 
 use crate::call::{EVENTS_IN_FLIGHT, Inbound, Outbound};
+use crate::peers::Peer;
 use crate::restore::{self, Call};
 use crate::settings::Settings;
 use crate::snapshot;
 use crate::source;
 use crate::statistics;
+use crate::turns::Turns;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::pb::pullback_server::{Pullback, PullbackServer};
 use pullback_shared::restoring;
@@ -17,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -40,7 +42,7 @@ pub enum Databases {
 pub struct Agent {
     settings: Arc<Settings>,
     databases: Arc<Databases>,
-    pulls: Arc<Semaphore>,
+    turns: Turns,
     restores: Arc<Semaphore>,
 }
 
@@ -50,7 +52,7 @@ impl Agent {
         Self {
             settings: Arc::new(settings),
             databases: Arc::new(databases),
-            pulls: Arc::new(Semaphore::new(pulls_max)),
+            turns: Turns::new(pulls_max),
             restores: Arc::new(Semaphore::new(1)),
         }
     }
@@ -126,9 +128,8 @@ impl Agent {
 
     /// Waits until no pull and no restore goes on, but no longer than `limit`.
     pub async fn idle(&self, pulls_max: usize, limit: Duration) {
-        let all = u32::try_from(pulls_max).unwrap_or(u32::MAX);
         let _ = tokio::time::timeout(limit, async {
-            let _pulls = self.pulls.acquire_many(all).await;
+            self.turns.until_nobody_pulls(pulls_max).await;
             let _restores = self.restores.acquire().await;
         })
         .await;
@@ -189,7 +190,16 @@ impl Pullback for Agent {
 
     async fn info(&self, request: Request<pb::InfoRequest>) -> Result<Response<pb::InfoReply>, Status> {
         let agent = self.clone();
-        let answer = tokio::task::spawn_blocking(move || agent.info_of(request.get_ref())).await;
+        let turn = match request.get_ref().tables {
+            true => Some(self.turns.to_count().await.map_err(|fault| fault.to_status())?),
+            false => None,
+        };
+        let answer = tokio::task::spawn_blocking(move || {
+            // Until it is done, whoever waits for it.
+            let _turn = turn;
+            agent.info_of(request.get_ref())
+        });
+        let answer = answer.await;
         let answer =
             answer.map_err(|_| Fault::new(Kind::Internal, "asking the database panicked").to_status())?;
         answer.map(Response::new).map_err(|fault| fault.to_status())
@@ -199,11 +209,8 @@ impl Pullback for Agent {
         &self,
         request: Request<Streaming<pb::PullRequest>>,
     ) -> Result<Response<Self::PullStream>, Status> {
-        let place = Arc::clone(&self.pulls).try_acquire_owned().map_err(|_| {
-            Fault::new(Kind::Busy, "the agent serves as many pulls as it may (`pulls_max`)")
-                .hint("try again later")
-                .to_status()
-        })?;
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.name.clone());
+        let place = self.turns.to_pull(peer).map_err(|fault| fault.to_status())?;
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(START_WAIT, requests.message()).await;
         let first = first
@@ -239,7 +246,7 @@ impl Pullback for Agent {
 fn on_a_thread<I: Send + 'static, O: Send + 'static>(
     what: &'static str,
     about: tracing::Span,
-    place: OwnedSemaphorePermit,
+    place: impl Send + 'static,
     requests: Streaming<I>,
     serve: impl FnOnce(&mut Inbound<I>, &Outbound<O>) -> Result<(), Fault> + Send + 'static,
 ) -> Result<Response<ReceiverStream<Result<O, Status>>>, Status> {

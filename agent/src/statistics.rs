@@ -61,6 +61,9 @@ fn ask(settings: &Settings, path: &Path, tables: bool, info: &mut pb::DatabaseIn
 
 fn tables_of(settings: &Settings, source: &Source) -> Result<Vec<pb::TableInfo>, Fault> {
     let dir = settings.temp_dir();
+    if settings.state_dir.is_some() {
+        settings.room().check(source.metadata().len())?;
+    }
     let scratch =
         one_file::scratch(&dir).map_err(|error| Fault::io(format!("`{}`", dir.display()), &error))?;
     one_file::write(source, settings.hold, scratch.as_file(), &dir)?;

@@ -76,6 +76,11 @@ pub fn path_of(name: &str) -> PathBuf {
     dir().join(format!("{name}.json"))
 }
 
+/// Makes the place for them, where there is none.
+pub fn make_dir() -> Result<(), Fault> {
+    durable::make_dir(&dir()).map_err(|error| Fault::io(format!("`{}`", dir().display()), &error))
+}
+
 impl Paired {
     /// One that was just paired.
     pub fn new(parts: Parts) -> Self {
@@ -142,8 +147,9 @@ impl Paired {
         let path = path_of(&self.name);
         let text =
             serde_json::to_vec_pretty(self).map_err(|error| Fault::new(Kind::Internal, error.to_string()))?;
-        let written = durable::make_dir(&dir()).and_then(|()| durable::replace(&path, &text, 0o600));
-        written.map_err(|error| Fault::io(format!("`{}`", path.display()), &error))
+        make_dir()?;
+        durable::replace(&path, &text, 0o600)
+            .map_err(|error| Fault::io(format!("`{}`", path.display()), &error))
     }
 
     /// Forgets it. What was pulled from it stays.

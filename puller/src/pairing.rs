@@ -54,13 +54,25 @@ pub fn pair(code: &PairingCode, addresses: &[String], name: &str, own_name: &str
     };
     let showing = Showing::Nothing(code.fingerprint);
     let reply = ask(addresses, showing, async |mut agent| agent.pair(request).await)?;
+    take(&reply, &key, code, addresses, name)
+}
+
+/// What `reply` makes of this machine, which asked with `key`.
+fn take(
+    reply: &pb::PairReply,
+    key: &KeyPair,
+    code: &PairingCode,
+    addresses: &[String],
+    name: &str,
+) -> Result<Made, Fault> {
+    let internal = |error: &str| Fault::new(Kind::Internal, format!("no key could be made: {error}"));
     let broken = |what: &str| {
         Fault::new(Kind::Protocol, format!("the agent broke the protocol: {what}"))
             .hint("ask for a new code there, and try again")
     };
     let certificate = CertificateDer::from(reply.certificate.to_vec());
     let provider = rustls::crypto::ring::default_provider();
-    let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| internal(error.to_owned()))?;
+    let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(internal)?;
     CertifiedKey::from_der(vec![certificate.clone()], private, &provider)
         .map_err(|_| broken("its certificate is not for the key that was made here"))?;
     let paired = Paired::new(Parts {
@@ -105,4 +117,70 @@ fn ask<T>(
                 .hint("look at its log; to be paired, ask for a new code there")),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pullback_shared::identity::Fingerprint;
+    use pullback_shared::pairing::Secret;
+
+    /// What must neither reach a terminal nor name a file.
+    const HOSTILE: &str = "\u{1b}[2J\u{9b}m\r\n../../x";
+
+    /// What comes of an answer that makes sense but for `lie`.
+    fn taken(lie: impl FnOnce(&mut pb::PairReply)) -> Result<Made, Fault> {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap();
+        let mut reply = pb::PairReply {
+            certificate: certificate.der().to_vec().into(),
+            role: "pull".to_owned(),
+            peer_name: "desk".to_owned(),
+            databases: vec!["gym".to_owned()],
+            expires_at: 2_000_000_000,
+        };
+        lie(&mut reply);
+        let code = PairingCode {
+            fingerprint: Fingerprint([1; 32]),
+            id: [2; 8],
+            secret: Secret::new([3; 16]),
+            name: "pi".to_owned(),
+            addresses: Vec::new(),
+        };
+        take(&reply, &key, &code, &[], "pi")
+    }
+
+    #[test]
+    fn an_answer_that_makes_no_sense_pairs_nobody() {
+        assert!(taken(|_| ()).is_ok());
+        let foreign = KeyPair::generate().unwrap();
+        let foreign = CertificateParams::default().self_signed(&foreign).unwrap().der().to_vec();
+        let refused = |says: &str, lie: &dyn Fn(&mut pb::PairReply)| {
+            let fault = taken(lie).err().unwrap();
+            assert!(fault.kind == Kind::Protocol && fault.message.contains(says), "{fault:?}");
+        };
+        for certificate in [foreign, vec![0xff; 200_000], Vec::new()] {
+            refused("not for the key", &|reply| reply.certificate = certificate.clone().into());
+        }
+        for role in [HOSTILE, "owner", ""] {
+            refused("a role that is none", &|reply| reply.role = role.to_owned());
+        }
+        // The last of them is the year 9999999.
+        for end in [i64::MAX, i64::MIN, 315_507_000_000_000] {
+            refused("no time", &|reply| reply.expires_at = end);
+        }
+    }
+
+    #[test]
+    fn names_in_an_answer_are_few_and_fit_for_a_terminal() {
+        let made = taken(|reply| {
+            reply.peer_name = HOSTILE.repeat(1000);
+            reply.databases = vec![HOSTILE.to_owned(); 1_000_000];
+        });
+        let made = made.unwrap();
+        assert_eq!(made.databases.len(), DATABASES_MAX);
+        for name in made.databases.iter().chain([&made.paired.peer_name]) {
+            assert!(!name.contains(char::is_control) && name.len() < 1000, "{name}");
+        }
+    }
 }

@@ -50,6 +50,9 @@ pub fn plan(client: &mut Client, source: Option<&SourceDir>, full: bool) -> Resu
     let (mut offer, mut readings) = (None, 0);
     loop {
         match events.next_event()? {
+            Event::Offer(_) if offer.is_some() => {
+                return Err(Fault::new(Kind::Protocol, "the agent made two offers"));
+            }
             Event::Offer(offered) => offer = Some(*offered),
             Event::Frame(_) => {
                 return Err(Fault::new(Kind::Protocol, "the agent sent pages though it was only asked"));

@@ -16,12 +16,25 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// Bytes read at once: a whole number of pages of any size, and few enough to stay in a processor's cache.
 const CHUNK: usize = 256 * 1024;
 
 /// Rows of one check that are looked at.
 const ROWS_MAX: u32 = 100_000;
+
+/// How long SQLite may look at a copy: at least so long, and a second for each so many bytes. What a schema has it compute
+/// can go on for ever.
+const CHECK_TIME_MIN: Duration = Duration::from_secs(600);
+const CHECK_BYTES_A_SECOND: u64 = 1024 * 1024;
+
+/// How long SQLite may then take to end; within one function that a schema calls it does not notice that it is to.
+const INTERRUPT_WAIT: Duration = Duration::from_secs(5);
+
+/// Bytes that SQLite may have in memory for all checks at once: values that a schema computes can be as large as it likes.
+const HEAP_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 /// What reading a file back found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,8 +128,19 @@ pub struct Judged {
     pub contents: Contents,
 }
 
-/// Asks SQLite about the private file at `path`: `quick_check`, or `integrity_check` and `foreign_key_check`.
+/// Asks SQLite about the private file at `path`: `quick_check`, or `integrity_check` and `foreign_key_check`. A check that does
+/// not come to an end is one that was not passed.
 pub fn ask_sqlite(path: &Path, level: Level, geometry: Geometry) -> Result<Judged, Fault> {
+    let limit = CHECK_TIME_MIN + Duration::from_secs(geometry.bytes() / CHECK_BYTES_A_SECOND);
+    ask_sqlite_within(limit, path, level, geometry)
+}
+
+fn ask_sqlite_within(
+    limit: Duration,
+    path: &Path,
+    level: Level,
+    geometry: Geometry,
+) -> Result<Judged, Fault> {
     let mut judged = Judged::default();
     judged.contents.used_pages = geometry.page_count;
     if geometry.page_count == 0 {
@@ -124,17 +148,46 @@ pub fn ask_sqlite(path: &Path, level: Level, geometry: Geometry) -> Result<Judge
         return Ok(judged);
     }
     let writable = Writable::make(path)?;
-    let asked = open_for_check(path).map(|connection| {
-        judged.contents = contents(&connection, geometry);
+    let asked = within(limit, path, move |connection| {
+        let mut judged = Judged { contents: contents(connection, geometry), ..Judged::default() };
         if level != Level::Hash {
-            check(&connection, level, &mut judged.findings);
+            check(connection, level, &mut judged.findings);
         }
+        judged
     });
     drop(writable);
-    if let Err(error) = asked {
-        judged.findings.add_error(&error.to_string());
+    match asked {
+        Ok(found) => judged = found,
+        Err(why) => judged.findings.add_error(&why),
     }
     Ok(judged)
+}
+
+/// What `ask` learns of the file at `path`, on a thread of its own: one that does not end in time is left to itself.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    path: &Path,
+    ask: impl FnOnce(&Connection) -> T + Send + 'static,
+) -> Result<T, String> {
+    let (opened, handle) = mpsc::channel();
+    let (done, answer) = mpsc::channel();
+    let path = path.to_owned();
+    std::thread::spawn(move || {
+        let asked = open_for_check(&path).map(|connection| {
+            // Nobody listens any more where that took too long; nor to the answer.
+            let _ = opened.send(connection.get_interrupt_handle());
+            ask(&connection)
+        });
+        let _ = done.send(asked.map_err(|error| error.to_string()));
+    });
+    if let Ok(asked) = answer.recv_timeout(limit) {
+        return asked;
+    }
+    if let Ok(handle) = handle.try_recv() {
+        handle.interrupt();
+    }
+    let late = answer.recv_timeout(INTERRUPT_WAIT);
+    late.unwrap_or_else(|_| Err(format!("the check did not come to an end in {} s", limit.as_secs())))
 }
 
 /// SQLite leaves CHECK constraints out of `integrity_check` on a read-only connection (its schema parser skips them), so a
@@ -174,6 +227,7 @@ fn open_for_check(path: &Path) -> rusqlite::Result<Connection> {
     let connection =
         Connection::open_with_flags(path, writing).or_else(|_| Connection::open_with_flags(path, reading))?;
     harden(&connection)?;
+    connection.execute_batch(&format!("PRAGMA hard_heap_limit = {HEAP_BYTES_MAX}"))?;
     Ok(connection)
 }
 
@@ -333,4 +387,54 @@ pub fn ask_file(path: &Path) -> Result<Findings, Fault> {
         Err(error) => findings.add_error(&error.to_string()),
     }
     Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database whose CHECK is `hostile` by now, and 1,000 rows that were there before.
+    fn trap(dir: &Path, hostile: &str) -> (std::path::PathBuf, Geometry) {
+        let path = dir.join("trap.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false).unwrap();
+        let rows = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r LIMIT 1000) INSERT INTO t SELECT n FROM r";
+        let sql = format!("CREATE TABLE t(a CHECK({hostile}))").replace('\'', "''");
+        let sql = format!(
+            "CREATE TABLE t(a); {rows}; PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = '{sql}'"
+        );
+        connection.execute_batch(&sql).unwrap();
+        drop(connection);
+        let pages = u32::try_from(path.metadata().unwrap().len() / 4096).unwrap();
+        (path, Geometry::new(4096, pages).unwrap())
+    }
+
+    #[test]
+    fn a_check_that_never_ends_is_given_up_and_was_not_passed() {
+        let limit = Duration::from_secs(1);
+        // Minutes of small steps, which SQLite can be stopped between; and a step that takes longer than anything.
+        for (hostile, says) in [
+            ("length(randomblob(100000000)) < 0", "interrupted"),
+            (
+                "instr(zeroblob(20000000), CAST(zeroblob(10000000) || x'01' AS BLOB)) > 0",
+                "did not come to an end in 1 s",
+            ),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let (path, geometry) = trap(dir.path(), hostile);
+            let judged = ask_sqlite_within(limit, &path, Level::Full, geometry).unwrap();
+            assert!(!judged.findings.verdict().is_good(), "{hostile}");
+            let lines = judged.findings.into_lines();
+            assert!(lines.iter().any(|line| line.contains(says)), "{hostile}: {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_check_that_takes_too_much_memory_was_not_passed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, geometry) = trap(dir.path(), "length(randomblob(900000000)) < 0");
+        let judged = ask_sqlite(&path, Level::Full, geometry).unwrap();
+        assert!(!judged.findings.verdict().is_good());
+        assert_eq!(judged.findings.into_lines()[0], "out of memory");
+    }
 }

@@ -33,8 +33,10 @@ const ROUNDS_WITHOUT_PROGRESS_MAX: u32 = 8;
 /// Rounds of one run, with progress or not.
 const ROUNDS_MAX: u32 = 10_000;
 
-/// Words about the progress of the hold in one round; an agent says one for every few thousand pages.
-pub const READINGS_MAX: u32 = 4_000_000;
+/// Words about the progress of the hold in one round; an agent says some thirty.
+pub const READINGS_MAX: u32 = 1000;
+
+const WITHOUT_MIRROR: &str = "the agent worked without its mirror";
 
 /// How a run is to pull.
 #[derive(Clone, Debug)]
@@ -393,9 +395,9 @@ impl Run<'_> {
                     self.check_path(&offered)?;
                     draft = self.prepare(draft, base.zip(content.as_ref()), &offered)?;
                     if let Some(why) = &offered.no_mirror_because {
-                        let note = format!("the agent worked without its mirror: {why}");
-                        if !sums.notes.contains(&note) {
-                            sums.notes.push(note);
+                        // Once, however many rounds there are, and whatever it says in each.
+                        if !sums.notes.iter().any(|note| note.starts_with(WITHOUT_MIRROR)) {
+                            sums.notes.push(format!("{WITHOUT_MIRROR}: {why}"));
                         }
                     }
                     if sums.full_because.is_none() {
@@ -441,6 +443,13 @@ impl Run<'_> {
                         return Err(Fault::new(
                             Kind::Protocol,
                             "the agent offered one snapshot and ended with another",
+                        ));
+                    }
+                    // Each round is to come closer to the end: that bounds their number.
+                    if done.pages_missing > offer.geometry.page_count {
+                        return Err(Fault::new(
+                            Kind::Protocol,
+                            "more pages are missing than the database has",
                         ));
                     }
                     sums.held += Duration::from_micros(done.held_micros);

@@ -1,6 +1,7 @@
 //! What the black-box tests share: the two real programs as processes, databases to pull, and ways to judge a copy.
 //!
-//! Nothing here links the agent or the puller: tests see what a user sees, which is command lines, JSON and files.
+//! Nothing here links the agent or the puller: tests see what a user sees, which is command lines, JSON and files. Only
+//! [`liar`], which plays an agent, links what both programs share.
 //! Everything panics with a sentence when it cannot do its work, since its only callers are tests.
 
 pub mod applications;
@@ -12,7 +13,9 @@ pub mod dice;
 pub mod far_shell;
 pub mod folder;
 pub mod guarded;
+pub mod http2;
 pub mod ledger;
+pub mod liar;
 pub mod loop_disk;
 pub mod pages;
 pub mod pinged;

@@ -169,7 +169,8 @@ impl Greeting {
         Self { alpn: vec!["pullback-pair/1"], ..Self::without() }
     }
 
-    fn config(&self) -> ClientConfig {
+    /// The same as rustls takes it.
+    pub fn config(&self) -> ClientConfig {
         let provider = Arc::new(ring::default_provider());
         let anyone = Arc::new(Anyone(Arc::clone(&provider)));
         let version = if self.is_old { &TLS12 } else { &TLS13 };
@@ -251,7 +252,8 @@ impl Line {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("there is a runtime");
         let connector = TlsConnector::from(Arc::new(greeting.config()));
-        let (address, name) = (address.to_owned(), ServerName::try_from(SERVER_NAME).expect("that is a name"));
+        let (address, name) =
+            (address.to_owned(), ServerName::try_from(SERVER_NAME).expect("that is a name"));
         let channel = runtime.block_on(async {
             let stream = tokio::net::TcpStream::connect(address).await.expect("somebody listens there");
             let mut once = Some(connector.connect(name, stream).await.expect("the handshake succeeds"));
@@ -302,14 +304,19 @@ struct Fault {
 /// As in the contract.
 #[derive(Clone, PartialEq, Message)]
 pub struct PairRequest {
+    /// As there.
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
+    /// As there.
     #[prost(bytes = "vec", tag = "2")]
     pub code_id: Vec<u8>,
+    /// As there.
     #[prost(bytes = "vec", tag = "3")]
     pub secret: Vec<u8>,
+    /// As there.
     #[prost(bytes = "vec", tag = "4")]
     pub certificate_request: Vec<u8>,
+    /// As there.
     #[prost(string, tag = "5")]
     pub name: String,
 }
@@ -317,10 +324,13 @@ pub struct PairRequest {
 /// As in the contract.
 #[derive(Clone, PartialEq, Message)]
 pub struct PairReply {
+    /// As there.
     #[prost(bytes = "vec", tag = "1")]
     pub certificate: Vec<u8>,
+    /// As there.
     #[prost(string, tag = "2")]
     pub role: String,
+    /// As there.
     #[prost(string, tag = "3")]
     pub peer_name: String,
 }
@@ -328,8 +338,10 @@ pub struct PairReply {
 /// As in the contract: what `Info` and `Unpair` begin with, and `Invite` and the health service can be asked with.
 #[derive(Clone, PartialEq, Message)]
 pub struct InfoRequest {
+    /// As there.
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
+    /// As there.
     #[prost(string, tag = "2")]
     pub database: String,
 }
@@ -337,6 +349,7 @@ pub struct InfoRequest {
 /// As in the contract: what begins a pull, and a restore.
 #[derive(Clone, PartialEq, Message)]
 pub struct Begin {
+    /// As there.
     #[prost(message, optional, tag = "1")]
     pub start: Option<Start>,
 }
@@ -344,10 +357,13 @@ pub struct Begin {
 /// As in the contract.
 #[derive(Clone, PartialEq, Message)]
 pub struct Start {
+    /// As there.
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
+    /// As there.
     #[prost(string, tag = "2")]
     pub puller_version: String,
+    /// As there.
     #[prost(string, tag = "3")]
     pub database: String,
 }
@@ -363,10 +379,13 @@ impl Begin {
 /// As in the contract: what a pairing code holds.
 #[derive(Clone, PartialEq, Message)]
 pub struct Code {
+    /// As there.
     #[prost(bytes = "vec", tag = "1")]
     pub fingerprint: Vec<u8>,
+    /// As there.
     #[prost(bytes = "vec", tag = "2")]
     pub id: Vec<u8>,
+    /// As there.
     #[prost(bytes = "vec", tag = "3")]
     pub secret: Vec<u8>,
 }

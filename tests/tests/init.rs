@@ -366,14 +366,14 @@ fn the_doctor_finds_each_thing_that_is_wrong() {
     privilege::set_mode(&key, 0o600);
 
     let text = fs::read_to_string(config(&sandbox)).unwrap();
-    for (lines, code, state, words) in [
-        ("reserve = \"1000 TiB\"", 0, "warn", "none of which may be used"),
-        ("listen = \"203.0.113.77:7420\"", 13, "fail", "this agent cannot"),
-        ("", 13, "fail", "no database is configured"),
+    let (top, tables) = text.split_once("[database").unwrap();
+    let elsewhere = format!("listen = \"203.0.113.77:7420\"\n[database{tables}");
+    for (wrong, code, state, words) in [
+        (format!("{top}reserve = \"1000 TiB\"\n[database{tables}"), 0, "warn", "none of which may be used"),
+        (elsewhere, 13, "fail", "this agent cannot"),
+        (top.to_owned(), 13, "fail", "no database is configured"),
     ] {
-        let tables = if lines.is_empty() { "" } else { text.split_once("[database").unwrap().1 };
-        let tables = if tables.is_empty() { String::new() } else { format!("[database{tables}") };
-        fs::write(config(&sandbox), format!("{lines}\n{tables}")).unwrap();
+        fs::write(config(&sandbox), wrong).unwrap();
         check(code, state, words);
     }
     fs::write(config(&sandbox), &text).unwrap();

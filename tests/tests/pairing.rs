@@ -151,7 +151,11 @@ fn somebody_in_the_middle_is_told_nothing() {
     let not_one = "is not one of an agent's";
     for (what, chain, says) in [
         ("its own identity", chain.clone(), ["has the identity", &*seen]),
-        ("its own certificate beside the agent's CA", vec![chain[0].clone(), ca.clone()], [not_one, &*expected]),
+        (
+            "its own certificate beside the agent's CA",
+            vec![chain[0].clone(), ca.clone()],
+            [not_one, &*expected],
+        ),
         ("the agent's own certificates, whose key it has not", vec![leaf, ca.clone()], [not_one, &*expected]),
         ("the agent's CA for a server", vec![ca.clone()], ["certificate", &*expected]),
     ] {
@@ -192,8 +196,12 @@ fn a_mistyped_code_is_noticed_before_any_network_is_asked() {
         assert!(!ran.stderr.contains(&typed), "the code is in what is said: {ran}");
     }
     // Capitals, groups and lines are no mistakes.
-    let grouped: Vec<String> =
-        printed.to_uppercase().as_bytes().chunks(5).map(|five| String::from_utf8_lossy(five).into()).collect();
+    let grouped: Vec<String> = printed
+        .to_uppercase()
+        .as_bytes()
+        .chunks(5)
+        .map(|five| String::from_utf8_lossy(five).into())
+        .collect();
     guarded.pair(&grouped.join("-")).exits(0);
 }
 
@@ -221,7 +229,8 @@ fn a_hostile_name_becomes_one_that_can_be_typed() {
     let peers = guarded.agent(&["peers", "list", "--json"]).exits(0);
     let names: Vec<_> = peers.json().iter().map(|peer| peer["name"].to_string()).collect();
     assert_eq!(names.len(), 7, "{peers}");
-    let files: Vec<_> = fs::read_dir(guarded.identity()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let files: Vec<_> =
+        fs::read_dir(guarded.identity()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(files.len(), 7, "the identity's files, the peers, the codes and a lock: {files:?}");
 }
 

@@ -109,9 +109,8 @@ fn a_certificate_that_is_not_a_peers_is_refused_in_the_handshake() {
         refused(sandbox.puller(&["info", "pi"]), &[puller], hint);
     }
     let nothing = Greeting::without();
-    let heard = guarded.refuses(&["refused: it showed no certificate"], || {
-        greet(guarded.served.address(), &nothing)
-    });
+    let heard =
+        guarded.refuses(&["refused: it showed no certificate"], || greet(guarded.served.address(), &nothing));
     assert_eq!(heard.err().as_deref(), Some("CertificateRequired"));
     fs::write(guarded.pairing_file(), pairing).unwrap();
     guarded.pull().succeeds("unchanged");
@@ -141,11 +140,7 @@ fn who_does_not_speak_mutual_tls_1_3_hears_an_alert() {
             "refused: it cannot speak TLS 1.3 as this agent does",
             "ProtocolVersion",
         ),
-        (
-            Greeting::to_pair(),
-            "refused: it wants to be paired, and there is no pairing code",
-            "AccessDenied",
-        ),
+        (Greeting::to_pair(), "refused: it wants to be paired, and there is no pairing code", "AccessDenied"),
         (
             with_alpn(&["h2", "pullback-pair/1"]),
             "refused: it wants to be paired, and there is no pairing code",
@@ -157,10 +152,9 @@ fn who_does_not_speak_mutual_tls_1_3_hears_an_alert() {
     }
     guarded.pair(&guarded.code(&[])).exits(0);
     // A peer with the wrong words is refused as well.
-    for (alpn, log) in [
-        (vec!["http/1.1"], alpn),
-        (vec![], "refused: it did not say which protocol it speaks (ALPN)"),
-    ] {
+    for (alpn, log) in
+        [(vec!["http/1.1"], alpn), (vec![], "refused: it did not say which protocol it speaks (ALPN)")]
+    {
         let greeting = Greeting { alpn, ..own(&guarded) };
         let heard = guarded.refuses(&[log], || greet(address, &greeting));
         assert_eq!(heard.err().as_deref(), Some("NoApplicationProtocol"));
@@ -228,7 +222,8 @@ fn who_was_paired_to_pull_restores_nothing() {
 
 /// `../`, NUL, a line of its own, an escape, and far too much.
 fn hostile_names() -> Vec<String> {
-    let names = ["../gym", "../../etc/passwd", "gym\0", "gym\nWARN forged: line", "\u{1b}[2Jgym", "\u{202e}myg"];
+    let names =
+        ["../gym", "../../etc/passwd", "gym\0", "gym\nWARN forged: line", "\u{1b}[2Jgym", "\u{202e}myg"];
     names.into_iter().map(str::to_owned).chain(["g".repeat(10_000)]).collect()
 }
 
@@ -280,7 +275,9 @@ fn who_wants_to_be_paired_may_call_nothing_else_and_a_peer_pairs_nobody() {
     let pair = || line.call::<_, ()>(PAIR, read.request("mac")).unwrap_err();
     for why in [
         guarded.refuses(&["refused: ", PAIR, "no call for this door"], pair),
-        guarded.refuses(&["refused: ", INVITE, "no call for this door"], || call(&line, INVITE, "").unwrap_err()),
+        guarded.refuses(&["refused: ", INVITE, "no call for this door"], || {
+            call(&line, INVITE, "").unwrap_err()
+        }),
     ] {
         assert!(why.code == "refused" && why.hint.contains("pullback-agent pair"), "{why:?}");
     }
@@ -327,7 +324,8 @@ fn an_agent_that_was_installed_anew_is_another_until_it_is_paired_in_the_place_o
     let code = guarded.code(&[]);
     let new: String = Code::read(&code).fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_ne!(old, new);
-    let ran = guarded.refuses(&["refused: it broke off (UnknownCA)"], || guarded.pull().fails("refused", 6).ran);
+    let ran =
+        guarded.refuses(&["refused: it broke off (UnknownCA)"], || guarded.pull().fails("refused", 6).ran);
     refused(ran, &[&old, &new, "the agent `pi`"], "`puller pair CODE --replace pi`");
     // Without the word, a code of another identity does not take the place of the first.
     refused(guarded.pair(&code), &[&old, &new, "`pi` is paired already"], "--replace pi");

@@ -86,7 +86,7 @@ fn of_target(
     let client = met.client.map_or_else(|| Client::open(&target.address, &door), Ok)?;
     let look = ask(target.address, client, met.source.as_ref(), tables)?;
     match cli.common.json {
-        true => println!("{}", look.as_json()),
+        true => println!("{}", text::json(&look.as_json())),
         false => look.print()?,
     }
     // What is wrong is part of the answer, which has been printed: only people are told once more.

@@ -65,6 +65,8 @@ pub(crate) fn run(cli: &Cli, asked: &Pair) -> Result<u8, Fault> {
     {
         addresses.push(format!("{host}:{}", port.1));
     }
+    // A code is used up by one try: what can fail here is to fail before.
+    puller::paired::make_dir()?;
     let own_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let made = pairing::pair(&code, &addresses, &name, &own_name)?;
     // A damaged file is of no use to say goodbye with.

@@ -2,6 +2,7 @@
 
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
+use pullback_shared::text::printable;
 
 /// A number of bytes with three digits of a unit.
 pub(crate) fn bytes(count: u64) -> String {
@@ -62,6 +63,19 @@ pub(crate) fn table(header: &[&str]) -> Table {
         table.set_header(header.iter().copied());
     }
     table
+}
+
+/// `value` on one line, exactly; whatever a terminal could obey is written as JSON can write any character, `\u009b`.
+pub(crate) fn json(value: &serde_json::Value) -> String {
+    let mut line = String::new();
+    for c in value.to_string().chars() {
+        match printable(c.encode_utf8(&mut [0; 4]), 1).starts_with(c) {
+            true => line.push(c),
+            // All of these have four digits.
+            false => line += &format!("\\u{:04x}", u32::from(c)),
+        }
+    }
+    line
 }
 
 #[cfg(test)]
