@@ -256,7 +256,6 @@ impl Line {
             (address.to_owned(), ServerName::try_from(SERVER_NAME).expect("that is a name"));
         let channel = runtime.block_on(async {
             let stream = tokio::net::TcpStream::connect(address).await.expect("somebody listens there");
-            stream.set_nodelay(true).expect("small messages need not wait");
             let mut once = Some(connector.connect(name, stream).await.expect("the handshake succeeds"));
             let once = tower::service_fn(move |_| {
                 let stream = once.take().map(TokioIo::new);
@@ -305,19 +304,19 @@ struct Fault {
 /// As in the contract.
 #[derive(Clone, PartialEq, Message)]
 pub struct PairRequest {
-    /// The version of the contract.
+    /// As there.
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
-    /// Which code.
+    /// As there.
     #[prost(bytes = "vec", tag = "2")]
     pub code_id: Vec<u8>,
-    /// What its bearer knows.
+    /// As there.
     #[prost(bytes = "vec", tag = "3")]
     pub secret: Vec<u8>,
-    /// PKCS#10, in DER.
+    /// As there.
     #[prost(bytes = "vec", tag = "4")]
     pub certificate_request: Vec<u8>,
-    /// What the puller calls itself.
+    /// As there.
     #[prost(string, tag = "5")]
     pub name: String,
 }
@@ -325,13 +324,13 @@ pub struct PairRequest {
 /// As in the contract.
 #[derive(Clone, PartialEq, Message)]
 pub struct PairReply {
-    /// In DER.
+    /// As there.
     #[prost(bytes = "vec", tag = "1")]
     pub certificate: Vec<u8>,
-    /// What the peer may do.
+    /// As there.
     #[prost(string, tag = "2")]
     pub role: String,
-    /// What it is called there.
+    /// As there.
     #[prost(string, tag = "3")]
     pub peer_name: String,
 }
@@ -339,10 +338,10 @@ pub struct PairReply {
 /// As in the contract: what `Info` and `Unpair` begin with, and `Invite` and the health service can be asked with.
 #[derive(Clone, PartialEq, Message)]
 pub struct InfoRequest {
-    /// The version of the contract.
+    /// As there.
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
-    /// The name of a database.
+    /// As there.
     #[prost(string, tag = "2")]
     pub database: String,
 }
@@ -350,7 +349,7 @@ pub struct InfoRequest {
 /// As in the contract: what begins a pull, and a restore.
 #[derive(Clone, PartialEq, Message)]
 pub struct Begin {
-    /// What it begins with.
+    /// As there.
     #[prost(message, optional, tag = "1")]
     pub start: Option<Start>,
 }
@@ -358,13 +357,13 @@ pub struct Begin {
 /// As in the contract.
 #[derive(Clone, PartialEq, Message)]
 pub struct Start {
-    /// The version of the contract.
+    /// As there.
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
-    /// A release.
+    /// As there.
     #[prost(string, tag = "2")]
     pub puller_version: String,
-    /// The name of a database.
+    /// As there.
     #[prost(string, tag = "3")]
     pub database: String,
 }
@@ -380,13 +379,13 @@ impl Begin {
 /// As in the contract: what a pairing code holds.
 #[derive(Clone, PartialEq, Message)]
 pub struct Code {
-    /// Of the agent's identity.
+    /// As there.
     #[prost(bytes = "vec", tag = "1")]
     pub fingerprint: Vec<u8>,
-    /// Its name.
+    /// As there.
     #[prost(bytes = "vec", tag = "2")]
     pub id: Vec<u8>,
-    /// What its bearer knows.
+    /// As there.
     #[prost(bytes = "vec", tag = "3")]
     pub secret: Vec<u8>,
 }
