@@ -1,6 +1,7 @@
 //! `Aside`: a private file beside a target, for what is to get the target's name. Locked while its process lives, so that what
 //! a dead one left is known and can go.
 
+use crate::mirror_dir::remove;
 use pullback_shared::fault::{Fault, Kind};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
@@ -168,14 +169,6 @@ fn look_and_rename(from: &Path, to: &Path) -> io::Result<()> {
 /// Makes names in `dir` durable.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
-}
-
-/// Removes the file at `path`, if it is there.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// What the names of asides of `target` begin with.

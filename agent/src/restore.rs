@@ -1,6 +1,6 @@
 //! One restore at the agent, from the puller's request to what was read back: what is there, what is to be there, and the swap.
 
-use crate::aside::Aside;
+use crate::aside::{Aside, with_suffix};
 use crate::call::{Inbound, Outbound};
 use crate::collector::{Collector, Outlet};
 use crate::live::{Copied, Live, Written};
@@ -9,7 +9,7 @@ use crate::room::disk;
 use crate::settings::Settings;
 use crate::source::{self, Hold};
 use crate::stage::{self, Staged};
-use crate::swap::{self, Looks};
+use crate::swap::{self, Looks, SIDES};
 use crate::tables;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{Header, Journal};
@@ -371,11 +371,7 @@ impl Restore<'_> {
 
 /// What would be replayed into a new file at `path`.
 fn left_over(path: &Path) -> Option<PathBuf> {
-    let mut beside = ["-wal", "-shm", "-journal"].into_iter().map(|suffix| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    });
+    let mut beside = SIDES.into_iter().map(|suffix| with_suffix(path, suffix));
     beside.find(|path| path.symlink_metadata().is_ok())
 }
 

@@ -81,19 +81,14 @@ pub fn fill(
             Request::End => break,
             _ => return Err(broken("something else where pages were due")),
         };
-        let mut came = Vec::new();
         frame.open(geometry, &mut stage, &mut pages, |no, page, _| {
             if sent.contains(no) {
                 return Err(Broken(broken(format!("page {} comes twice", no.get()))));
             }
             sent.insert(no);
-            came.push((no, page.to_vec()));
-            Ok(())
-        })?;
-        for (no, page) in came {
-            file.write_all_at(&page, geometry.offset(no)).map_err(io)?;
             there.insert(no);
-        }
+            file.write_all_at(page, geometry.offset(no)).map_err(|error| Broken(io(error)))
+        })?;
     }
     let mut numbers = (1..=geometry.page_count).filter_map(PageNo::new);
     if let Some(no) = numbers.find(|no| !there.contains(*no)) {

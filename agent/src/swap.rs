@@ -20,7 +20,8 @@
 //! `-wal`, `-shm` and `-journal` go before the main file: an application that finds no main file makes one, and SQLite then deletes
 //! a log that it finds beside an empty database. Back they come after it, for the same reason.
 
-use crate::aside::{self, Aside, dir_of, is_at, is_there, remove, rename_new, sync_dir, with_suffix};
+use crate::aside::{self, Aside, dir_of, is_at, is_there, rename_new, sync_dir, with_suffix};
+use crate::mirror_dir::remove;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{HEADER_LEN, Journal, set_journal};
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What SQLite may put beside a main file.
-const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
+pub(crate) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// All that belongs to a database, in the order in which it goes.
 const FILES: [&str; 4] = ["-wal", "-shm", "-journal", ""];
