@@ -108,39 +108,55 @@ impl Guard {
     }
 }
 
-/// Serves `config` on `listener` until `stop` is done; then running pulls have a few seconds to end.
-pub async fn serve(
+/// An agent that has all it needs to serve, and listens to nobody yet.
+pub struct Ready {
     config: Config,
-    listener: TcpListener,
-    stop: impl Future<Output = ()> + Send,
-) -> Result<(), Fault> {
-    make_state_dir(&config.settings);
-    let guard = config.tls.then(|| Guard::new(&config)).transpose()?;
-    let access = guard.as_ref().map_or_else(Access::without_peers, |guard| {
-        Access::for_peers(Arc::clone(&guard.peers), Arc::clone(&guard.refusals))
-    });
-    let desk = guard.as_ref().map(|guard| {
-        let databases = config.databases.keys().cloned().collect();
-        Desk::open(Arc::clone(&guard.identity), Arc::clone(&guard.peers), databases).into_server()
-    });
-    let (health, health_service) = tonic_health::server::health_reporter();
-    let agent =
-        Agent::new(config.settings, Databases::Named(config.databases), config.pulls_max).into_server();
-    health.set_serving::<pullback_shared::pb::pullback_server::PullbackServer<Agent>>().await;
-    let reflection = config.reflection.then(|| {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pullback_shared::pb::DESCRIPTOR)
-            .build_v1()
-    });
-    let internal = |error: tonic_reflection::server::Error| Fault::new(Kind::Internal, error.to_string());
-    let router = builder(access)
-        .add_service(agent)
-        .add_service(health_service)
-        .add_optional_service(reflection.transpose().map_err(internal)?)
-        .add_optional_service(desk);
-    match guard {
-        Some(Guard { tls, refusals, .. }) => run(router, door::with_tls(listener, tls, refusals), stop).await,
-        None => run(router, door::plain(listener), stop).await,
+    guard: Option<Guard>,
+}
+
+impl Ready {
+    /// One that works as `config` says; a fault where it has no identity, or a list of peers that cannot be read.
+    pub fn new(config: Config) -> Result<Self, Fault> {
+        make_state_dir(&config.settings);
+        let guard = config.tls.then(|| Guard::new(&config)).transpose()?;
+        Ok(Self { config, guard })
+    }
+
+    /// Serves on `listener` until `stop` is done; then running pulls have a few seconds to end.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<(), Fault> {
+        let Self { config, guard } = self;
+        let access = guard.as_ref().map_or_else(Access::without_peers, |guard| {
+            Access::for_peers(Arc::clone(&guard.peers), Arc::clone(&guard.refusals))
+        });
+        let desk = guard.as_ref().map(|guard| {
+            let databases = config.databases.keys().cloned().collect();
+            Desk::open(Arc::clone(&guard.identity), Arc::clone(&guard.peers), databases).into_server()
+        });
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let agent =
+            Agent::new(config.settings, Databases::Named(config.databases), config.pulls_max).into_server();
+        health.set_serving::<pullback_shared::pb::pullback_server::PullbackServer<Agent>>().await;
+        let reflection = config.reflection.then(|| {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(pullback_shared::pb::DESCRIPTOR)
+                .build_v1()
+        });
+        let internal = |error: tonic_reflection::server::Error| Fault::new(Kind::Internal, error.to_string());
+        let router = builder(access)
+            .add_service(agent)
+            .add_service(health_service)
+            .add_optional_service(reflection.transpose().map_err(internal)?)
+            .add_optional_service(desk);
+        match guard {
+            Some(Guard { tls, refusals, .. }) => {
+                run(router, door::with_tls(listener, tls, refusals), stop).await
+            }
+            None => run(router, door::plain(listener), stop).await,
+        }
     }
 }
 

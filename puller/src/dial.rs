@@ -29,8 +29,9 @@ const STAGGER: Duration = Duration::from_millis(250);
 pub async fn plain(host: &str, port: u16) -> Result<TcpStream, Fault> {
     let shown = printable(host, 200);
     let unreachable = |why: String| {
-        Fault::new(Kind::Unreachable, format!("no agent at {shown}:{port}: {why}"))
-            .hint("is the agent running there (`pullback-agent serve`), and is the address right?")
+        let shown = if host.contains(':') { format!("[{shown}]") } else { shown.clone() };
+        Fault::new(Kind::Unreachable, format!("the agent at {shown}:{port} cannot be reached: {why}"))
+            .hint("is `pullback-agent serve` running there, and is this its address?")
     };
     let addresses: Vec<SocketAddr> =
         lookup_host((host, port)).await.map_err(|error| unreachable(error.to_string()))?.collect();

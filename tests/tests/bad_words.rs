@@ -180,7 +180,7 @@ fn a_wrong_configuration_of_the_agent_is_named_with_its_line_and_key() {
     check("tls = \"off\"\ncompression = \"lz4\"\n", "line 2 ", "compression");
     check("tls = \"off\"\ncompression_level = \"best\"\n", "line 2 ", "compression_level");
     check("tls = \"off\"\ncompression_level = 3.5\n", "line 2 ", "compression_level");
-    check("tls = \"on\"\n", "line 1 ", "tls");
+    check("tls = \"of\"\n", "line 1 ", "tls");
     check("tls = \"off\"\ntls = \"off\"\n", "line 2 ", "tls");
     check("tls = \"off\"\n[database.gym]\npath = 7\n", "line 3 ", "path");
     check("tls = \"off\"\n[database.gym]\npath = \"/gym.db\"\npth = \"/x\"\n", "line 4 ", "pth");
@@ -206,7 +206,16 @@ fn a_configuration_of_the_agent_that_cannot_be_meant_is_named_with_its_line_and_
         check(&format!("tls = \"off\"\nmax_hold = {time}\n"), "line 2 ", "max_hold");
         check(&format!("tls = \"off\"\nlock_wait = {time}\n"), "line 2 ", "lock_wait");
     }
-    check("listen = \"127.0.0.1:0\"\n", "", "`tls = \"off\"` is missing");
+}
+
+#[test]
+fn an_agent_without_an_identity_says_so_before_it_says_that_it_listens() {
+    let sandbox = sandbox();
+    let config = sandbox.file("agent.toml");
+    fs::write(&config, "listen = \"127.0.0.1:0\"\n").unwrap();
+    let ran = sandbox.agent(&["--json", "--config", config.to_str().unwrap(), "serve"]).exits(2);
+    let message = ran.only_json()["error"]["message"].to_string();
+    assert!(message.contains("this agent has no identity"), "{ran}");
 }
 
 #[test]

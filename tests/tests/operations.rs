@@ -5,11 +5,13 @@ use pullback_tests::contents;
 use pullback_tests::databases;
 use pullback_tests::privilege::skip;
 use pullback_tests::programs;
-use pullback_tests::sandbox::{Ran, Sandbox};
+use pullback_tests::sandbox::{Ran, Sandbox, wait_until};
 use pullback_tests::sshd::Sshd;
 use pullback_tests::typed::{self, Desk};
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -453,26 +455,41 @@ fn the_ten_minute_start_works_as_typed() {
     assert!(copy.exists() && !left(".config/pullback") && !left(".local/state/pullback"));
 }
 
-/// The database and the port are those of the sandbox.
+/// A process that a shell was told to leave in the background; it ends with this.
+struct Serving(i32);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.0).expect("a process has a number");
+        kill_process(pid, Signal::TERM).expect("it is there until now");
+    }
+}
+
+/// Without root and systemd: the agent is set up for a user, and started by hand. `tests/service.rs` types the same on a
+/// booted machine, to the last line.
 #[test]
 fn the_agent_that_serves_works_as_typed() {
     let sandbox = Sandbox::new();
     let desk = Desk::with(&sandbox, "", None);
-    let source = sandbox.db("app.db");
+    let source = sandbox.file("home/gym/app.db");
     let _application = live_gym(&source, 300_000);
-    let commands = commands("README.md", "An agent that serves");
-    let (last, first) = commands.split_last().unwrap();
-    for command in first {
-        desk.type_in(&command.replace("/home/pi/gym/app.db", source.to_str().unwrap())).exits(0);
-    }
-    assert_eq!((first.len(), last.as_str()), (3, "pullback-agent serve"));
+    let typed = commands("README.md", "An agent that serves");
+    let [init, pair, there, pull, _stop, _remove] = typed.as_slice() else { panic!("{typed:?}") };
+    let init = init.strip_prefix("sudo ~/.cargo/bin/").expect("root sets a service up");
+    desk.type_in(&init.replace(" --service", "")).exits(0);
     let file = sandbox.file("home/.config/pullback/agent.toml");
-    let config = fs::read_to_string(&file).unwrap();
-    fs::write(&file, format!("listen = \"127.0.0.1:0\"\n{config}")).unwrap();
-    let serves = desk.type_in_until_it_speaks(last).exits(0);
-    let shown =
-        README.lines().find_map(|line| line.strip_suffix("7420").filter(|l| l.starts_with("listening")));
-    assert!(serves.stdout.starts_with(shown.expect("what it says is shown")), "{serves}");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let config = fs::read_to_string(&file).unwrap().replace("0.0.0.0:7420", &free);
+    fs::write(&file, format!("reserve = \"0\"\nname = \"raspberry-pi\"\n{config}")).unwrap();
+    let serving = desk.type_in("pullback-agent serve >serving 2>serving.log & echo $!").exits(0);
+    let _serving = Serving(serving.stdout.trim().parse().expect("a process has a number"));
+    wait_until("the agent listens", || {
+        fs::read_to_string(sandbox.db("serving")).is_ok_and(|said| said.starts_with("listening on "))
+    });
+    let code = desk.type_in(pair).exits(0).stdout;
+    desk.type_in(&there.replace("CODE", code.trim())).exits(0);
+    let pulled = desk.type_in(pull).exits(0);
+    assert!(pulled.stdout.contains("raspberry-pi/app: stored"), "{pulled}");
 }
 
 #[test]

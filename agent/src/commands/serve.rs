@@ -1,6 +1,7 @@
 //! `pullback-agent serve`: binds, says where, tells systemd, and stops on a signal.
 
 use crate::cli::Cli;
+use pullback_agent::serve::Ready;
 use pullback_shared::fault::{Fault, Kind};
 use std::io::Write;
 use tokio::net::TcpListener;
@@ -8,10 +9,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
     let config = super::config(cli)?;
+    let (listen, databases) = (config.listen, config.databases.len());
     let internal = |error: std::io::Error| Fault::new(Kind::Internal, error.to_string());
     let runtime = super::runtime()?;
     runtime.block_on(async {
-        let listen = config.listen;
+        let agent = Ready::new(config)?;
         let listener = TcpListener::bind(listen).await.map_err(|error| {
             Fault::new(Kind::Io, format!("`{listen}` cannot be listened on: {error}"))
                 .hint("another agent may run already; port 0 takes a free one")
@@ -26,7 +28,7 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         // Whoever started the agent may not read on; that is no reason not to serve.
         let _ = std::io::stdout().flush();
         notify(&[sd_notify::NotifyState::Ready]);
-        tracing::info!(%address, databases = config.databases.len(), "serving");
+        tracing::info!(%address, databases, "serving");
         let stop = async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             notify(&[sd_notify::NotifyState::Stopping]);
@@ -35,7 +37,7 @@ pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
         if let Some(limit) = sd_notify::watchdog_enabled() {
             tokio::spawn(keep_alive(limit));
         }
-        pullback_agent::serve::serve(config, listener, stop).await
+        agent.serve(listener, stop).await
     })?;
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     Ok(0)

@@ -6,6 +6,7 @@
 use super::progress::Bar;
 use super::text;
 use crate::cli::Cli;
+use pullback_agent::serve::Ready;
 use pullback_shared::fault::{Fault, Kind};
 use puller::address::Address;
 use puller::client::Client;
@@ -245,8 +246,7 @@ pub(crate) fn serve(config: &Path) -> Result<u8, Fault> {
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(internal)?;
         println!("listening on {}", listener.local_addr().map_err(internal)?);
-        let served = pullback_agent::serve::serve(config, listener, std::future::pending()).await;
-        served.map_err(|error| Fault::new(Kind::Io, format!("{error:#}")))
+        Ready::new(config)?.serve(listener, std::future::pending()).await
     })?;
     Ok(0)
 }
