@@ -101,7 +101,8 @@ impl Codes {
         if kept.used_at.is_some() {
             return refused("this pairing code was used already");
         }
-        if kept.expires_at <= clock::now() {
+        // One that ends later than any may was made while the clock was ahead.
+        if kept.expires_at <= clock::now() || kept.expires_at > clock::later(clock::now(), TTL_MAX) {
             return refused("this pairing code has expired");
         }
         if kept.tries_left == 0 {
@@ -157,7 +158,8 @@ impl Codes {
 /// The code in the file at `path`, if it did not end too long ago.
 fn remembered(path: &Path, now: Timestamp) -> Option<Kept> {
     let kept: Kept = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    (clock::later(kept.expires_at, REMEMBERED) > now).then_some(kept)
+    let is_of_now = kept.expires_at <= clock::later(now, TTL_MAX);
+    (is_of_now && clock::later(kept.expires_at, REMEMBERED) > now).then_some(kept)
 }
 
 fn file_name(id: &CodeId) -> String {
@@ -212,6 +214,11 @@ mod tests {
         kept.expires_at = clock::now();
         codes.write(&code.id, &kept).unwrap();
         refused(&codes, &code.id, code.secret, "expired");
+        kept.expires_at = clock::later(clock::now(), TTL_MAX + TTL);
+        codes.write(&code.id, &kept).unwrap();
+        refused(&codes, &code.id, code.secret, "expired");
+        kept.expires_at = clock::now();
+        codes.write(&code.id, &kept).unwrap();
         assert!(codes.any(), "who comes a little late hears why");
         kept.expires_at = Timestamp::UNIX_EPOCH;
         codes.write(&code.id, &kept).unwrap();
