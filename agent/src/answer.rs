@@ -1,11 +1,12 @@
 //! `Answer`: who listens at this agent's address: nobody, this agent, or somebody else.
 
-use crate::identity::fingerprint_of;
+use crate::identity::{WRITTEN_AT, fingerprint_of};
 use pullback_shared::identity::{ALPN_SERVICE, Fingerprint, SERVER_NAME};
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -124,14 +125,18 @@ impl ServerCertVerifier for Seen {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let name = SERVER_NAME.as_bytes();
-        if !end_entity.windows(name.len()).any(|part| part == name) {
-            return Err(rustls::Error::General("that is no agent's certificate".to_owned()));
-        }
+        let none = || rustls::Error::General("that is no agent's certificate".to_owned());
+        let mut roots = RootCertStore::empty();
+        roots.add(intermediates.last().ok_or_else(none)?.clone().into_owned())?;
+        let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider));
+        // Who it is, is asked; not whether it holds still.
+        let held = UnixTime::since_unix_epoch(Duration::from_secs(WRITTEN_AT.unsigned_abs()));
+        let signed = signed.build().map_err(|_| none())?;
+        signed.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, held)?;
         let chain = std::iter::once(end_entity).chain(intermediates).map(fingerprint_of).collect();
         *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
         Ok(ServerCertVerified::assertion())
@@ -216,6 +221,12 @@ mod tests {
         let chain = vec![params.self_signed(&key).unwrap().der().clone()];
         let web = serve_chain(chain, PrivateKeyDer::try_from(key.serialize_der()).unwrap());
         assert_eq!(found(expected, web), Answer::Stranger);
+        // What an agent shows is there for all to see: who shows its CA behind a certificate of his own is not it.
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![SERVER_NAME.to_owned()]).unwrap();
+        let chain = vec![params.self_signed(&key).unwrap().der().clone(), ours.ca().clone()];
+        let impostor = serve_chain(chain, PrivateKeyDer::try_from(key.serialize_der()).unwrap());
+        assert_eq!(found(expected, impostor), Answer::Stranger);
         let http1 = |mut stream: TcpStream| {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         };

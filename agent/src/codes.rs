@@ -85,7 +85,9 @@ impl Codes {
 
     /// Whether any code is there, or was lately: else there is nothing to say to whoever wants to be paired.
     pub fn any(&self) -> bool {
-        std::fs::read_dir(self.dir()).is_ok_and(|mut files| files.next().is_some())
+        let now = clock::now();
+        let files = std::fs::read_dir(self.dir()).into_iter().flatten().flatten();
+        files.filter_map(|file| remembered(&file.path(), now)).next().is_some()
     }
 
     /// Uses the code `id` up, if `secret` is its own. A wrong guess costs the code one of its tries, and nothing else.
@@ -99,7 +101,8 @@ impl Codes {
         if kept.used_at.is_some() {
             return refused("this pairing code was used already");
         }
-        if kept.expires_at <= clock::now() {
+        // One that ends later than any may was made while the clock was ahead.
+        if kept.expires_at <= clock::now() || kept.expires_at > clock::later(clock::now(), TTL_MAX) {
             return refused("this pairing code has expired");
         }
         if kept.tries_left == 0 {
@@ -141,9 +144,7 @@ impl Codes {
         let mut left = Vec::new();
         for file in std::fs::read_dir(&dir).map_err(io)? {
             let path = file.map_err(io)?.path();
-            let kept: Option<Kept> =
-                std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-            match kept.filter(|kept| clock::later(kept.expires_at, REMEMBERED) > now) {
+            match remembered(&path, now) {
                 Some(kept) => left.push((kept.expires_at, path)),
                 None => std::fs::remove_file(&path).map_err(io)?,
             }
@@ -152,6 +153,13 @@ impl Codes {
         let too_many = left.len().saturating_sub(most);
         left.iter().take(too_many).try_for_each(|(_, path)| std::fs::remove_file(path)).map_err(io)
     }
+}
+
+/// The code in the file at `path`, if it did not end too long ago.
+fn remembered(path: &Path, now: Timestamp) -> Option<Kept> {
+    let kept: Kept = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let is_of_now = kept.expires_at <= clock::later(now, TTL_MAX);
+    (is_of_now && clock::later(kept.expires_at, REMEMBERED) > now).then_some(kept)
 }
 
 fn file_name(id: &CodeId) -> String {
@@ -206,8 +214,16 @@ mod tests {
         kept.expires_at = clock::now();
         codes.write(&code.id, &kept).unwrap();
         refused(&codes, &code.id, code.secret, "expired");
+        kept.expires_at = clock::later(clock::now(), TTL_MAX + TTL);
+        codes.write(&code.id, &kept).unwrap();
+        refused(&codes, &code.id, code.secret, "expired");
+        kept.expires_at = clock::now();
+        codes.write(&code.id, &kept).unwrap();
+        assert!(codes.any(), "who comes a little late hears why");
         kept.expires_at = Timestamp::UNIX_EPOCH;
         codes.write(&code.id, &kept).unwrap();
+        std::fs::write(codes.dir().join(".tmpabc"), "what a killed agent left").unwrap();
+        assert!(!codes.any(), "who comes when all codes ended long ago is no longer answered");
         codes.open(Role::Pull, TTL).unwrap();
         refused(&codes, &code.id, code.secret, "no such");
         assert!(codes.open(Role::Pull, TTL_MAX + TTL).is_err());

@@ -66,7 +66,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 struct File {
     listen: Option<Spanned<SocketAddr>>,
-    state_dir: Option<PathBuf>,
+    state_dir: Option<Spanned<PathBuf>>,
     #[serde(default)]
     tls: Tls,
     name: Option<Spanned<String>>,
@@ -275,6 +275,9 @@ impl Config {
                 return Err(at(text, address.span().start, &why));
             }
         }
+        if let Some(dir) = file.state_dir.as_ref().filter(|dir| !dir.get_ref().is_absolute()) {
+            return Err(at(text, dir.span().start, "`state_dir` has to begin with `/`"));
+        }
         for (name, Database { path }) in &file.database {
             check_name(name.get_ref()).map_err(|why| at(text, name.span().start, &why))?;
             if !path.get_ref().is_absolute() {
@@ -291,7 +294,7 @@ impl Config {
             .map_err(|why| at(text, level.map_or(0, |level| level.span().start), &why))?;
         let defaults = HoldLimits::default();
         let settings = Settings {
-            state_dir: Some(file.state_dir.unwrap_or_else(default_state_dir)),
+            state_dir: Some(file.state_dir.map_or_else(default_state_dir, Spanned::into_inner)),
             mirror: file.mirror == MirrorWish::Keep,
             room: RoomLimits { reserve: file.reserve.map(|b| b.0), max_state: file.max_state.map(|b| b.0) },
             hold: HoldLimits {
@@ -436,6 +439,7 @@ mod tests {
         check("\"\\u001b[2J\" = 1", "unknown field `\\u{1b}[2J`");
         check("tls = \"off\"\nreserve = \"lots\"\n", "line 2 (`reserve = \"lots\"`): a number of bytes");
         check("tls = \"off\"\n[database.gym]\npath = \"gym.db\"\n", "begin with `/`");
+        check("tls = \"off\"\nstate_dir = \"~/state\"\n", "begin with `/`");
         check("tls = \"off\"\n[database.\"../x\"]\npath = \"/x\"\n", "a name has");
     }
 

@@ -57,6 +57,17 @@ impl<I> Connection<I> {
     pub fn new(io: I, caller: Caller) -> Self {
         Self { io, caller, place: None }
     }
+
+    /// An error where its place is needed. Asked by writing as well: who does not read what it asked for is not read from.
+    fn has_place(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(place) = &mut self.place
+            && Pin::new(&mut place.closed).poll(cx).is_ready()
+        {
+            self.place = None;
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "its place is needed"));
+        }
+        Ok(())
+    }
 }
 
 /// Connections over TLS to `listener`, by peers and by those who want to be paired.
@@ -287,26 +298,52 @@ impl<I: AsyncRead + Unpin> AsyncRead for Connection<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(place) = &mut self.place
-            && Pin::new(&mut place.closed).poll(cx).is_ready()
-        {
-            self.place = None;
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "its place is needed")));
-        }
+        self.has_place(cx)?;
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Connection<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.has_place(cx)?;
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.has_place(cx)?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_is_only_written_to_goes_when_its_place_is_needed() {
+        let places = Arc::new(Places::default());
+        let who = Some(Shown::Certificate(pullback_shared::identity::Fingerprint([1; 32])));
+        let (io, mut far) = tokio::io::duplex(64);
+        let place = Some(Places::take(&places, who));
+        let mut oldest = Connection { io, caller: Caller::Tunnel, place };
+        oldest.write_all(b"one").await.unwrap();
+        let others: Vec<Place> = (0..CONNECTIONS_EACH_MAX).map(|_| Places::take(&places, who)).collect();
+        assert_eq!(oldest.write_all(b"two").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        // And one that waits for somebody who does not read.
+        let (io, _far) = tokio::io::duplex(1);
+        let mut stalled = Connection { io, caller: Caller::Tunnel, place: Some(Places::take(&places, who)) };
+        let writing = spawn(async move { stalled.write_all(b"more than there is room for").await });
+        tokio::task::yield_now().await;
+        let _others: Vec<Place> = (0..CONNECTIONS_EACH_MAX).map(|_| Places::take(&places, who)).collect();
+        let written = timeout(HANDSHAKE_WAIT, writing).await.expect("it ends").unwrap();
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        drop(others);
+        let mut read = [0; 3];
+        far.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"one");
     }
 }

@@ -25,7 +25,7 @@ pub const VALIDITY: Duration = Duration::from_secs(3653 * 24 * 60 * 60);
 const NOT_BEFORE: (i32, u8, u8) = (2000, 1, 1);
 
 /// When this was written, in seconds since 1970: a clock that shows less is wrong, and certificates are not to end early for it.
-const WRITTEN_AT: i64 = 1_795_219_200;
+pub(crate) const WRITTEN_AT: i64 = 1_795_219_200;
 
 const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
@@ -68,21 +68,26 @@ impl Identity {
     /// Reads the identity below `state_dir`.
     pub fn open(state_dir: &Path) -> Result<Self, Fault> {
         let dir = dir_of(state_dir);
+        let mends = "bring that file back; or remove the directory and run `pullback-agent init`: then every puller has to be paired again";
         let text = |name: &str| {
             let path = dir.join(name);
             std::fs::read(&path).map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => Fault::new(
-                    Kind::Config,
-                    format!("this agent has no identity: there is no `{}`", path.display()),
-                )
-                .hint("`pullback-agent init` makes one"),
+                std::io::ErrorKind::NotFound => {
+                    // What is left of one is not for `init` to touch.
+                    let hint = if dir.symlink_metadata().is_ok() {
+                        mends
+                    } else {
+                        "`pullback-agent init` makes one"
+                    };
+                    let why = format!("this agent has no identity: there is no `{}`", path.display());
+                    Fault::new(Kind::Config, why).hint(hint)
+                }
                 _ => Fault::io(format!("`{}`", path.display()), &error),
             })
         };
         let wrong = |name: &str| {
-            Fault::new(Kind::Config, format!("`{}` holds no key or certificate", dir.join(name).display())).hint(
-                "bring that file back; or remove the directory and run `pullback-agent init`: then every puller has to be paired again",
-            )
+            Fault::new(Kind::Config, format!("`{}` holds no key or certificate", dir.join(name).display()))
+                .hint(mends)
         };
         let certificate = |name: &str| CertificateDer::from_pem_slice(&text(name)?).map_err(|_| wrong(name));
         let ca_key = String::from_utf8(text(CA_KEY)?).map_err(|_| wrong(CA_KEY))?;
@@ -235,6 +240,19 @@ mod tests {
         }
         assert_eq!(first.dir().metadata().unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_left_of_an_identity_is_not_said_to_be_made_whole_by_init() {
+        let state = tempfile::tempdir().unwrap();
+        let (identity, _) = Identity::open_or_make(state.path()).unwrap();
+        std::fs::remove_file(identity.dir().join(SERVER)).unwrap();
+        let fault = Identity::open_or_make(state.path()).err().unwrap();
+        assert!(fault.kind == Kind::Config && fault.hint.contains("bring that file back"), "{fault:?}");
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path().join("gone"), elsewhere.path().join("identity")).unwrap();
+        let fault = Identity::open_or_make(elsewhere.path()).err().unwrap();
+        assert!(fault.hint.contains("bring that file back"), "{fault:?}");
     }
 
     #[test]

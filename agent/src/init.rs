@@ -145,12 +145,7 @@ pub fn configure(path: &Path, databases: &[Candidate], starter: Starter<'_>) -> 
         return Ok(Configured { made: false, added });
     }
     if !is_there {
-        let mut builder = DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(if starter.mode == 0o600 { 0o700 } else { 0o755 })
-            .create(dir)
-            .map_err(io)?;
+        make_dir(dir, if starter.mode == 0o600 { 0o700 } else { 0o755 }).map_err(io)?;
     }
     // Two that are typed at once each add their own.
     let lock = File::open(dir).and_then(|dir| dir.lock().map(|()| dir)).map_err(io)?;
@@ -168,6 +163,21 @@ pub fn configure(path: &Path, databases: &[Candidate], starter: Starter<'_>) -> 
     })?;
     replace(path, dir, &text, starter.mode).map_err(io)?;
     Ok(Configured { made: !is_there, added })
+}
+
+/// Makes `dir`, and what it lies in, where they are not there, with `mode` whatever the umask is: what root makes for a user,
+/// that user has to reach.
+pub(crate) fn make_dir(dir: &Path, mode: u32) -> std::io::Result<()> {
+    let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
+    let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
+    for dir in missing.into_iter().rev() {
+        match DirBuilder::new().mode(mode).create(dir) {
+            Ok(()) => fs::set_permissions(dir, Permissions::from_mode(mode))?,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn quoted(path: &Path) -> String {
@@ -334,6 +344,18 @@ mod tests {
             assert_eq!((fault.kind, fs::read_to_string(&config).unwrap().as_str()), (Kind::Config, text));
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn folders_have_the_mode_they_are_given_whatever_the_umask_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b");
+        make_dir(&deep, 0o777).unwrap();
+        for made in [deep.parent().unwrap(), &deep] {
+            assert_eq!(made.metadata().unwrap().mode() & 0o777, 0o777, "{}", made.display());
+        }
+        make_dir(&deep, 0o700).unwrap();
+        assert_eq!(deep.metadata().unwrap().mode() & 0o777, 0o777, "one that is there stays as it is");
     }
 
     #[test]

@@ -39,3 +39,26 @@ pub fn over_ssh(config: &Config, role: Role, ttl: Duration) -> Result<String, Fa
     }
     invite(config, role, ttl).map(|(code, _)| code.encode())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_from_ssh_restores_only_where_ssh_does() {
+        let state = tempfile::tempdir().unwrap();
+        Identity::open_or_make(state.path()).unwrap();
+        let config = |line: &str| {
+            let text =
+                format!("state_dir = '{}'\nlisten = \"127.0.0.1:7420\"\n{line}", state.path().display());
+            Config::parse(&text).unwrap()
+        };
+        let asked = |line: &str, role| {
+            over_ssh(&config(line), role, Duration::from_secs(60)).map(|_| ()).map_err(|fault| fault.kind)
+        };
+        assert_eq!(asked("", Role::Pull), Ok(()));
+        assert_eq!(asked("", Role::Restore), Err(Kind::Refused));
+        assert_eq!(asked("allow_restore = true", Role::Restore), Ok(()));
+        assert_eq!(asked("tls = \"off\"", Role::Pull), Err(Kind::Config));
+    }
+}

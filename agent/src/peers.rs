@@ -21,6 +21,9 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 const FILE: &str = "peers.json";
 
+/// Of how the file is written.
+const VERSION: u32 = 1;
+
 /// A machine that was paired.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Peer {
@@ -94,6 +97,10 @@ impl Peers {
         }
         let text = std::io::read_to_string(&mut file).map_err(|error| wrong(error.to_string()))?;
         let listed: Listed = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        if listed.v != VERSION {
+            // To write it anew would take away what that release had said of a peer.
+            return Err(wrong(format!("it is of another release of Pullback (version {})", listed.v)));
+        }
         let peers = Arc::new(listed.peers);
         *read = Some((stamp, Arc::clone(&peers)));
         Ok(peers)
@@ -179,7 +186,7 @@ impl Peers {
         let _lock = lock(&self.dir)?;
         let mut peers = self.all()?.to_vec();
         let changed = how(&mut peers)?;
-        let text = serde_json::to_vec_pretty(&Listed { v: 1, peers })
+        let text = serde_json::to_vec_pretty(&Listed { v: VERSION, peers })
             .map_err(|error| Fault::new(Kind::Internal, error.to_string()))?;
         write_private(&self.dir, FILE, &text)?;
         Ok(changed)
@@ -233,6 +240,18 @@ mod tests {
         assert!(fault.kind == Kind::Refused && fault.message.contains("revoked"), "{fault:?}");
         std::fs::write(dir.path().join(FILE), "{").unwrap();
         assert_eq!(serving.with(&fingerprint).unwrap_err().kind, Kind::Config);
+    }
+
+    #[test]
+    fn a_list_of_another_release_lets_nobody_in_and_is_not_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let peers = Peers::of(dir.path());
+        let mac = add(&peers, "mac", 1);
+        let newer = std::fs::read_to_string(dir.path().join(FILE)).unwrap().replace("\"v\": 1", "\"v\": 2");
+        std::fs::write(dir.path().join(FILE), &newer).unwrap();
+        assert_eq!(peers.with(&mac.fingerprint).unwrap_err().kind, Kind::Config);
+        assert_eq!(try_to_add(&peers, "other", 2).unwrap_err().kind, Kind::Config);
+        assert_eq!(std::fs::read_to_string(dir.path().join(FILE)).unwrap(), newer);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The agent as a service of systemd: the files it takes, and what systemd is told and asked.
 
 use crate::config::{self, Config, PORT};
-use crate::init::{Candidate, Configured, Starter, configure, replace};
+use crate::init::{Candidate, Configured, Starter, configure, make_dir, replace};
 use crate::users::{self, User};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
@@ -20,6 +20,21 @@ const MARK: &str = "pullback-agent serve";
 
 /// What the unit shows to nobody: `PrivateTmp`.
 const HIDDEN: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// How the names of units end, after a dot.
+const KINDS: [&str; 11] = [
+    "automount",
+    "device",
+    "mount",
+    "path",
+    "scope",
+    "service",
+    "slice",
+    "socket",
+    "swap",
+    "target",
+    "timer",
+];
 
 /// Characters of what a program of the system says.
 const SAID_CHARS_MAX: usize = 600;
@@ -115,8 +130,7 @@ impl Service {
                 "a service runs as a user with a name: `useradd` makes one",
             );
         };
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if !user.name.chars().all(fits) || user.name.starts_with(['-', '.']) {
+        if !is_instance(&user.name) {
             return usage(
                 format!("`{}` is no name that a unit of systemd can carry", printable(&user.name, 80)),
                 "write a unit by hand; `pullback-agent config example` prints a configuration",
@@ -175,7 +189,7 @@ impl Service {
             Starter { state_dir: Some(&state_dir), port: self.port(), mode: 0o644 },
         )?;
         let io = |error: std::io::Error| Fault::io(format!("`{}`", state_dir.display()), &error);
-        DirBuilder::new().recursive(true).mode(0o755).create(&self.roots.states).map_err(io)?;
+        make_dir(&self.roots.states, 0o755).map_err(io)?;
         match DirBuilder::new().mode(0o700).create(&state_dir) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -206,7 +220,7 @@ impl Service {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(io(error)),
         }
-        DirBuilder::new().recursive(true).mode(0o755).create(&self.roots.units).map_err(io)?;
+        make_dir(&self.roots.units, 0o755).map_err(io)?;
         replace(&path, &self.roots.units, UNIT, 0o644).map_err(io)?;
         Ok(true)
     }
@@ -264,6 +278,13 @@ impl Service {
     }
 }
 
+/// Whether `user` can be the instance of a unit, and a name below our folders. One such as `pi.service` would mean that of `pi`.
+fn is_instance(user: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_unit = user.rsplit_once('.').is_some_and(|(_, kind)| KINDS.contains(&kind));
+    !user.is_empty() && user.chars().all(fits) && !user.starts_with(['-', '.']) && !is_unit
+}
+
 /// Copies the program `from` to `to`, where something else is there or nothing. Whether that was so.
 fn install(from: &Path, to: &Path) -> Result<bool, Fault> {
     let io = |error: std::io::Error| Fault::io(format!("`{}`", to.display()), &error);
@@ -271,7 +292,7 @@ fn install(from: &Path, to: &Path) -> Result<bool, Fault> {
         return Ok(false);
     }
     let dir = to.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(io)?;
+    make_dir(dir, 0o755).map_err(io)?;
     let mut aside = tempfile::Builder::new().prefix(".pullback-").tempfile_in(dir).map_err(io)?;
     let mut program = fs::File::open(from).map_err(io)?;
     std::io::copy(&mut program, &mut aside).map_err(io)?;
@@ -382,6 +403,17 @@ mod tests {
         assert_eq!(fs::read(&service.roots.program).unwrap(), b"two");
         fs::write(&unit, "[Service]\nExecStart=/bin/true").unwrap();
         assert_eq!(service.lay(databases, &program).unwrap_err().kind, Kind::Config);
+    }
+
+    #[test]
+    fn a_name_that_means_something_else_to_systemd_or_as_a_path_is_no_instance() {
+        for name in ["pi", "www-data", "a.b", "_apt", "9"] {
+            assert!(is_instance(name), "{name}");
+        }
+        for name in ["", "..", ".a", "-a", "../x", "a/b", "%i", "a@b", "a b", "a\\x2d", "pi.service", "회원"]
+        {
+            assert!(!is_instance(name), "{name}");
+        }
     }
 
     #[test]

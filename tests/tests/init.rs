@@ -169,6 +169,27 @@ fn another_user_s_database_is_refused_with_what_to_type() {
 }
 
 #[test]
+fn nobody_writes_into_the_state_of_another_user_s_agent() {
+    if !privilege::is_root() {
+        return privilege::skip("another user's state", "only root can make one");
+    }
+    let sandbox = with_database();
+    sandbox.agent(&["init", "--database", "gym.db"]).exits(0);
+    listen(&sandbox, &format!("127.0.0.1:{}", free_port()));
+    let state = identity(&sandbox).parent().unwrap().to_owned();
+    let before = all(&state);
+    privilege::give_to_nobody(&state);
+    for words in [&["pair"][..], &["peers", "list"], &["peers", "revoke", "mac"], &["init"]] {
+        let ran = sandbox.agent(words).exits(6);
+        assert!(
+            ran.stderr.contains("is the agent's of") && ran.stderr.contains("sudo -u"),
+            "{words:?}: {ran}"
+        );
+    }
+    assert_eq!(all(&state), before);
+}
+
+#[test]
 fn discover_takes_what_is_a_database_and_says_what_it_left() {
     let sandbox = with_database();
     fs::create_dir_all(sandbox.db("deep/er")).unwrap();

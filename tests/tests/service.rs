@@ -133,6 +133,17 @@ fn the_service_is_set_up_paired_and_taken_away_as_the_readme_types_it() {
     booted.must("pi", "systemctl is-active writer");
 }
 
+/// A root whose files nobody else may read still sets up what another user runs.
+#[test]
+fn a_service_is_set_up_whatever_umask_root_has() {
+    let Some(booted) = booted("a service set up under a strict umask") else { return };
+    install(&booted);
+    let init = "umask 077; /home/pi/.cargo/bin/pullback-agent init --service --database /home/pi/gym/app.db";
+    booted.must("root", init);
+    assert_eq!(booted.must("pi", "systemctl is-active pullback-agent@pi").trim(), "active");
+    booted.must("pi", "pullback-agent pair");
+}
+
 #[test]
 fn a_unit_whose_agent_hangs_is_started_anew_and_one_that_does_not_is_left_alone() {
     let Some(booted) = booted("the watchdog of the service") else { return };
