@@ -266,7 +266,7 @@ impl Service {
         Ok(true)
     }
 
-    /// Whether it was started after its configuration was written.
+    /// Whether it was started after its configuration, the unit and the program were written.
     fn is_up_to_date(&self) -> bool {
         let asked = ["show", "--timestamp=unix", "--property=ActiveEnterTimestamp", "--value", &self.unit()];
         let Ok(output) = systemctl(&asked) else { return true };
@@ -274,7 +274,9 @@ impl Service {
         let Some(started) = told.trim().strip_prefix('@').and_then(|time| time.parse::<i64>().ok()) else {
             return true;
         };
-        self.config().metadata().map_or(true, |config| config.mtime() <= started)
+        let unit = self.roots.units.join("pullback-agent@.service");
+        let written = [self.config(), unit, self.roots.program.clone()].map(|file| file.metadata());
+        written.into_iter().flatten().all(|file| file.mtime() <= started)
     }
 }
 

@@ -9,6 +9,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) fn run(cli: &Cli) -> Result<u8, Fault> {
     let config = super::config(cli)?;
+    if config.tls {
+        super::check_owner(&config)?;
+    }
     let (listen, databases) = (config.listen, config.databases.len());
     let internal = |error: std::io::Error| Fault::new(Kind::Internal, error.to_string());
     let runtime = super::runtime()?;
