@@ -45,13 +45,39 @@ pub async fn plain(host: &str, port: u16) -> Result<TcpStream, Fault> {
 }
 
 async fn connected(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
-    match timeout(FIRST_ANSWER_WAIT, TcpStream::connect(addresses)).await {
+    match timeout(FIRST_ANSWER_WAIT, first_connected(addresses)).await {
         Ok(Ok(stream)) => {
             stream.set_nodelay(true).map_err(|error| error.to_string())?;
             Ok(stream)
         }
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Err(why)) => Err(why),
         Err(_) => Err(format!("no answer within {} s", FIRST_ANSWER_WAIT.as_secs())),
+    }
+}
+
+/// To the first of `addresses` that takes a connection. One name may have an address of IPv6 that leads nowhere from here, and
+/// one of IPv4 that does.
+async fn first_connected(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
+    let (mut tries, mut rest) = (JoinSet::new(), addresses.iter().copied());
+    let mut why = "its name has no address".to_owned();
+    loop {
+        let next = rest.next();
+        if let Some(address) = next {
+            tries.spawn(TcpStream::connect(address));
+        }
+        let tried = match next {
+            Some(_) => match timeout(STAGGER, tries.join_next()).await {
+                Ok(tried) => tried,
+                Err(_) => continue,
+            },
+            None => tries.join_next().await,
+        };
+        match tried {
+            Some(Ok(Ok(stream))) => return Ok(stream),
+            Some(Ok(Err(error))) => why = error.to_string(),
+            Some(Err(error)) => why = error.to_string(),
+            None => return Err(why),
+        }
     }
 }
 
@@ -277,5 +303,30 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpSocket};
+
+    #[tokio::test]
+    async fn an_address_that_leads_nowhere_hides_no_other_of_its_name() {
+        let full = TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(1).unwrap();
+        let nowhere = full.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(taken) = timeout(STAGGER, TcpStream::connect(nowhere)).await {
+            waiting.push(taken.unwrap());
+        }
+        let agent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = agent.local_addr().unwrap();
+        let stream = connected(&[nowhere, there]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), there);
+        let nobody = connected(&[nowhere]).await.err().unwrap();
+        assert!(nobody.contains("no answer within"), "{nobody}");
+        assert!(connected(&[]).await.is_err());
     }
 }

@@ -105,7 +105,18 @@ impl Paired {
     pub fn new(parts: Parts) -> Self {
         let Parts { name, fingerprint, addresses, role, peer_name, certificate, key, paired_at, expires_at } =
             parts;
-        Self { v: VERSION, name, fingerprint, addresses, role, peer_name, certificate, key, paired_at, expires_at }
+        Self {
+            v: VERSION,
+            name,
+            fingerprint,
+            addresses,
+            role,
+            peer_name,
+            certificate,
+            key,
+            paired_at,
+            expires_at,
+        }
     }
 
     /// The key of its certificate, in PEM.
