@@ -5,14 +5,15 @@ use hyper_util::rt::TokioIo;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
@@ -32,8 +33,7 @@ pub async fn plain(host: &str, port: u16) -> Result<TcpStream, Fault> {
         Fault::new(Kind::Unreachable, format!("no agent at {shown}:{port}: {why}"))
             .hint("is the agent running there (`pullback-agent serve`), and is the address right?")
     };
-    let addresses: Vec<SocketAddr> =
-        lookup_host((host, port)).await.map_err(|error| unreachable(error.to_string()))?.collect();
+    let addresses = found((host.to_owned(), port)).await.map_err(unreachable)?;
     if let Some(open) = addresses.iter().find(|address| !address.ip().is_loopback()) {
         return Err(Fault::new(
             Kind::Refused,
@@ -42,6 +42,19 @@ pub async fn plain(host: &str, port: u16) -> Result<TcpStream, Fault> {
         .hint("`pullback-agent pair` there gives a code, for `puller pair CODE` here; or pull through ssh, as HOST:PATH"));
     }
     connected(&addresses).await.map_err(unreachable)
+}
+
+/// The addresses of `name`. Who looks is a thread of its own: a runtime would wait at its end for a resolver that says nothing,
+/// long after another address has led to the agent.
+async fn found(name: impl ToSocketAddrs + Send + 'static) -> Result<Vec<SocketAddr>, String> {
+    let (say, said) = oneshot::channel();
+    // Nobody listens any more where that took too long.
+    std::thread::spawn(move || say.send(name.to_socket_addrs().map(Iterator::collect)));
+    match timeout(FIRST_ANSWER_WAIT, said).await {
+        Ok(Ok(Ok(addresses))) => Ok(addresses),
+        Ok(Ok(Err(error))) => Err(error.to_string()),
+        Ok(Err(_)) | Err(_) => Err("its name is not found in time".to_owned()),
+    }
 }
 
 async fn connected(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
@@ -119,10 +132,8 @@ pub async fn agent(
 async fn attempt(address: &str, showing: Showing) -> Result<(TlsStream<Counted<TcpStream>>, Line), Fault> {
     let shown = printable(address, 260);
     let unreachable = |why: String| Fault::new(Kind::Unreachable, format!("{shown}: {why}"));
-    let found = timeout(FIRST_ANSWER_WAIT, lookup_host(address)).await;
-    let found = found.map_err(|_| unreachable("its name is not found in time".to_owned()))?;
-    let found: Vec<SocketAddr> = found.map_err(|error| unreachable(error.to_string()))?.collect();
-    let stream = connected(&found).await.map_err(unreachable)?;
+    let addresses = found(address.to_owned()).await.map_err(unreachable)?;
+    let stream = connected(&addresses).await.map_err(unreachable)?;
     let line = Line { tls: Some(Arc::new((showing.clone(), shown.clone()))), ..Line::default() };
     let stream = line.count(stream);
     let attempt = Attempt::new(showing)?;
@@ -328,5 +339,30 @@ mod tests {
         let nobody = connected(&[nowhere]).await.err().unwrap();
         assert!(nobody.contains("no answer within"), "{nobody}");
         assert!(connected(&[]).await.is_err());
+    }
+
+    /// A name whose resolver says nothing.
+    struct Hangs;
+
+    impl ToSocketAddrs for Hangs {
+        type Iter = std::vec::IntoIter<SocketAddr>;
+
+        fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(Vec::new().into_iter())
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_looked_for_in_vain_holds_nobody_up_at_the_end() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let found = runtime.block_on(found(Hangs));
+            drop(runtime);
+            tell.send(found)
+        });
+        let found = told.recv_timeout(FIRST_ANSWER_WAIT * 3).unwrap();
+        assert_eq!(found, Err("its name is not found in time".to_owned()));
     }
 }
