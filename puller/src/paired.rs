@@ -156,7 +156,11 @@ impl Paired {
 
     /// All of them, by name; and why one could not be read.
     pub fn all() -> Vec<Result<Self, Fault>> {
-        let Ok(files) = std::fs::read_dir(dir()) else { return Vec::new() };
+        let files = match std::fs::read_dir(dir()) {
+            Ok(files) => files,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
+            Err(error) => return vec![Err(Fault::io(format!("`{}`", dir().display()), &error))],
+        };
         let names = files.flatten().filter_map(|file| {
             let name = file.file_name().into_string().ok()?;
             Some(name.strip_suffix(".json").filter(|name| is_name(name))?.to_owned())

@@ -596,3 +596,14 @@ fn a_file_of_another_release_about_an_agent_is_not_guessed_at() {
     guarded.rewrite("v", json!(1));
     guarded.pull().succeeds("stored");
 }
+
+#[test]
+fn a_place_of_agents_that_cannot_be_read_is_told_of() {
+    let sandbox = Sandbox::new();
+    let agents = sandbox.file("home/xdg_config_home/pullback/agents");
+    fs::create_dir_all(agents.parent().unwrap()).expect("a folder can be made");
+    fs::write(&agents, "").expect("a file can be written");
+    sandbox.pull(&[gym(&sandbox, "gym.db", 1)]).succeeds("stored");
+    let doctor = sandbox.puller(&["doctor"]).exits(13);
+    assert!(doctor.stdout.contains(agents.to_str().unwrap()), "{doctor}");
+}
