@@ -5,14 +5,15 @@ use hyper_util::rt::TokioIo;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
@@ -33,8 +34,7 @@ pub async fn plain(host: &str, port: u16) -> Result<TcpStream, Fault> {
         Fault::new(Kind::Unreachable, format!("the agent at {shown}:{port} cannot be reached: {why}"))
             .hint("is `pullback-agent serve` running there, and is this its address?")
     };
-    let addresses: Vec<SocketAddr> =
-        lookup_host((host, port)).await.map_err(|error| unreachable(error.to_string()))?.collect();
+    let addresses = found((host.to_owned(), port)).await.map_err(unreachable)?;
     if let Some(open) = addresses.iter().find(|address| !address.ip().is_loopback()) {
         return Err(Fault::new(
             Kind::Refused,
@@ -45,14 +45,53 @@ pub async fn plain(host: &str, port: u16) -> Result<TcpStream, Fault> {
     connected(&addresses).await.map_err(unreachable)
 }
 
+/// The addresses of `name`. Who looks is a thread of its own: a runtime would wait at its end for a resolver that says nothing,
+/// long after another address has led to the agent.
+async fn found(name: impl ToSocketAddrs + Send + 'static) -> Result<Vec<SocketAddr>, String> {
+    let (say, said) = oneshot::channel();
+    // Nobody listens any more where that took too long.
+    std::thread::spawn(move || say.send(name.to_socket_addrs().map(Iterator::collect)));
+    match timeout(FIRST_ANSWER_WAIT, said).await {
+        Ok(Ok(Ok(addresses))) => Ok(addresses),
+        Ok(Ok(Err(error))) => Err(error.to_string()),
+        Ok(Err(_)) | Err(_) => Err("its name is not found in time".to_owned()),
+    }
+}
+
 async fn connected(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
-    match timeout(FIRST_ANSWER_WAIT, TcpStream::connect(addresses)).await {
+    match timeout(FIRST_ANSWER_WAIT, first_connected(addresses)).await {
         Ok(Ok(stream)) => {
             stream.set_nodelay(true).map_err(|error| error.to_string())?;
             Ok(stream)
         }
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Err(why)) => Err(why),
         Err(_) => Err(format!("no answer within {} s", FIRST_ANSWER_WAIT.as_secs())),
+    }
+}
+
+/// To the first of `addresses` that takes a connection. One name may have an address of IPv6 that leads nowhere from here, and
+/// one of IPv4 that does.
+async fn first_connected(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
+    let (mut tries, mut rest) = (JoinSet::new(), addresses.iter().copied());
+    let mut why = "its name has no address".to_owned();
+    loop {
+        let next = rest.next();
+        if let Some(address) = next {
+            tries.spawn(TcpStream::connect(address));
+        }
+        let tried = match next {
+            Some(_) => match timeout(STAGGER, tries.join_next()).await {
+                Ok(tried) => tried,
+                Err(_) => continue,
+            },
+            None => tries.join_next().await,
+        };
+        match tried {
+            Some(Ok(Ok(stream))) => return Ok(stream),
+            Some(Ok(Err(error))) => why = error.to_string(),
+            Some(Err(error)) => why = error.to_string(),
+            None => return Err(why),
+        }
     }
 }
 
@@ -94,10 +133,8 @@ pub async fn agent(
 async fn attempt(address: &str, showing: Showing) -> Result<(TlsStream<Counted<TcpStream>>, Line), Fault> {
     let shown = printable(address, 260);
     let unreachable = |why: String| Fault::new(Kind::Unreachable, format!("{shown}: {why}"));
-    let found = timeout(FIRST_ANSWER_WAIT, lookup_host(address)).await;
-    let found = found.map_err(|_| unreachable("its name is not found in time".to_owned()))?;
-    let found: Vec<SocketAddr> = found.map_err(|error| unreachable(error.to_string()))?.collect();
-    let stream = connected(&found).await.map_err(unreachable)?;
+    let addresses = found(address.to_owned()).await.map_err(unreachable)?;
+    let stream = connected(&addresses).await.map_err(unreachable)?;
     let line = Line { tls: Some(Arc::new((showing.clone(), shown.clone()))), ..Line::default() };
     let stream = line.count(stream);
     let attempt = Attempt::new(showing)?;
@@ -278,5 +315,55 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpSocket};
+
+    #[tokio::test]
+    async fn an_address_that_leads_nowhere_hides_no_other_of_its_name() {
+        let full = TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(1).unwrap();
+        let nowhere = full.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(taken) = timeout(STAGGER, TcpStream::connect(nowhere)).await {
+            waiting.push(taken.unwrap());
+        }
+        let agent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = agent.local_addr().unwrap();
+        let stream = connected(&[nowhere, there]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), there);
+        let nobody = connected(&[nowhere]).await.err().unwrap();
+        assert!(nobody.contains("no answer within"), "{nobody}");
+        assert!(connected(&[]).await.is_err());
+    }
+
+    /// A name whose resolver says nothing.
+    struct Hangs;
+
+    impl ToSocketAddrs for Hangs {
+        type Iter = std::vec::IntoIter<SocketAddr>;
+
+        fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(Vec::new().into_iter())
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_looked_for_in_vain_holds_nobody_up_at_the_end() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let found = runtime.block_on(found(Hangs));
+            drop(runtime);
+            tell.send(found)
+        });
+        let found = told.recv_timeout(FIRST_ANSWER_WAIT * 3).unwrap();
+        assert_eq!(found, Err("its name is not found in time".to_owned()));
     }
 }

@@ -14,6 +14,12 @@ use std::path::PathBuf;
 /// Bytes of a file about an agent, at most.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
+/// Bytes of one, as a rule.
+const FILE_BYTES_USUAL: usize = 8 * 1024;
+
+/// How a file about an agent is to be read.
+const VERSION: u32 = 1;
+
 /// An agent that this machine was paired with. It prints without its key.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Paired {
@@ -77,8 +83,21 @@ pub fn path_of(name: &str) -> PathBuf {
 }
 
 /// Makes the place for them, where there is none.
-pub fn make_dir() -> Result<(), Fault> {
+fn make_dir() -> Result<(), Fault> {
     durable::make_dir(&dir()).map_err(|error| Fault::io(format!("`{}`", dir().display()), &error))
+}
+
+/// Sees that [`Paired::write`] can keep what is called `name`: afterwards it is too late, since a code is used up.
+pub fn see_room(name: &str) -> Result<(), Fault> {
+    make_dir()?;
+    let path = path_of(name);
+    if path.is_dir() {
+        return Err(Fault::io(format!("`{}`", path.display()), &ErrorKind::IsADirectory.into()));
+    }
+    let tried = dir().join(format!(".{name}.room"));
+    let written = durable::replace(&tried, &[0; FILE_BYTES_USUAL], 0o600);
+    let removed = durable::remove(&tried);
+    written.and(removed).map_err(|error| Fault::io(format!("`{}`", dir().display()), &error))
 }
 
 impl Paired {
@@ -86,7 +105,18 @@ impl Paired {
     pub fn new(parts: Parts) -> Self {
         let Parts { name, fingerprint, addresses, role, peer_name, certificate, key, paired_at, expires_at } =
             parts;
-        Self { v: 1, name, fingerprint, addresses, role, peer_name, certificate, key, paired_at, expires_at }
+        Self {
+            v: VERSION,
+            name,
+            fingerprint,
+            addresses,
+            role,
+            peer_name,
+            certificate,
+            key,
+            paired_at,
+            expires_at,
+        }
     }
 
     /// The key of its certificate, in PEM.
@@ -115,6 +145,9 @@ impl Paired {
         }
         let text = std::io::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
         let paired: Self = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        if paired.v != VERSION {
+            return Err(wrong(format!("it is of another release (`\"v\": {}`)", paired.v)));
+        }
         if paired.name != name {
             return Err(wrong(format!("it is about `{}`", printable(&paired.name, 80))));
         }
@@ -123,7 +156,11 @@ impl Paired {
 
     /// All of them, by name; and why one could not be read.
     pub fn all() -> Vec<Result<Self, Fault>> {
-        let Ok(files) = std::fs::read_dir(dir()) else { return Vec::new() };
+        let files = match std::fs::read_dir(dir()) {
+            Ok(files) => files,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
+            Err(error) => return vec![Err(Fault::io(format!("`{}`", dir().display()), &error))],
+        };
         let names = files.flatten().filter_map(|file| {
             let name = file.file_name().into_string().ok()?;
             Some(name.strip_suffix(".json").filter(|name| is_name(name))?.to_owned())

@@ -53,7 +53,7 @@ pub fn pair(code: &PairingCode, addresses: &[String], name: &str, own_name: &str
         name: own_name.to_owned(),
     };
     let showing = Showing::Nothing(code.fingerprint);
-    let reply = ask(addresses, showing, async |mut agent| agent.pair(request).await)?;
+    let reply = ask(addresses, showing, async |mut agent| agent.pair(request).await)??;
     take(&reply, &key, code, addresses, name)
 }
 
@@ -90,32 +90,39 @@ fn take(
     Ok(Made { paired, databases: databases.map(|name| printable(name, NAME_CHARS_MAX)).collect() })
 }
 
-/// Tells the agent of `paired` that this machine, by the certificate of then, is no peer of its any more.
+/// Tells the agent of `paired` that this machine, by the certificate of then, is no peer of its any more. An agent that refuses
+/// this machine has nothing to be told; whoever else answers at its addresses was not told.
 pub fn unpair(paired: &Paired) -> Result<(), Fault> {
     let showing = Showing::Certificate(Arc::new(paired.clone()));
     let request = pb::UnpairRequest { protocol: PROTOCOL };
-    ask(&paired.addresses, showing, async |mut agent| agent.unpair(request).await).map(|_| ())
+    match ask(&paired.addresses, showing, async |mut agent| agent.unpair(request).await)? {
+        Err(fault) if fault.kind != Kind::Refused => Err(fault),
+        _ => Ok(()),
+    }
 }
 
-/// One call, with a runtime and a connection of its own.
+/// One call, with a runtime and a connection of its own: what the agent said, once it had proven that it is the one.
 fn ask<T>(
     addresses: &[String],
     showing: Showing,
     call: impl AsyncFnOnce(PairingClient<Channel>) -> Result<Response<T>, Status>,
-) -> Result<T, Fault> {
+) -> Result<Result<T, Fault>, Fault> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| Fault::new(Kind::Internal, format!("no runtime: {error}")))?;
     runtime.block_on(async {
         let (stream, line) = dial::agent(addresses, &showing).await?;
         let endpoint = Endpoint::from_static("http://pullback.invalid");
-        let channel = dial::channel(endpoint, stream, line.clone()).await?;
+        let channel = match dial::channel(endpoint, stream, line.clone()).await {
+            Ok(channel) => channel,
+            Err(fault) => return Ok(Err(fault)),
+        };
         let agent = PairingClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-        match tokio::time::timeout(ANSWER_WAIT, call(agent)).await {
+        Ok(match tokio::time::timeout(ANSWER_WAIT, call(agent)).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             Ok(Err(status)) => Err(line.explain(Fault::from_status(&status))),
             Err(_) => Err(Fault::new(Kind::Lost, "the agent was asked and did not answer")
                 .hint("look at its log; to be paired, ask for a new code there")),
-        }
+        })
     })
 }
 

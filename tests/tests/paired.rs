@@ -397,7 +397,9 @@ fn a_code_is_typed_piped_or_broken_into_lines() {
     assert_eq!(made.exits(0).only_json()["addresses"], json!([relay.address()]));
     guarded.pull().succeeds("unchanged");
     assert!(relay.from_agent() > 0);
-    sandbox.puller(&["pair", &guarded.code(&[]), "--name", NAME, "--address", "nonsense"]).exits(2);
+    for wrong in ["nonsense", "pi:7420/gym", "127.0.0.1:99999"] {
+        sandbox.puller(&["pair", &guarded.code(&[]), "--name", NAME, "--address", wrong]).exits(2);
+    }
 }
 
 #[test]
@@ -534,4 +536,71 @@ fn what_is_kept_of_an_agent_is_its_identity_and_the_rest_is_speed() {
     contents::assert_equal(&sandbox.db("gym.db"), &pulled.path);
     change(&sandbox.db("gym.db"));
     is_delta(guarded.pull());
+}
+
+#[test]
+fn all_databases_of_an_agent_are_pulled_however_few_it_serves_at_once() {
+    let sandbox = Sandbox::new();
+    let names: Vec<String> = (0..6).map(|number| format!("gym{number}")).collect();
+    let paths: Vec<PathBuf> = (0..).zip(&names).map(|(seed, name)| gym(&sandbox, name, seed)).collect();
+    let databases: Vec<(&str, &Path)> =
+        names.iter().zip(&paths).map(|(name, path)| (name.as_str(), path.as_path())).collect();
+    // One peer has half of them: one.
+    let guarded = Guarded::serving(&sandbox, &databases, "pulls_max = 2");
+    guarded.pair(&guarded.code(&[])).exits(0);
+    let all = by_source(sandbox.puller(&["pull", NAME, "--jobs", "6", "--json"]).exits(0));
+    assert_eq!(all.len(), names.len());
+    assert!(all.iter().all(|line| line["outcome"] == "stored"), "{all:?}");
+}
+
+#[test]
+fn a_pairing_that_cannot_be_kept_here_costs_no_code() {
+    let sandbox = Sandbox::new();
+    let guarded = Guarded::alone(&sandbox);
+    let code = guarded.code(&[]);
+    // No file can have a byte, as on a full disk.
+    let mut full = sandbox.command(Path::new("sh"));
+    full.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "sh"]);
+    full.arg(programs::puller()).args(["pair", &code, "--name", NAME]);
+    says(&sandbox.run(&mut full).exits(1), &["agents"]);
+    let file = guarded.pairing_file();
+    fs::create_dir_all(&file).expect("a folder can be made");
+    says(&sandbox.puller(&["pair", &code, "--replace", NAME]).exits(1), &["pi.json"]);
+    fs::remove_dir(&file).expect("it is empty");
+    assert!(guarded.peers().is_empty());
+    guarded.pair(&code).exits(0);
+    assert_eq!(guarded.peers().len(), 1);
+}
+
+#[test]
+fn an_agent_that_was_not_reached_has_not_revoked_anybody() {
+    let (sandbox, other) = (Sandbox::new(), Sandbox::new());
+    let (guarded, second) = (Guarded::paired(&sandbox), Guarded::alone(&other));
+    // Another machine has the address by now.
+    guarded.rewrite("addresses", json!([second.served.address()]));
+    let unpaired = sandbox.puller(&["unpair", NAME, "--json"]).exits(0);
+    assert_eq!(unpaired.json()[0]["revoked"], false, "{unpaired}");
+    says(&unpaired, &["the agent was not told", "pullback-agent peers revoke"]);
+    assert_eq!(guarded.peers()[0][2], "paired");
+}
+
+#[test]
+fn a_file_of_another_release_about_an_agent_is_not_guessed_at() {
+    let sandbox = Sandbox::new();
+    let guarded = Guarded::paired(&sandbox);
+    guarded.rewrite("v", json!(2));
+    says(&guarded.pull().fails("config", 2).ran, &["pi.json", "another release"]);
+    guarded.rewrite("v", json!(1));
+    guarded.pull().succeeds("stored");
+}
+
+#[test]
+fn a_place_of_agents_that_cannot_be_read_is_told_of() {
+    let sandbox = Sandbox::new();
+    let agents = sandbox.file("home/xdg_config_home/pullback/agents");
+    fs::create_dir_all(agents.parent().unwrap()).expect("a folder can be made");
+    fs::write(&agents, "").expect("a file can be written");
+    sandbox.pull(&[gym(&sandbox, "gym.db", 1)]).succeeds("stored");
+    let doctor = sandbox.puller(&["doctor"]).exits(13);
+    assert!(doctor.stdout.contains(agents.to_str().unwrap()), "{doctor}");
 }

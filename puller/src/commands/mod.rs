@@ -22,6 +22,7 @@ pub(crate) mod open;
 mod pages;
 pub(crate) mod pair;
 pub(crate) mod pin;
+mod places;
 mod progress;
 mod pull;
 mod pull_report;

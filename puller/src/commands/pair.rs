@@ -66,12 +66,16 @@ pub(crate) fn run(cli: &Cli, asked: &Pair) -> Result<u8, Fault> {
         addresses.push(format!("{host}:{}", port.1));
     }
     // A code is used up by one try: what can fail here is to fail before.
-    puller::paired::make_dir()?;
+    puller::paired::see_room(&name)?;
     let own_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let made = pairing::pair(&code, &addresses, &name, &own_name)?;
     // A damaged file is of no use to say goodbye with.
     let before = Paired::read(&name).ok().flatten();
-    made.paired.write()?;
+    if let Err(fault) = made.paired.write() {
+        // Nobody has the key any more: if the agent cannot be told, its list of peers has one that never comes.
+        let _ = pairing::unpair(&made.paired);
+        return Err(fault);
+    }
     // Only what was tried is said to work.
     let address = Address::Agent { agent: name.clone(), database: String::new() };
     let door = puller::ssh::Door::new(ANSWER_WAIT);
@@ -196,7 +200,9 @@ fn address_of(typed: &str) -> Result<String, Fault> {
             .hint("such as `--address 192.168.1.7:7420`")
     };
     match Address::parse(&format!("{typed}/x")) {
-        Ok(Some(Address::Service { .. })) => Ok(typed.to_owned()),
+        Ok(Some(address @ Address::Service { .. })) if !typed.contains('/') => {
+            address.door().ok_or_else(wrong)
+        }
         _ => Err(wrong()),
     }
 }
@@ -220,8 +226,6 @@ pub(crate) fn unpair(cli: &Cli, asked: &Unpair) -> Result<u8, Fault> {
     paired.remove()?;
     let revoked = match told {
         Ok(()) => true,
-        // An agent that refuses this machine has nothing to be told.
-        Err(fault) if fault.kind == Kind::Refused => true,
         Err(fault) => {
             eprintln!("warning: the agent was not told: {fault}");
             eprintln!("on it: pullback-agent peers revoke {}", paired.peer_name);

@@ -1,5 +1,6 @@
 //! `puller pull`: every source asked for, several at once if need be, and one report at the end.
 
+use super::places::{Place, Places};
 use super::progress::Bars;
 use super::pull_report::{Ran, Reporter};
 use super::tell::Tell;
@@ -49,7 +50,7 @@ pub(crate) fn run(cli: &Cli, asked: &Pull) -> Result<u8, Fault> {
 }
 
 fn every_one(cli: &Cli, asked: &Pull, config: &Config, tell: &Tell) -> Result<u8, Fault> {
-    let pull = Pulls { cli, asked, config, tell, opening: Mutex::new(()) };
+    let pull = Pulls { cli, asked, config, tell, opening: Mutex::new(()), places: Places::default() };
     let targets = pull.each_of_agents(targets(cli, asked, config)?)?;
     let mut reporter = Reporter::new(cli, config, asked, targets.len());
     match asked.dry_run {
@@ -88,6 +89,7 @@ struct Pulls<'a> {
     tell: &'a Tell,
     /// Held by the run that opens the store, and makes it if there is none.
     opening: Mutex<()>,
+    places: Places,
 }
 
 impl Pulls<'_> {
@@ -207,6 +209,7 @@ impl Pulls<'_> {
     fn attempt(&self, target: &Target, bars: &Bars, found: &mut Option<SourceDir>) -> Result<Pulled, Fault> {
         let now = clock::now()?;
         let door = self.door(target)?;
+        let mut place = self.places.take(&target.address);
         let store = Store::open(&super::store_path(self.cli, self.config)).ok();
         let mut met = self.again(|| target.meet(store.as_ref(), &door))?;
         *found = met.source.take();
@@ -242,10 +245,16 @@ impl Pulls<'_> {
         source.note(&target.address, target.name.as_deref(), &lock)?;
         let options = Options { path: source.path_to_be(&target.address), ..self.options(target) };
         let bar = bars.bar(&source.shown());
-        let pulled = self.again(|| {
-            let client = met.client.take().map_or_else(|| Client::open(&target.address, &door), Ok)?;
-            Run { source: &mut source, lock: &lock, options: &options, now, watch: &bar }.pull(client)
-        });
+        let pulled = loop {
+            let pulled = self.again(|| {
+                let client = met.client.take().map_or_else(|| Client::open(&target.address, &door), Ok)?;
+                Run { source: &mut source, lock: &lock, options: &options, now, watch: &bar }.pull(client)
+            });
+            let is_busy = matches!(&pulled, Err(fault) if fault.kind == Kind::Busy);
+            if !is_busy || !place.as_mut().is_some_and(Place::wait_for_another) {
+                break pulled;
+            }
+        };
         bar.clear();
         *found = Some(source);
         pulled
