@@ -19,6 +19,9 @@ const ANSWER_WAIT: Duration = Duration::from_secs(20);
 /// How long a code holds that is asked for through ssh and used at once.
 const SSH_CODE_TTL: Duration = Duration::from_secs(120);
 
+/// No agent is called so: `local/app` would be two things.
+const RESERVED: [&str; 2] = ["local", "imported"];
+
 /// What `puller pair` is asked.
 #[derive(clap::Args)]
 pub(crate) struct Pair {
@@ -63,6 +66,7 @@ pub(crate) fn run(cli: &Cli, asked: &Pair) -> Result<u8, Fault> {
         && let (Some(host), Some(port)) =
             (far_host, code.addresses.first().and_then(|first| first.rsplit_once(':')))
     {
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
         addresses.push(format!("{host}:{}", port.1));
     }
     // A code is used up by one try: what can fail here is to fail before.
@@ -172,6 +176,10 @@ fn name(asked: &Pair, code: &PairingCode) -> Result<String, Fault> {
         };
     }
     let name = asked.name.clone().unwrap_or_else(|| name_of(&code.name, "agent"));
+    if RESERVED.contains(&name.as_str()) {
+        let why = format!("`{name}` is what sources of this machine are filed under");
+        return Err(Fault::new(Kind::Usage, why).hint("give the agent another name here with `--name N`"));
+    }
     if !puller::address::is_name(&name) {
         return Err(Fault::new(
             Kind::Usage,
