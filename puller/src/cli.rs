@@ -335,7 +335,11 @@ mod tests {
                 continue;
             };
             let variable = argument.get_env().unwrap_or_default().to_string_lossy();
-            let expected = format!("PULLER_{}", long.to_uppercase().replace('-', "_"));
+            let expected = match long {
+                // `PULLER_ADDRESS` is what hooks are told of the source.
+                "address" => "PULLER_PAIR_ADDRESS".to_owned(),
+                long => format!("PULLER_{}", long.to_uppercase().replace('-', "_")),
+            };
             assert_eq!(variable, expected, "--{long} of `{}`", command.get_name());
         }
         command.get_subcommands().for_each(check);

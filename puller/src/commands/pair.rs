@@ -32,7 +32,7 @@ pub(crate) struct Pair {
     #[arg(long, value_name = "N", env = "PULLER_NAME", conflicts_with = "replace")]
     name: Option<String>,
     /// Where the agent is [default: the addresses in the code]
-    #[arg(long, value_name = "HOST:PORT", env = "PULLER_ADDRESS")]
+    #[arg(long, value_name = "HOST:PORT", env = "PULLER_PAIR_ADDRESS")]
     address: Option<String>,
     /// The agent called NAME was installed anew: this is its new identity, and its sources go on
     #[arg(long, value_name = "NAME", env = "PULLER_REPLACE")]
