@@ -117,7 +117,6 @@ pub struct Ready {
 impl Ready {
     /// One that works as `config` says; a fault where it has no identity, or a list of peers that cannot be read.
     pub fn new(config: Config) -> Result<Self, Fault> {
-        make_state_dir(&config.settings);
         let guard = config.tls.then(|| Guard::new(&config)).transpose()?;
         Ok(Self { config, guard })
     }
@@ -129,6 +128,7 @@ impl Ready {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), Fault> {
         let Self { config, guard } = self;
+        make_state_dir(&config.settings);
         let access = guard.as_ref().map_or_else(Access::without_peers, |guard| {
             Access::for_peers(Arc::clone(&guard.peers), Arc::clone(&guard.refusals))
         });
