@@ -1,15 +1,13 @@
 //! `Answer`: who listens at this agent's address: nobody, this agent, or somebody else.
 
-use crate::identity::{WRITTEN_AT, fingerprint_of};
+use pullback_shared::agent_verifier::AgentVerifier;
 use pullback_shared::identity::{ALPN_SERVICE, Fingerprint, SERVER_NAME};
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long whoever listens may take, for each step.
@@ -85,17 +83,12 @@ fn speaks_http2(stream: &mut TcpStream) -> bool {
 
 /// The identity that the far end shows and proves to have. No certificate of ours is shown, so nobody gets in by this.
 fn identity_of(mut stream: TcpStream) -> Option<Fingerprint> {
-    let provider = Arc::new(ring::default_provider());
-    let seen = Arc::new(Seen {
-        provider: Arc::clone(&provider),
-        chain: Mutex::new(Vec::new()),
-        proven: Mutex::new(false),
-    });
-    let builder = ClientConfig::builder_with_provider(provider)
+    let verifier = AgentVerifier::new(None);
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .ok()?;
-    let verifier: Arc<dyn ServerCertVerifier> = seen.clone();
-    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier.clone());
+    let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![ALPN_SERVICE.to_vec()];
     let name = ServerName::try_from(SERVER_NAME).ok()?;
     let mut tls = ClientConnection::new(Arc::new(config), name).ok()?;
@@ -107,76 +100,14 @@ fn identity_of(mut stream: TcpStream) -> Option<Fingerprint> {
             Err(_) => break,
         }
     }
-    let is_proven = *seen.proven.lock().unwrap_or_else(PoisonError::into_inner);
-    let chain = seen.chain.lock().unwrap_or_else(PoisonError::into_inner);
-    chain.last().copied().filter(|_| is_proven)
-}
-
-/// Takes whatever chain comes that is an agent's, and remembers it: it is only looked at.
-#[derive(Debug)]
-struct Seen {
-    provider: Arc<CryptoProvider>,
-    chain: Mutex<Vec<Fingerprint>>,
-    proven: Mutex<bool>,
-}
-
-impl ServerCertVerifier for Seen {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let none = || rustls::Error::General("that is no agent's certificate".to_owned());
-        let mut roots = RootCertStore::empty();
-        roots.add(intermediates.last().ok_or_else(none)?.clone().into_owned())?;
-        let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider));
-        // Who it is, is asked; not whether it holds still.
-        let held = UnixTime::since_unix_epoch(Duration::from_secs(WRITTEN_AT.unsigned_abs()));
-        let signed = signed.build().map_err(|_| none())?;
-        signed.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, held)?;
-        let chain = std::iter::once(end_entity).chain(intermediates).map(fingerprint_of).collect();
-        *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("only TLS 1.3 is spoken".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let valid = verify_tls13_signature(
-            message,
-            certificate,
-            signed,
-            &self.provider.signature_verification_algorithms,
-        )?;
-        *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        Ok(valid)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    verifier.proven()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::identity::Identity;
-    use rustls::pki_types::PrivateKeyDer;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use rustls::{ServerConfig, ServerConnection};
 
     /// Serves one connection by `how`, and says what is found there.

@@ -5,13 +5,12 @@
 use crate::clock;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::identity::{Fingerprint, SERVER_NAME};
+use pullback_shared::identity::{Fingerprint, SERVER_NAME, WRITTEN_AT};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject};
-use sha2::{Digest, Sha256};
 use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -23,9 +22,6 @@ pub const VALIDITY: Duration = Duration::from_secs(3653 * 24 * 60 * 60);
 
 /// From when on certificates hold: a device that starts without a clock must not take them for those of the future.
 const NOT_BEFORE: (i32, u8, u8) = (2000, 1, 1);
-
-/// When this was written, in seconds since 1970: a clock that shows less is wrong, and certificates are not to end early for it.
-pub(crate) const WRITTEN_AT: i64 = 1_795_219_200;
 
 const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
@@ -57,11 +53,6 @@ pub struct Certified {
 /// Where the identity of the agent with this state directory lies.
 pub fn dir_of(state_dir: &Path) -> PathBuf {
     state_dir.join("identity")
-}
-
-/// SHA-256 of a certificate.
-pub fn fingerprint_of(certificate: &CertificateDer<'_>) -> Fingerprint {
-    Fingerprint(Sha256::digest(certificate.as_ref()).into())
 }
 
 impl Identity {
@@ -117,7 +108,7 @@ impl Identity {
 
     /// Its name: that of its CA.
     pub fn fingerprint(&self) -> Fingerprint {
-        fingerprint_of(&self.ca)
+        Fingerprint::of(&self.ca)
     }
 
     /// The CA's certificate.
@@ -148,7 +139,7 @@ impl Identity {
         let issuer = Issuer::from_ca_cert_der(&self.ca, &self.ca_key).map_err(failed)?;
         let certificate = params.signed_by(&request.public_key, &issuer).map_err(failed)?;
         let certificate = certificate.der().clone();
-        Ok(Certified { fingerprint: fingerprint_of(&certificate), certificate, expires_at })
+        Ok(Certified { fingerprint: Fingerprint::of(&certificate), certificate, expires_at })
     }
 }
 

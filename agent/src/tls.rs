@@ -2,7 +2,7 @@
 //! be paired gets as far as the pairing.
 
 use crate::codes::Codes;
-use crate::identity::{Identity, fingerprint_of};
+use crate::identity::Identity;
 use crate::peers::Peers;
 use crate::refusals::Refusals;
 use pullback_shared::fault::{Fault, Kind};
@@ -94,7 +94,7 @@ fn wants_pairing(hello: &ClientHello<'_>) -> bool {
 pub fn shown(connection: &ServerConnection) -> Result<Shown, &'static str> {
     match (connection.alpn_protocol(), connection.peer_certificates()) {
         (Some(ALPN_PAIRING), _) => Ok(Shown::Nothing),
-        (Some(ALPN_SERVICE), Some([certificate, ..])) => Ok(Shown::Certificate(fingerprint_of(certificate))),
+        (Some(ALPN_SERVICE), Some([certificate, ..])) => Ok(Shown::Certificate(Fingerprint::of(certificate))),
         _ => Err(NO_ALPN),
     }
 }
@@ -168,7 +168,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let fingerprint = fingerprint_of(end_entity);
+        let fingerprint = Fingerprint::of(end_entity);
         let verified = self.signed.verify_client_cert(end_entity, intermediates, now);
         let verified = verified.inspect_err(|error| {
             self.refusals.say(&format!("the certificate {fingerprint}: {}", of_certificate(error)));

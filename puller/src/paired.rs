@@ -18,12 +18,13 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 const FILE_BYTES_USUAL: usize = 8 * 1024;
 
 /// How a file about an agent is to be read.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 
 /// An agent that this machine was paired with. It prints without its key.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Paired {
-    v: u32,
+    /// [`VERSION`].
+    pub v: u32,
     /// What it is called here, and the host of its sources.
     pub name: String,
     /// Of its identity.
@@ -37,7 +38,7 @@ pub struct Paired {
     /// What this machine shows the agent, in PEM.
     pub certificate: String,
     /// Its key, in PEM.
-    key: String,
+    pub key: String,
     /// Since when.
     pub paired_at: Timestamp,
     /// When the certificate ends.
@@ -48,28 +49,6 @@ impl std::fmt::Debug for Paired {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Paired({} {})", self.name, self.fingerprint)
     }
-}
-
-/// What [`Paired::new`] is made of.
-pub struct Parts {
-    /// As in [`Paired`].
-    pub name: String,
-    /// As in [`Paired`].
-    pub fingerprint: Fingerprint,
-    /// As in [`Paired`].
-    pub addresses: Vec<String>,
-    /// As in [`Paired`].
-    pub role: Role,
-    /// As in [`Paired`].
-    pub peer_name: String,
-    /// As in [`Paired`].
-    pub certificate: String,
-    /// In PEM.
-    pub key: String,
-    /// As in [`Paired`].
-    pub paired_at: Timestamp,
-    /// As in [`Paired`].
-    pub expires_at: Timestamp,
 }
 
 /// Where the agents are that this machine was paired with, a file for each.
@@ -101,29 +80,6 @@ pub fn see_room(name: &str) -> Result<(), Fault> {
 }
 
 impl Paired {
-    /// One that was just paired.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { name, fingerprint, addresses, role, peer_name, certificate, key, paired_at, expires_at } =
-            parts;
-        Self {
-            v: VERSION,
-            name,
-            fingerprint,
-            addresses,
-            role,
-            peer_name,
-            certificate,
-            key,
-            paired_at,
-            expires_at,
-        }
-    }
-
-    /// The key of its certificate, in PEM.
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-
     /// The agent that is called `name` here, if there is one.
     pub fn read(name: &str) -> Result<Option<Self>, Fault> {
         if !is_name(name) {

@@ -3,7 +3,7 @@
 
 use crate::clock;
 use crate::dial;
-use crate::paired::{Paired, Parts};
+use crate::paired::{Paired, VERSION};
 use crate::tls::Showing;
 use jiff::Timestamp;
 use pem::Pem;
@@ -75,7 +75,8 @@ fn take(
     let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(internal)?;
     CertifiedKey::from_der(vec![certificate.clone()], private, &provider)
         .map_err(|_| broken("its certificate is not for the key that was made here"))?;
-    let paired = Paired::new(Parts {
+    let paired = Paired {
+        v: VERSION,
         name: name.to_owned(),
         fingerprint: code.fingerprint,
         addresses: addresses.to_vec(),
@@ -85,7 +86,7 @@ fn take(
         key: key.serialize_pem(),
         paired_at: clock::now()?,
         expires_at: Timestamp::from_second(reply.expires_at).map_err(|_| broken("an end that is no time"))?,
-    });
+    };
     let databases = reply.databases.iter().take(DATABASES_MAX);
     Ok(Made { paired, databases: databases.map(|name| printable(name, NAME_CHARS_MAX)).collect() })
 }

@@ -1,21 +1,17 @@
 //! TLS as the puller speaks it: with the agent that was paired and no other; and what went wrong with that, as a sentence.
 
 use crate::paired::Paired;
+use pullback_shared::agent_verifier::AgentVerifier;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::identity::{ALPN_PAIRING, ALPN_SERVICE, Fingerprint, SERVER_NAME};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::client::Resumption;
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::TLS13;
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
-};
-use sha2::{Digest, Sha256};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Whom an agent is to see, and who it is to be.
 #[derive(Clone, Debug)]
@@ -36,11 +32,6 @@ impl Showing {
     }
 }
 
-/// SHA-256 of a certificate.
-pub fn fingerprint_of(certificate: &CertificateDer<'_>) -> Fingerprint {
-    Fingerprint(Sha256::digest(certificate.as_ref()).into())
-}
-
 /// The name that every agent's certificate has.
 pub fn server_name() -> ServerName<'static> {
     ServerName::try_from(SERVER_NAME).expect("BUG: no name")
@@ -51,19 +42,17 @@ pub struct Attempt {
     /// For one connection.
     pub config: Arc<ClientConfig>,
     showing: Showing,
-    seen: Arc<Mutex<Option<Fingerprint>>>,
+    verifier: Arc<AgentVerifier>,
 }
 
 impl Attempt {
     /// An attempt that shows what `showing` says.
     pub fn new(showing: Showing) -> Result<Self, Fault> {
-        let provider = Arc::new(ring::default_provider());
-        let seen = Arc::default();
-        let verifier =
-            Pinned { expected: showing.expected(), provider: Arc::clone(&provider), seen: Arc::clone(&seen) };
-        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]);
+        let verifier = AgentVerifier::new(Some(showing.expected()));
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_protocol_versions(&[&TLS13]);
         let config = config.map_err(|error| Fault::new(Kind::Internal, error.to_string()))?;
-        let config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+        let config = config.dangerous().with_custom_certificate_verifier(verifier.clone());
         let (mut config, alpn) = match &showing {
             Showing::Certificate(paired) => {
                 let wrong = |error: String| {
@@ -76,7 +65,7 @@ impl Attempt {
                 };
                 let certificate = CertificateDer::from_pem_slice(paired.certificate.as_bytes());
                 let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-                let key = PrivateKeyDer::from_pem_slice(paired.key().as_bytes());
+                let key = PrivateKeyDer::from_pem_slice(paired.key.as_bytes());
                 let key = key.map_err(|error| wrong(error.to_string()))?;
                 let config = config.with_client_auth_cert(vec![certificate], key);
                 (config.map_err(|error| wrong(error.to_string()))?, ALPN_SERVICE)
@@ -85,15 +74,14 @@ impl Attempt {
         };
         config.alpn_protocols = vec![alpn.to_vec()];
         config.resumption = Resumption::disabled();
-        Ok(Self { config: Arc::new(config), showing, seen })
+        Ok(Self { config: Arc::new(config), showing, verifier })
     }
 
     /// Why a handshake with whoever answers at `address` failed.
     pub fn explain(&self, address: &str, error: &io::Error) -> Fault {
         let tls = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
         let expected = self.showing.expected();
-        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match (tls, seen) {
+        match (tls, self.verifier.shown()) {
             (Some(Error::InvalidCertificate(_)), Some(seen)) if seen != expected => {
                 let (what, hint) = match &self.showing {
                     Showing::Certificate(paired) => (
@@ -169,65 +157,9 @@ pub fn of_alert(alert: AlertDescription, address: &str, showing: &Showing) -> Fa
         .hint(again),
         A::UnknownCA | A::BadCertificate | A::DecryptError | A::CertificateUnknown | A::UnsupportedCertificate => {
             let shown = CertificateDer::from_pem_slice(paired.certificate.as_bytes());
-            let shown = shown.map_or_else(|_| "that is none".to_owned(), |shown| fingerprint_of(&shown).to_string());
+            let shown = shown.map_or_else(|_| "that is none".to_owned(), |shown| Fingerprint::of(&shown).to_string());
             refused(format!("the agent `{name}` does not know the certificate {shown} of this machine")).hint(again)
         }
         alert => refused(format!("the agent `{name}` broke off ({alert:?})")).hint("its log says why"),
-    }
-}
-
-/// Takes an agent for the right one if it shows a CA of the expected fingerprint, and a certificate that this CA signed.
-#[derive(Debug)]
-struct Pinned {
-    expected: Fingerprint,
-    provider: Arc<CryptoProvider>,
-    seen: Arc<Mutex<Option<Fingerprint>>>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        // An agent shows its own certificate, then its CA's.
-        let ca = intermediates.last().unwrap_or(end_entity);
-        let shown = fingerprint_of(ca);
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(shown);
-        if shown != self.expected || intermediates.len() != 1 {
-            return Err(Error::InvalidCertificate(CertificateError::UnknownIssuer));
-        }
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.clone().into_owned())?;
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider)).build();
-        let verifier = verifier.map_err(|error| Error::General(error.to_string()))?;
-        verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::text::to_hex;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::fmt;
 
 /// The name in every agent's server certificate. Which agent it is says the CA that signed it, not this name.
@@ -12,6 +13,9 @@ pub const ALPN_SERVICE: &[u8] = b"h2";
 
 /// ALPN of a connection for pairing, whose puller has no certificate yet.
 pub const ALPN_PAIRING: &[u8] = b"pullback-pair/1";
+
+/// When this was written, in seconds since 1970: a clock that shows less is wrong.
+pub const WRITTEN_AT: i64 = 1_795_219_200;
 
 /// Characters of an agent's or a peer's name, at most.
 pub const NAME_CHARS_MAX: usize = 64;
@@ -24,6 +28,11 @@ pub struct Fingerprint(pub [u8; Self::LEN]);
 impl Fingerprint {
     /// Bytes of one.
     pub const LEN: usize = 32;
+
+    /// Of a certificate in DER.
+    pub fn of(certificate: &[u8]) -> Self {
+        Self(Sha256::digest(certificate).into())
+    }
 }
 
 impl fmt::Display for Fingerprint {

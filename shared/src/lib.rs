@@ -16,6 +16,7 @@ pub mod verdict;
 pub mod wire;
 pub mod restoring;
 pub mod identity;
+pub mod agent_verifier;
 pub mod pairing;
 pub mod sql;
 pub mod text;
