@@ -1,7 +1,7 @@
 //! `Aside`: a private file beside a target, for what is to get the target's name. Locked while its process lives, so that what
 //! a dead one left is known and can go.
 
-use crate::mirror_dir::remove;
+use crate::durable::remove;
 use pullback_shared::fault::{Fault, Kind};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
@@ -164,11 +164,6 @@ fn look_and_rename(from: &Path, to: &Path) -> io::Result<()> {
         true => Err(io::ErrorKind::AlreadyExists.into()),
         false => fs::rename(from, to),
     }
-}
-
-/// Makes names in `dir` durable.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 /// What the names of asides of `target` begin with.

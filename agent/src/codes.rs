@@ -1,6 +1,7 @@
 //! `Codes`: the one-time codes that pullers may be paired with, each in a file of its own.
 
 use crate::clock;
+use crate::durable::remove;
 use crate::peers::{lock, write_private};
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
@@ -146,12 +147,12 @@ impl Codes {
             let path = file.map_err(io)?.path();
             match remembered(&path, now) {
                 Some(kept) => left.push((kept.expires_at, path)),
-                None => std::fs::remove_file(&path).map_err(io)?,
+                None => remove(&path).map_err(io)?,
             }
         }
         left.sort();
         let too_many = left.len().saturating_sub(most);
-        left.iter().take(too_many).try_for_each(|(_, path)| std::fs::remove_file(path)).map_err(io)
+        left.iter().take(too_many).try_for_each(|(_, path)| remove(path)).map_err(io)
     }
 }
 

@@ -2,13 +2,13 @@
 //! with after it was killed, it does what is still missing and nothing else.
 
 use crate::config::{Config, PORT};
+use crate::durable::replace;
 use crate::identity::Identity;
 use crate::source::{HoldLimits, Source};
 use crate::users;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::identity::{Fingerprint, name_of};
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -161,7 +161,7 @@ pub fn configure(path: &Path, databases: &[Candidate], starter: Starter<'_>) -> 
         Fault::new(Kind::Config, format!("`{}` cannot be added to: {why}", path.display()))
             .hint("add `[database.NAME]` with its `path` by hand, then `pullback-agent config check`")
     })?;
-    replace(path, dir, &text, starter.mode).map_err(io)?;
+    replace(path, text.as_bytes(), starter.mode).map_err(io)?;
     Ok(Configured { made: !is_there, added })
 }
 
@@ -219,23 +219,6 @@ fn with_tables(
         added.push((name, path.clone()));
     }
     (text, added)
-}
-
-/// Puts `text` in the place of the file at `path`, whole or not at all. One that is there keeps its mode and its owner.
-pub(crate) fn replace(path: &Path, dir: &Path, text: &str, mode: u32) -> std::io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix(".pullback-").tempfile_in(dir)?;
-    file.write_all(text.as_bytes())?;
-    let (mode, owner) = match path.metadata() {
-        Ok(there) => (there.mode() & 0o777, Some((there.uid(), there.gid()))),
-        Err(_) => (mode, None),
-    };
-    file.as_file().set_permissions(Permissions::from_mode(mode))?;
-    if let Some((uid, gid)) = owner.filter(|_| users::me() == 0) {
-        std::os::unix::fs::fchown(file.as_file(), Some(uid), Some(gid))?;
-    }
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    File::open(dir)?.sync_all()
 }
 
 /// The identity of the agent with this state directory.

@@ -52,5 +52,6 @@ pub mod swap;
 pub mod aside;
 pub mod tables;
 
+mod durable;
 mod foreign_keys;
 mod sink;

@@ -18,6 +18,7 @@
 //! waits for a puller.
 
 use crate::chain::Chain;
+use crate::durable::remove;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -184,12 +185,4 @@ impl MirrorDir {
 /// Opens the file at `path`, which only its owner may read.
 pub fn open(path: &Path, create: bool) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o600).open(path)
-}
-
-/// Removes the file at `path`, if it is there.
-pub fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

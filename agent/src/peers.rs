@@ -1,6 +1,7 @@
 //! `Peers`: the machines that were paired with this agent, in a file that is looked at again whenever it has changed.
 
 use crate::clock;
+use crate::durable;
 use crate::identity::Certified;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
@@ -8,7 +9,7 @@ use pullback_shared::identity::{Fingerprint, Role, name_of};
 use pullback_shared::text::printable;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -203,13 +204,10 @@ pub(crate) fn lock(dir: &Path) -> Result<File, Fault> {
     lock.map_err(|error| Fault::io(format!("`{}`", path.display()), &error))
 }
 
-/// A file in the directory of an identity: 0600, durable, whole or not there.
+/// A file in the directory of an identity, for its owner alone.
 pub(crate) fn write_private(dir: &Path, name: &str, text: &[u8]) -> Result<(), Fault> {
-    let io = |error: std::io::Error| Fault::io(format!("`{}`", dir.join(name).display()), &error);
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io)?;
-    file.write_all(text).and_then(|()| file.as_file().sync_all()).map_err(io)?;
-    file.persist(dir.join(name)).map_err(|error| io(error.error))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+    let path = dir.join(name);
+    durable::replace(&path, text, 0o600).map_err(|error| Fault::io(format!("`{}`", path.display()), &error))
 }
 
 #[cfg(test)]

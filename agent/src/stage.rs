@@ -1,8 +1,8 @@
 //! The stage: the whole content that a restore puts in place, in one file of the agent's own, proven before anything is touched.
 
 use crate::call::{Inbound, PULLER_WAIT};
+use crate::durable;
 use crate::mirror::Mirror;
-use crate::mirror_dir;
 use crate::one_file::read_back;
 use crate::settings::Settings;
 use crate::view::{Found, View};
@@ -45,7 +45,7 @@ pub fn sweep(dir: &Path) -> Result<(), Fault> {
             && file.try_lock().is_ok()
         {
             // Another agent may have taken it away since.
-            mirror_dir::remove(&entry.path()).map_err(io)?;
+            durable::remove(&entry.path()).map_err(io)?;
         }
     }
     Ok(())

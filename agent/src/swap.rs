@@ -20,8 +20,8 @@
 //! `-wal`, `-shm` and `-journal` go before the main file: an application that finds no main file makes one, and SQLite then deletes
 //! a log that it finds beside an empty database. Back they come after it, for the same reason.
 
-use crate::aside::{self, Aside, dir_of, is_at, is_there, rename_new, sync_dir, with_suffix};
-use crate::mirror_dir::remove;
+use crate::aside::{self, Aside, dir_of, is_at, is_there, rename_new, with_suffix};
+use crate::durable::{remove, sync_dir};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::header::{HEADER_LEN, Journal, set_journal};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,8 @@
 //! The agent as a service of systemd: the files it takes, and what systemd is told and asked.
 
 use crate::config::{self, Config, PORT};
-use crate::init::{Candidate, Configured, Starter, configure, make_dir, replace};
+use crate::durable::replace;
+use crate::init::{Candidate, Configured, Starter, configure, make_dir};
 use crate::users::{self, User};
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::text::printable;
@@ -221,7 +222,7 @@ impl Service {
             Err(error) => return Err(io(error)),
         }
         make_dir(&self.roots.units, 0o755).map_err(io)?;
-        replace(&path, &self.roots.units, UNIT, 0o644).map_err(io)?;
+        replace(&path, UNIT.as_bytes(), 0o644).map_err(io)?;
         Ok(true)
     }
 

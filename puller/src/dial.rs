@@ -36,9 +36,13 @@ pub async fn plain(host: &str, port: u16) -> Result<TcpStream, Fault> {
     };
     let addresses = found((host.to_owned(), port)).await.map_err(unreachable)?;
     if let Some(open) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+        let is = match open.ip().to_string() {
+            ip if ip == shown => format!("{shown} is another machine"),
+            ip => format!("{shown} is {ip}, another machine"),
+        };
         return Err(Fault::new(
             Kind::Refused,
-            format!("{shown} is {}, another machine, and this one is not paired with an agent at {shown}:{port}", open.ip()),
+            format!("{is}, and this one is not paired with an agent at {shown}:{port}"),
         )
         .hint("`pullback-agent pair` there gives a code, for `puller pair CODE` here; or pull through ssh, as HOST:PATH"));
     }

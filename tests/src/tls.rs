@@ -3,6 +3,7 @@
 
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use pullback_shared::pb;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -20,6 +21,7 @@ use rustls::{
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -283,111 +285,28 @@ impl Line {
             tokio::time::timeout(ANSWER_WAIT, called).await.expect("a call is answered")
         });
         answer.map(tonic::Response::into_inner).map_err(|status| {
-            let fault = Fault::decode(status.details()).unwrap_or_default();
+            let fault = pb::Fault::decode(status.details()).unwrap_or_default();
             let message = if fault.code.is_empty() { status.to_string() } else { fault.message };
             Refused { code: fault.code, message, hint: fault.hint }
         })
     }
 }
 
-/// As in the contract.
-#[derive(Clone, PartialEq, Message)]
-struct Fault {
-    #[prost(string, tag = "1")]
-    code: String,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(string, tag = "3")]
-    hint: String,
+/// What begins a pull of the database called `name`, and would a restore.
+pub fn begin(name: &str) -> pb::PullRequest {
+    let start = pb::Start { protocol: 1, database: name.to_owned(), ..pb::Start::default() };
+    pb::PullRequest { is: Some(pb::pull_request::Is::Start(start)) }
 }
 
-/// As in the contract.
-#[derive(Clone, PartialEq, Message)]
-pub struct PairRequest {
-    /// As there.
-    #[prost(uint32, tag = "1")]
-    pub protocol: u32,
-    /// As there.
-    #[prost(bytes = "vec", tag = "2")]
-    pub code_id: Vec<u8>,
-    /// As there.
-    #[prost(bytes = "vec", tag = "3")]
-    pub secret: Vec<u8>,
-    /// As there.
-    #[prost(bytes = "vec", tag = "4")]
-    pub certificate_request: Vec<u8>,
-    /// As there.
-    #[prost(string, tag = "5")]
-    pub name: String,
-}
+/// What a pairing code holds.
+pub struct Code(pb::PairingCode);
 
-/// As in the contract.
-#[derive(Clone, PartialEq, Message)]
-pub struct PairReply {
-    /// As there.
-    #[prost(bytes = "vec", tag = "1")]
-    pub certificate: Vec<u8>,
-    /// As there.
-    #[prost(string, tag = "2")]
-    pub role: String,
-    /// As there.
-    #[prost(string, tag = "3")]
-    pub peer_name: String,
-}
+impl Deref for Code {
+    type Target = pb::PairingCode;
 
-/// As in the contract: what `Info` and `Unpair` begin with, and `Invite` and the health service can be asked with.
-#[derive(Clone, PartialEq, Message)]
-pub struct InfoRequest {
-    /// As there.
-    #[prost(uint32, tag = "1")]
-    pub protocol: u32,
-    /// As there.
-    #[prost(string, tag = "2")]
-    pub database: String,
-}
-
-/// As in the contract: what begins a pull, and a restore.
-#[derive(Clone, PartialEq, Message)]
-pub struct Begin {
-    /// As there.
-    #[prost(message, optional, tag = "1")]
-    pub start: Option<Start>,
-}
-
-/// As in the contract.
-#[derive(Clone, PartialEq, Message)]
-pub struct Start {
-    /// As there.
-    #[prost(uint32, tag = "1")]
-    pub protocol: u32,
-    /// As there.
-    #[prost(string, tag = "2")]
-    pub puller_version: String,
-    /// As there.
-    #[prost(string, tag = "3")]
-    pub database: String,
-}
-
-impl Begin {
-    /// Of the database called `name`.
-    pub fn with(name: &str) -> Self {
-        let start = Start { protocol: 1, puller_version: "0.0.0".to_owned(), database: name.to_owned() };
-        Self { start: Some(start) }
+    fn deref(&self) -> &pb::PairingCode {
+        &self.0
     }
-}
-
-/// As in the contract: what a pairing code holds.
-#[derive(Clone, PartialEq, Message)]
-pub struct Code {
-    /// As there.
-    #[prost(bytes = "vec", tag = "1")]
-    pub fingerprint: Vec<u8>,
-    /// As there.
-    #[prost(bytes = "vec", tag = "2")]
-    pub id: Vec<u8>,
-    /// As there.
-    #[prost(bytes = "vec", tag = "3")]
-    pub secret: Vec<u8>,
 }
 
 impl Code {
@@ -395,25 +314,25 @@ impl Code {
     pub fn read(printed: &str) -> Self {
         let bytes = data_encoding::BASE32_NOPAD_NOCASE.decode(printed.trim().as_bytes());
         let bytes = bytes.expect("a code is base32");
-        Self::decode(&bytes[1..bytes.len() - 4]).expect("a code is a message")
+        Self(pb::PairingCode::decode(&bytes[1..bytes.len() - 4]).expect("a code is a message"))
     }
 
     /// A request with this code, for a certificate for a new key.
-    pub fn request(&self, name: &str) -> PairRequest {
+    pub fn request(&self, name: &str) -> pb::PairRequest {
         self.request_for(name, &client(name)).0
     }
 
     /// The same where the certificate is asked to say `params`; and the key.
-    pub fn request_for(&self, name: &str, params: &CertificateParams) -> (PairRequest, KeyPair) {
+    pub fn request_for(&self, name: &str, params: &CertificateParams) -> (pb::PairRequest, KeyPair) {
         let key = KeyPair::generate().expect("a key can be made");
         let mut params = params.clone();
         params.use_authority_key_identifier_extension = false;
         let request = params.serialize_request(&key).expect("a certificate can be asked for");
-        let request = PairRequest {
+        let request = pb::PairRequest {
             protocol: 1,
             code_id: self.id.clone(),
             secret: self.secret.clone(),
-            certificate_request: request.der().to_vec(),
+            certificate_request: request.der().to_vec().into(),
             name: name.to_owned(),
         };
         (request, key)

@@ -1,6 +1,7 @@
 //! Machines that are paired, by the commands that people type: several pullers and several agents, sources that change their door,
 //! pairing through ssh, roles, and the end of a pairing.
 
+use pullback_shared::pb::InfoRequest;
 use pullback_tests::applications::Application;
 use pullback_tests::contents;
 use pullback_tests::databases;
@@ -11,7 +12,7 @@ use pullback_tests::relay::Relay;
 use pullback_tests::sandbox::{Pulled, Ran, Sandbox, wait_until};
 use pullback_tests::served::config_file;
 use pullback_tests::sshd::Sshd;
-use pullback_tests::tls::{Greeting, InfoRequest, Line, from_pem};
+use pullback_tests::tls::{Greeting, Line, from_pem};
 use pullback_tests::writer::Writer;
 use rusqlite::Connection;
 use rustls::pki_types::PrivateKeyDer;
@@ -455,7 +456,10 @@ fn the_oldest_connection_of_a_peer_goes_and_no_other() {
     let shows = || Greeting { shows: Some((vec![from_pem(&certificate)], key())), ..Greeting::without() };
     let address = guarded.served.address();
     let info = |line: &Line| {
-        line.call::<_, ()>("/pullback.v1.Pullback/Info", InfoRequest { protocol: 1, database: String::new() })
+        line.call::<_, ()>(
+            "/pullback.v1.Pullback/Info",
+            InfoRequest { protocol: 1, ..InfoRequest::default() },
+        )
     };
     let mut lines: Vec<Line> = (0..CONNECTIONS_EACH_MAX).map(|_| Line::open(address, &shows())).collect();
     assert!(lines.iter().all(|line| info(line).is_ok()), "all that a peer may have serve it");

@@ -1,12 +1,11 @@
 //! Pairing, and those who try it without a right to: guessed, used, old and foreign codes, somebody in the middle, requests that
 //! are none. What was refused costs the code nothing that is not documented, and a right code pairs afterwards.
 
+use pullback_shared::pb::{PairReply, PairRequest};
 use pullback_tests::guarded::{Guarded, NAME, refused};
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox, wait_until};
-use pullback_tests::tls::{
-    Authority, Code, Greeting, Line, Man, PairReply, PairRequest, Refused, client, from_pem, greet, server,
-};
+use pullback_tests::tls::{Authority, Code, Greeting, Line, Man, Refused, client, from_pem, greet, server};
 use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
@@ -42,7 +41,7 @@ fn a_thousand_guesses_lock_the_code_and_cost_nobody_else_anything() {
     for _ in 0..LINES {
         let line = knock(&guarded);
         for number in 0..GUESSES / LINES {
-            request.secret = vec![number as u8; 16];
+            request.secret = vec![number as u8; 16].into();
             let why = pair(&line, request.clone()).unwrap_err();
             assert_eq!(why.code, "refused", "{why:?}");
             assert!(why.hint.contains("`pullback-agent pair` there gives a new one"), "{why:?}");
@@ -72,16 +71,16 @@ fn codes_that_cannot_be_guessed_do_not_exist_either() {
     let printed = guarded.code(&[]);
     let code = Code::read(&printed);
     let line = knock(&guarded);
-    let unknown = PairRequest { code_id: vec![7; 8], ..code.request("thief") };
+    let unknown = PairRequest { code_id: vec![7; 8].into(), ..code.request("thief") };
     let log = ["refused: ", "knows no such pairing code"];
     let why = guarded.refuses(&log, || pair(&line, unknown)).unwrap_err();
     assert!(why.code == "refused" && why.message.contains("knows no such pairing code"), "{why:?}");
     for broken in [
-        PairRequest { code_id: vec![], ..code.request("thief") },
-        PairRequest { code_id: b"../../ca".to_vec(), ..code.request("thief") },
-        PairRequest { code_id: vec![0; 10_000], ..code.request("thief") },
-        PairRequest { secret: vec![], ..code.request("thief") },
-        PairRequest { secret: vec![0; 15], ..code.request("thief") },
+        PairRequest { code_id: vec![].into(), ..code.request("thief") },
+        PairRequest { code_id: b"../../ca".to_vec().into(), ..code.request("thief") },
+        PairRequest { code_id: vec![0; 10_000].into(), ..code.request("thief") },
+        PairRequest { secret: vec![].into(), ..code.request("thief") },
+        PairRequest { secret: vec![0; 15].into(), ..code.request("thief") },
         PairRequest { protocol: 99, ..code.request("thief") },
     ] {
         let why = guarded.refuses(&["refused: "], || pair(&line, broken)).unwrap_err();
@@ -243,8 +242,8 @@ fn a_request_for_a_certificate_that_is_none_costs_the_code_nothing() {
     let code = Code::read(&printed);
     let line = knock(&guarded);
     let good = code.request("mac");
-    let with = |certificate_request| PairRequest { certificate_request, ..good.clone() };
-    let whole = good.certificate_request.clone();
+    let with = |request: Vec<u8>| PairRequest { certificate_request: request.into(), ..good.clone() };
+    let whole = good.certificate_request.to_vec();
     // Signed by another key than the one it asks a certificate for.
     let mut not_its_own = whole.clone();
     *not_its_own.last_mut().unwrap() ^= 1;
@@ -275,7 +274,7 @@ fn nobody_is_given_a_certificate_that_signs_others() {
     let (request, key) = code.request_for("mac", &greedy);
     let reply = pair(&knock(&guarded), request).expect("what it wishes for is passed over");
     assert_eq!((reply.role.as_str(), reply.peer_name.as_str()), ("pull", "mac"));
-    let given = CertificateDer::from(reply.certificate);
+    let given = CertificateDer::from(reply.certificate.to_vec());
     let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     // Nothing of what was wished for is in it: the name of the server, or the right to sign.
     let says = |bytes: &[u8]| given.windows(bytes.len()).any(|window| window == bytes);
@@ -314,7 +313,7 @@ fn not_even_a_trace_has_a_code_or_a_key() {
 fn never_said(sandbox: &Sandbox, command: Command, level: &str, files: &[&str]) {
     let guarded = Guarded::by(sandbox, command);
     let (printed, wasted) = (guarded.code(&[]), guarded.code(&["--role", "restore"]));
-    let wrong = PairRequest { secret: vec![7; 16], ..Code::read(&wasted).request("thief") };
+    let wrong = PairRequest { secret: vec![7; 16].into(), ..Code::read(&wasted).request("thief") };
     pair(&knock(&guarded), wrong).expect_err("a wrong secret pairs nobody");
     let mut said = String::new();
     let mut run = |words: &[&str]| {
@@ -338,7 +337,7 @@ fn never_said(sandbox: &Sandbox, command: Command, level: &str, files: &[&str]) 
     let mut never: Vec<String> = Vec::new();
     for code in [&printed, &wasted] {
         // The middle: the first half of a code is the fingerprint, which is no secret.
-        let secret = Code::read(code).secret;
+        let secret = Code::read(code).secret.clone();
         never.extend([hex(&secret), secret.escape_ascii().to_string()]);
         never.push(format!("{secret:?}").trim_matches(['[', ']']).to_owned());
         never.push(data_encoding::BASE64_NOPAD.encode(&secret));

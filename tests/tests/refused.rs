@@ -1,11 +1,12 @@
 //! Who is refused by an agent with mutual TLS, and what both sides say of it: strangers, impostors, those who were paired
 //! once, and those who speak something else. Nothing of what they ask for is begun, and who is paired is served afterwards.
 
+use pullback_shared::pb::InfoRequest;
 use pullback_tests::guarded::{Guarded, NAME, refused};
 use pullback_tests::sandbox::{Ran, Sandbox};
 use pullback_tests::tls::{
-    self, Authority, Begin, Code, Greeting, HTTP2_BEGINS, InfoRequest, Line, Refused, Shown, client, greet,
-    self_signed, server,
+    self, Authority, Code, Greeting, HTTP2_BEGINS, Line, Refused, Shown, begin, client, greet, self_signed,
+    server,
 };
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -33,9 +34,9 @@ fn own(guarded: &Guarded<'_>) -> Greeting {
 #[track_caller]
 fn call(line: &Line, path: &'static str, database: &str) -> Result<(), Refused> {
     match path {
-        PULL | RESTORE => line.call(path, Begin::with(database)),
+        PULL | RESTORE => line.call(path, begin(database)),
         HEALTH | REFLECTION => line.call(path, ()),
-        _ => line.call(path, InfoRequest { protocol: 1, database: database.to_owned() }),
+        _ => line.call(path, InfoRequest { protocol: 1, database: database.to_owned(), tables: false }),
     }
 }
 
