@@ -1,13 +1,13 @@
 //! `AgentVerifier`: whether what a server shows while TLS begins is an agent's identity, and which.
 
 use crate::identity::{Fingerprint, WRITTEN_AT};
+use core::time::Duration;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// Takes a server for an agent if it shows its own certificate and then a CA's that signed it, and has the key. For one
 /// connection: it remembers what was shown.
