@@ -14,7 +14,7 @@ use std::time::Duration;
 fn a_line_in_whose_buffers_data_waits_for_half_a_minute_is_not_given_up() {
     let sandbox = Sandbox::new().with_limit(Duration::from_secs(400));
     let source = sandbox.db("gym.db");
-    databases::gym(&source, 42_000_000, 4096);
+    databases::gym(&source, 21_000_000, 4096);
     let served = Served::start(&sandbox, &[("gym", &source)]);
     let relay = Relay::to(served.address());
     // Linux keeps 4 MiB for a line, and a sign of life waits behind them, as it does in front of an ssh tunnel.
