@@ -5,7 +5,7 @@ use crate::refusals::Refusals;
 use crate::tls::{self, Shown, Tls};
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +24,8 @@ use tracing::Instrument;
 /// How long a handshake may take.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 
-/// Handshakes at once. With one more the oldest is broken off: an honest one takes a moment and is never the oldest for long.
+/// Handshakes at once. With one more the oldest of whoever has the most of them is broken off: an honest one takes a moment, and
+/// is not thrown out by a crowd from elsewhere.
 const HANDSHAKES_MAX: usize = 64;
 
 /// Connections at once of one peer, and of all who come without TLS. With one more the oldest is closed.
@@ -122,7 +123,7 @@ where
 {
     let (known, incoming) = mpsc::channel(WAITING_MAX);
     spawn(async move {
-        let mut handshakes: VecDeque<AbortHandle> = VecDeque::new();
+        let mut handshakes: Vec<(IpAddr, AbortHandle)> = Vec::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -139,18 +140,33 @@ where
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%from, %error, "small messages may wait");
             }
-            handshakes.retain(|handshake| !handshake.is_finished());
-            if handshakes.len() >= HANDSHAKES_MAX
-                && let Some(oldest) = handshakes.pop_front()
-            {
+            handshakes.retain(|(_, handshake)| !handshake.is_finished());
+            if handshakes.len() >= HANDSHAKES_MAX {
+                let (crowd, oldest) = handshakes.remove(oldest_of_the_most(&handshakes));
                 oldest.abort();
-                refusals
-                    .say("too many connections at once that did not finish their handshake: the oldest goes");
+                refusals.say(&format!(
+                    "too many connections at once that did not finish their handshake: the oldest from {crowd} goes"
+                ));
             }
-            handshakes.push_back(begin(stream, from, known.clone(), &make_known));
+            handshakes.push((neighbour(from.ip()), begin(stream, from, known.clone(), &make_known)));
         }
     });
     ReceiverStream::new(incoming)
+}
+
+/// Whoever `from` is counted as: with IPv6 one machine has as many addresses as it likes, and its network one /64.
+fn neighbour(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
+    }
+}
+
+/// Where in `list`, which is not empty and has the oldest first, the oldest of those is who are there most often.
+fn oldest_of_the_most<T>(list: &[(IpAddr, T)]) -> usize {
+    let times = |from: IpAddr| list.iter().filter(|(other, _)| *other == from).count();
+    let by_times = list.iter().enumerate().rev().max_by_key(|(_, (from, _))| times(*from));
+    by_times.map_or(0, |(at, _)| at)
 }
 
 fn begin<I, F>(
@@ -322,6 +338,19 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Connection<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_the_most_handshakes_loses_the_oldest_of_them() {
+        let ip = |text: &str| neighbour(text.parse().unwrap());
+        let list = |from: &[&str]| from.iter().map(|from| (ip(from), ())).collect::<Vec<_>>();
+        assert_eq!(oldest_of_the_most(&list(&["10.0.0.1", "10.0.0.2", "10.0.0.2"])), 1);
+        assert_eq!(oldest_of_the_most(&list(&["10.0.0.1", "10.0.0.2"])), 0);
+        assert_eq!(oldest_of_the_most(&list(&["10.0.0.2", "10.0.0.1", "10.0.0.2", "10.0.0.1"])), 0);
+        // Both halves of a double stack, and one machine with two addresses of its network.
+        assert_eq!(ip("::ffff:10.0.0.1"), ip("10.0.0.1"));
+        assert_eq!(ip("fd00::1"), ip("fd00::dead:beef"));
+        assert_ne!(ip("fd00::1"), ip("fd00:0:0:1::1"));
+    }
 
     #[tokio::test]
     async fn a_connection_that_is_only_written_to_goes_when_its_place_is_needed() {

@@ -3,23 +3,28 @@
 use prost::Message;
 use pullback_shared::pb;
 use pullback_tests::databases;
+use pullback_tests::guarded::{Guarded, NAME};
 use pullback_tests::http2::{CONTINUATION, DATA, END_HEADERS, HEADERS, Http2, RST_STREAM, headers};
 use pullback_tests::programs;
+use pullback_tests::relay::Relay;
 use pullback_tests::sandbox::{Sandbox, wait_until};
 use pullback_tests::tls::{Greeting, SERVER_NAME};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConnection, StreamOwned};
+use serde_json::json;
 use std::any::Any;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::net::TcpSocket;
+use tokio::runtime::Builder;
 
 /// How long the pull of a small database may take beside any misbehaviour: a limit, and no measure of speed.
 const HONEST_MAX: Duration = Duration::from_secs(30);
@@ -267,6 +272,43 @@ fn handshakes_of_a_byte_a_second_cost_nothing() {
             std::thread::sleep(Duration::from_secs(1));
         });
     });
+}
+
+#[test]
+fn a_flood_from_one_machine_keeps_no_slow_line_out() {
+    let elsewhere = SocketAddr::from(([127, 0, 0, 2], 0));
+    if TcpListener::bind(elsewhere).is_err() {
+        eprintln!("SKIPPED: this system has no second address of its own to flood from");
+        return;
+    }
+    let sandbox = Sandbox::new().with_limit(HONEST_MAX);
+    let guarded = Guarded::paired(&sandbox);
+    // A handshake takes far longer over it than the flood takes to fill all there is room for.
+    let relay = Relay::to(guarded.served.address());
+    relay.pace(Some(2_000));
+    guarded.rewrite("addresses", json!([relay.address()]));
+    let to: SocketAddr = guarded.served.address().parse().expect("a test can do that");
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a test can do that");
+    let mut held = Held::default();
+    held.repeat(move || {
+        let connections = async {
+            let mut open = Vec::new();
+            for _ in 0..MANY {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind(elsewhere)?;
+                open.push(socket.connect(to).await?);
+            }
+            Ok::<_, io::Error>(open)
+        };
+        drop(runtime.block_on(connections).expect("a test can do that"));
+        // Each takes a port for a minute.
+        std::thread::sleep(Duration::from_millis(100));
+    });
+    let crowd = || guarded.served.log().contains("the oldest from 127.0.0.2 goes");
+    wait_until("the flood to be noticed", crowd);
+    for _ in 0..3 {
+        sandbox.puller(&["info", NAME]).exits(0);
+    }
 }
 
 #[test]
