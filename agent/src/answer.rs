@@ -92,12 +92,19 @@ fn identity_of(mut stream: TcpStream) -> Option<Fingerprint> {
     config.alpn_protocols = vec![ALPN_SERVICE.to_vec()];
     let name = ServerName::try_from(SERVER_NAME).ok()?;
     let mut tls = ClientConnection::new(Arc::new(config), name).ok()?;
-    while tls.is_handshaking() {
-        match tls.complete_io(&mut stream) {
+    // It leaves as soon as the far end has shown who it is: to go on without a certificate would be refused, and logged there.
+    while verifier.proven().is_none() {
+        while tls.wants_write() {
+            tls.write_tls(&mut stream).ok()?;
+        }
+        match tls.read_tls(&mut stream) {
+            Ok(0) => return None,
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Being refused comes after the far end has shown who it is.
-            Err(_) => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => return None,
+        }
+        if tls.process_new_packets().is_err() {
+            break;
         }
     }
     verifier.proven()

@@ -99,7 +99,7 @@ pub fn shown(connection: &ServerConnection) -> Result<Shown, &'static str> {
     }
 }
 
-/// What a handshake that failed says of who was at the other end. `None`: it was said already.
+/// What a handshake that failed says of who was at the other end. `None`: it was said already, or is nothing to say.
 pub fn why(error: &std::io::Error) -> Option<String> {
     let tls = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
     Some(match tls {
@@ -115,7 +115,11 @@ pub fn why(error: &std::io::Error) -> Option<String> {
         }
         Some(Error::General(_)) => "it wants to be paired, and there is no pairing code".to_owned(),
         Some(error) => error.to_string(),
-        None => format!("it left while it was greeted: {error}"),
+        None => {
+            // Nobody refused it: it has seen who is here, or lost its way.
+            tracing::debug!(%error, "it left while it was greeted");
+            return None;
+        }
     })
 }
 
