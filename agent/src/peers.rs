@@ -5,7 +5,7 @@ use crate::durable;
 use crate::identity::Certified;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::identity::{Fingerprint, Role, name_of};
+use pullback_shared::identity::{Fingerprint, Role, folded, name_of};
 use pullback_shared::text::printable;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Metadata};
@@ -159,8 +159,9 @@ impl Peers {
     /// The peer called `name`, or whose fingerprint begins with it, is one no longer.
     pub fn revoke(&self, name: &str) -> Result<Peer, Fault> {
         self.change(|peers| {
+            let folded = folded(name);
             let is_it = |peer: &&mut Peer| {
-                peer.name == name || (name.len() >= 8 && peer.fingerprint.to_string().starts_with(name))
+                peer.name == folded || (name.len() >= 8 && peer.fingerprint.to_string().starts_with(name))
             };
             let mut found: Vec<&mut Peer> = peers.iter_mut().filter(is_it).collect();
             // A name may have been used before, and was given again after that peer had been revoked.
@@ -259,7 +260,7 @@ mod tests {
         assert_eq!([add(&peers, "mac", 1).name, add(&peers, "mac", 2).name], ["mac", "mac-2"]);
         peers.revoke("mac").unwrap();
         assert_eq!(add(&peers, "mac", 3).name, "mac");
-        assert_eq!(peers.revoke("mac").unwrap().fingerprint, Fingerprint([3; 32]));
+        assert_eq!(peers.revoke("MAC").unwrap().fingerprint, Fingerprint([3; 32]));
         assert_eq!(peers.revoke("02020202").unwrap().name, "mac-2");
         assert_eq!(peers.revoke("nobody").unwrap_err().kind, Kind::Unknown);
     }

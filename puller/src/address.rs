@@ -1,6 +1,7 @@
 //! How people write a source, and what is meant by it.
 
 use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::identity::folded;
 use pullback_shared::text::{other_spellings, printable};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -76,14 +77,15 @@ impl Address {
     /// may be a path, or a folder in the store.
     pub fn agent(text: &str) -> Option<Self> {
         let (agent, database) = text.split_once('/')?;
-        let is_one = is_name(agent) && is_database_name(database);
-        is_one.then(|| Self::Agent { agent: agent.to_owned(), database: database.to_owned() })
+        let agent = folded(agent);
+        let is_one = is_name(&agent) && is_database_name(database);
+        is_one.then(|| Self::Agent { agent, database: database.to_owned() })
     }
 
     /// `AGENT` or `AGENT/`: all databases behind an agent.
     pub fn whole_agent(text: &str) -> Option<Self> {
-        let agent = text.strip_suffix('/').unwrap_or(text);
-        is_name(agent).then(|| Self::Agent { agent: agent.to_owned(), database: String::new() })
+        let agent = folded(text.strip_suffix('/').unwrap_or(text));
+        is_name(&agent).then(|| Self::Agent { agent, database: String::new() })
     }
 
     /// Whether it is an agent with all of its databases.
@@ -456,6 +458,9 @@ mod tests {
         let agent = |text: &str| Address::agent(text).map(|address| (address.key(), address.folder()));
         let folder = ("raspberry-pi".to_owned(), "gym".to_owned());
         assert_eq!(agent("raspberry-pi/gym"), Some(("agent:raspberry-pi/gym".to_owned(), folder)));
+        assert_eq!(agent("Raspberry-PI/gym"), agent("raspberry-pi/gym"));
+        assert_eq!(agent("cafe\u{301}/gym"), agent("caf\u{e9}/gym"));
+        assert_ne!(agent("pi/Gym"), agent("pi/gym"));
         assert!(agent("pi.local/회원.db").is_some());
         let others = [
             "",

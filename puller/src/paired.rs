@@ -5,7 +5,7 @@ use crate::config::xdg;
 use crate::durable;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::identity::{Fingerprint, Role};
+use pullback_shared::identity::{Fingerprint, Role, folded};
 use pullback_shared::text::printable;
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
@@ -82,6 +82,7 @@ pub fn see_room(name: &str) -> Result<(), Fault> {
 impl Paired {
     /// The agent that is called `name` here, if there is one.
     pub fn read(name: &str) -> Result<Option<Self>, Fault> {
+        let name = &folded(name);
         if !is_name(name) {
             return Ok(None);
         }
@@ -104,7 +105,7 @@ impl Paired {
         if paired.v != VERSION {
             return Err(wrong(format!("it is of another release (`\"v\": {}`)", paired.v)));
         }
-        if paired.name != name {
+        if paired.name != *name {
             return Err(wrong(format!("it is about `{}`", printable(&paired.name, 80))));
         }
         Ok(Some(paired))
@@ -119,6 +120,8 @@ impl Paired {
         };
         let names = files.flatten().filter_map(|file| {
             let name = file.file_name().into_string().ok()?;
+            // Some file systems give a name back with its accents apart.
+            let name = folded(&name);
             Some(name.strip_suffix(".json").filter(|name| is_name(name))?.to_owned())
         });
         let mut names: Vec<String> = names.collect();
@@ -144,12 +147,12 @@ impl Paired {
         durable::replace(&path, &text, 0o600)
             .map_err(|error| Fault::io(format!("`{}`", path.display()), &error))
     }
+}
 
-    /// Forgets it. What was pulled from it stays.
-    pub fn remove(&self) -> Result<(), Fault> {
-        let path = path_of(&self.name);
-        durable::remove(&path).map_err(|error| Fault::io(format!("`{}`", path.display()), &error))
-    }
+/// Forgets the agent that is called `name` here. What was pulled from it stays.
+pub fn forget(name: &str) -> Result<(), Fault> {
+    let path = path_of(name);
+    durable::remove(&path).map_err(|error| Fault::io(format!("`{}`", path.display()), &error))
 }
 
 /// What `typed` means, if it is `AGENT/NAME` or `AGENT` and an agent of that name was paired: an address, and the agent.

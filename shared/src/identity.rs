@@ -4,6 +4,7 @@ use crate::text::to_hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
+use unicode_normalization::UnicodeNormalization;
 
 /// The name in every agent's server certificate. Which agent it is says the CA that signed it, not this name.
 pub const SERVER_NAME: &str = "agent.pullback.invalid";
@@ -87,14 +88,20 @@ impl Role {
     }
 }
 
+/// `name` as names of machines are kept and compared: in lower case, each accent in one character with its letter. What looks the
+/// same is the same, and is so on file systems that tell neither apart, too.
+pub fn folded(name: &str) -> String {
+    name.nfc().collect::<String>().to_lowercase()
+}
+
 /// A name that people can type and no terminal, table or folder trips over, made of `foreign`, such as the name of a machine:
 /// letters, digits, `-`, `_` and `.`, in lower case. `otherwise` where nothing is left of it.
 pub fn name_of(foreign: &str, otherwise: &str) -> String {
     let fits = |c: char| c.is_alphanumeric() || "-_.".contains(c);
-    let name: String = foreign.chars().map(|c| if fits(c) { c } else { '-' }).take(NAME_CHARS_MAX).collect();
-    let name = name.trim_matches(['-', '.', '_']).to_lowercase();
-    let name: String = name.chars().take(NAME_CHARS_MAX).collect();
-    if name.is_empty() { otherwise.to_owned() } else { name }
+    let name = folded(foreign);
+    let name: String = name.chars().map(|c| if fits(c) { c } else { '-' }).take(NAME_CHARS_MAX).collect();
+    let name = name.trim_matches(['-', '.', '_']);
+    if name.is_empty() { otherwise.to_owned() } else { name.to_owned() }
 }
 
 #[cfg(test)]
@@ -108,6 +115,18 @@ mod tests {
         assert_eq!(name_of("///", "agent"), "agent");
         assert_eq!(name_of("체육관", "x"), "체육관");
         assert_eq!(name_of(&"a".repeat(1000), "x").len(), NAME_CHARS_MAX);
+        // Its lower case is two characters, one of which is no letter.
+        assert_eq!(name_of("\u{130}stanbul", "x"), "i-stanbul");
+    }
+
+    #[test]
+    fn names_that_look_the_same_are_the_same() {
+        assert_eq!(folded("Cafe\u{301}-PI"), folded("caf\u{e9}-pi"));
+        assert_eq!(name_of("Cafe\u{301}", "x"), "caf\u{e9}");
+        for name in ["Raspberry Pi.local", "\u{130}", "Cafe\u{301}", "\u{1e9e}\u{3a3}"] {
+            let once = name_of(name, "x");
+            assert_eq!(folded(&once), once, "{name}");
+        }
     }
 
     #[test]

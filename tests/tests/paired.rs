@@ -599,6 +599,47 @@ fn a_file_of_another_release_about_an_agent_is_not_guessed_at() {
 }
 
 #[test]
+fn a_damaged_file_about_an_agent_goes_when_it_is_told_to() {
+    let sandbox = Sandbox::new();
+    let guarded = Guarded::paired(&sandbox);
+    guarded.pull().succeeds("stored");
+    fs::write(guarded.pairing_file(), "{").expect("a file can be written");
+    guarded.pull().fails("config", 2);
+    let unpaired = sandbox.puller(&["unpair", NAME, "--json"]).exits(0);
+    assert_eq!(unpaired.json()[0]["revoked"], false, "{unpaired}");
+    says(&unpaired, &["the agent was not told", "pi.json", "pullback-agent peers revoke NAME"]);
+    assert!(!guarded.pairing_file().exists());
+    sandbox.puller(&["unpair", NAME]).exits(10);
+    guarded.pair(&guarded.code(&[])).exits(0);
+    change(&sandbox.db("gym.db"));
+    is_delta(guarded.pull());
+}
+
+#[test]
+fn an_agent_is_the_same_however_its_name_is_written() {
+    let sandbox = Sandbox::new();
+    let guarded = Guarded::alone(&sandbox);
+    let paired = sandbox.puller(&["pair", &guarded.code(&[]), "--name", "Cafe\u{301}"]).exits(0);
+    assert!(paired.stdout.contains("paired with caf\u{e9}"), "{paired}");
+    for name in ["caf\u{e9}", "CAF\u{c9}", "Cafe\u{301}"] {
+        sandbox.pull(&[format!("{name}/gym")]);
+        sandbox.puller(&["list", &format!("{name}/gym")]).exits(0);
+        sandbox.puller(&["info", name]).exits(0);
+    }
+    assert_eq!(sources(&sandbox), ["caf\u{e9}/gym"]);
+    let again = sandbox.puller(&["pair", &guarded.code(&[]), "--replace", "CAFE\u{301}"]).exits(0);
+    assert!(again.stdout.contains("paired with caf\u{e9}"), "{again}");
+    change(&sandbox.db("gym.db"));
+    is_delta(sandbox.pull(&["caf\u{e9}/gym"]));
+    sandbox.puller(&["unpair", "CAF\u{c9}"]).exits(0);
+    let agents = sandbox.file("home/xdg_config_home/pullback/agents");
+    assert_eq!(fs::read_dir(agents).expect("a folder can be read").count(), 0);
+    // Whoever pairs asks who listens here before that, and nobody is refused by it.
+    let log = guarded.served.log();
+    assert!(!log.contains("refused"), "{log}");
+}
+
+#[test]
 fn a_place_of_agents_that_cannot_be_read_is_told_of() {
     let sandbox = Sandbox::new();
     let agents = sandbox.file("home/xdg_config_home/pullback/agents");

@@ -2,12 +2,12 @@
 
 use crate::cli::{Cli, Door};
 use pullback_shared::fault::{Fault, Kind};
-use pullback_shared::identity::{Role, name_of};
+use pullback_shared::identity::{Role, folded, name_of};
 use pullback_shared::pairing::{CODE_CHARS_MAX, PairingCode};
 use pullback_shared::text::printable;
 use puller::address::Address;
 use puller::client::Client;
-use puller::paired::Paired;
+use puller::paired::{Paired, forget};
 use puller::pairing;
 use serde_json::json;
 use std::io::{IsTerminal, Read, Write};
@@ -85,8 +85,11 @@ pub(crate) fn run(cli: &Cli, asked: &Pair) -> Result<u8, Fault> {
     let door = puller::ssh::Door::new(ANSWER_WAIT);
     let tried = Client::open(&address, &door).and_then(|mut client| client.info(false));
     let tried = tried.map_err(|fault| {
-        let message = format!("`{name}` is paired, but did not take this machine's certificate: {fault}");
-        Fault::new(fault.kind, message).hint(fault.hint)
+        let but = match fault.kind {
+            Kind::Refused => "did not take this machine's certificate",
+            _ => "does not answer to it yet",
+        };
+        Fault::new(fault.kind, format!("`{name}` is paired, but {but}: {}", fault.message)).hint(fault.hint)
     })?;
     if let Some(before) = before.filter(|before| before.fingerprint == made.paired.fingerprint)
         && let Err(fault) = pairing::unpair(&before)
@@ -172,10 +175,10 @@ fn name(asked: &Pair, code: &PairingCode) -> Result<String, Fault> {
         return match Paired::read(name) {
             Ok(None) => Err(unknown(name)),
             // What cannot be read is what is to be replaced.
-            Ok(Some(_)) | Err(_) => Ok(name.clone()),
+            Ok(Some(_)) | Err(_) => Ok(folded(name)),
         };
     }
-    let name = asked.name.clone().unwrap_or_else(|| name_of(&code.name, "agent"));
+    let name = asked.name.as_deref().map_or_else(|| name_of(&code.name, "agent"), folded);
     if RESERVED.contains(&name.as_str()) {
         let why = format!("`{name}` is what sources of this machine are filed under");
         return Err(Fault::new(Kind::Usage, why).hint("give the agent another name here with `--name N`"));
@@ -228,15 +231,20 @@ fn unknown(name: &str) -> Fault {
 }
 
 pub(crate) fn unpair(cli: &Cli, asked: &Unpair) -> Result<u8, Fault> {
-    let paired = Paired::read(&asked.agent)?.ok_or_else(|| unknown(&asked.agent))?;
-    let name = &paired.name;
-    let told = pairing::unpair(&paired);
-    paired.remove()?;
+    let name = &folded(&asked.agent);
+    let (told, peer_name) = match Paired::read(name) {
+        Ok(None) => return Err(unknown(name)),
+        Ok(Some(paired)) => (pairing::unpair(&paired), paired.peer_name),
+        // What is damaged names nobody who could be told, and is to go all the same.
+        Err(fault) if fault.kind == Kind::Config => (Err(fault), "NAME".to_owned()),
+        Err(fault) => return Err(fault),
+    };
+    forget(name)?;
     let revoked = match told {
         Ok(()) => true,
         Err(fault) => {
-            eprintln!("warning: the agent was not told: {fault}");
-            eprintln!("on it: pullback-agent peers revoke {}", paired.peer_name);
+            eprintln!("warning: the agent was not told: {}", fault.message);
+            eprintln!("on it: pullback-agent peers revoke {peer_name}");
             false
         }
     };
