@@ -258,6 +258,7 @@ impl Line {
             (address.to_owned(), ServerName::try_from(SERVER_NAME).expect("that is a name"));
         let channel = runtime.block_on(async {
             let stream = tokio::net::TcpStream::connect(address).await.expect("somebody listens there");
+            stream.set_nodelay(true).expect("small words can be sent at once");
             let mut once = Some(connector.connect(name, stream).await.expect("the handshake succeeds"));
             let once = tower::service_fn(move |_| {
                 let stream = once.take().map(TokioIo::new);

@@ -5,6 +5,7 @@ use pullback_shared::pb::{PairReply, PairRequest};
 use pullback_tests::guarded::{Guarded, NAME, refused};
 use pullback_tests::programs;
 use pullback_tests::sandbox::{Ran, Sandbox, wait_until};
+use pullback_tests::small_disk::SmallDisk;
 use pullback_tests::tls::{Authority, Code, Greeting, Line, Man, Refused, client, from_pem, greet, server};
 use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -62,6 +63,26 @@ fn a_thousand_guesses_lock_the_code_and_cost_nobody_else_anything() {
     guarded.pair(&other).exits(0);
     guarded.pull().succeeds("stored");
     sandbox.puller(&["pair", &guarded.code(&[]), "--replace", NAME]).exits(0);
+}
+
+#[test]
+fn a_guess_that_cannot_be_counted_is_not_looked_at() {
+    let sandbox = Sandbox::new();
+    let what = "guesses while the disk of the agent is full";
+    let Some(disk) = SmallDisk::mount(&sandbox.state(), "size=2m", what) else { return };
+    let guarded = Guarded::alone(&sandbox);
+    let printed = guarded.code(&[]);
+    let code = Code::read(&printed);
+    disk.fill();
+    let mut request = code.request("thief");
+    let answers = [vec![7; 16].into(), code.secret.clone()].map(|secret| {
+        request.secret = secret;
+        pair(&knock(&guarded), request.clone()).unwrap_err().code
+    });
+    assert_eq!(answers, ["no_space", "no_space"], "whether a guess is right is not told");
+    disk.empty();
+    guarded.pair(&printed).exits(0);
+    guarded.pull().succeeds("stored");
 }
 
 #[test]
