@@ -3,6 +3,7 @@
 use crate::codes::Codes;
 use crate::identity::Identity;
 use crate::peers::{Peer, Peers};
+use crate::refusals::Refusals;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::identity::Role;
 use pullback_shared::pairing::Secret;
@@ -28,15 +29,20 @@ pub struct Desk {
 #[derive(Clone)]
 enum Is {
     /// Over the network: codes are taken.
-    Open { identity: Arc<Identity>, peers: Arc<Peers>, databases: Arc<Vec<String>> },
+    Open { identity: Arc<Identity>, peers: Arc<Peers>, refusals: Arc<Refusals>, databases: Arc<Vec<String>> },
     /// Behind ssh: codes are given.
     Inviting(Invite),
 }
 
 impl Desk {
     /// One that takes codes, for an agent that serves `databases`.
-    pub fn open(identity: Arc<Identity>, peers: Arc<Peers>, databases: Vec<String>) -> Self {
-        Self { is: Is::Open { identity, peers, databases: Arc::new(databases) } }
+    pub fn open(
+        identity: Arc<Identity>,
+        peers: Arc<Peers>,
+        refusals: Arc<Refusals>,
+        databases: Vec<String>,
+    ) -> Self {
+        Self { is: Is::Open { identity, peers, refusals, databases: Arc::new(databases) } }
     }
 
     /// One that gives codes to whoever logged in.
@@ -52,7 +58,7 @@ impl Desk {
     }
 
     fn pair_now(&self, request: &pb::PairRequest) -> Result<pb::PairReply, Fault> {
-        let Is::Open { identity, peers, databases } = &self.is else { return Err(no_such_call()) };
+        let Is::Open { identity, peers, refusals, databases } = &self.is else { return Err(no_such_call()) };
         check_protocol(request.protocol, "the puller")?;
         let broken =
             || Fault::new(Kind::Protocol, "the puller broke the protocol: a code without its name or secret");
@@ -60,10 +66,18 @@ impl Desk {
         let secret = Secret::from_bytes(&request.secret).ok_or_else(broken)?;
         // A request that makes no sense is to cost the code nothing.
         identity.certify(&request.certificate_request, "unsigned")?;
-        let role = Codes::of(identity.dir()).redeem(&id, &secret)?;
-        let peer = peers
-            .add_with(&request.name, role, |name| identity.certify(&request.certificate_request, name))?;
-        let (peer, certified) = peer;
+        // Where files lie is told to nobody who is no peer yet.
+        let to_stranger = |fault: Fault| match fault.kind {
+            Kind::Refused | Kind::Protocol => fault,
+            kind => {
+                refusals.say(&fault.to_string());
+                Fault::new(kind, "the agent cannot write down who is paired")
+                    .hint("its log says why, and so may `pullback-agent doctor` there")
+            }
+        };
+        let role = Codes::of(identity.dir()).redeem(&id, &secret).map_err(to_stranger)?;
+        let certify = |name: &str| identity.certify(&request.certificate_request, name);
+        let (peer, certified) = peers.add_with(&request.name, role, certify).map_err(to_stranger)?;
         tracing::info!(peer = peer.name, role = role.word(), certificate = %peer.fingerprint, "paired");
         Ok(pb::PairReply {
             certificate: certified.certificate.as_ref().to_vec().into(),

@@ -134,7 +134,8 @@ impl Ready {
         });
         let desk = guard.as_ref().map(|guard| {
             let databases = config.databases.keys().cloned().collect();
-            Desk::open(Arc::clone(&guard.identity), Arc::clone(&guard.peers), databases).into_server()
+            let Guard { identity, peers, refusals, .. } = guard;
+            Desk::open(Arc::clone(identity), Arc::clone(peers), Arc::clone(refusals), databases).into_server()
         });
         let (health, health_service) = tonic_health::server::health_reporter();
         let agent =

@@ -77,9 +77,14 @@ fn a_guess_that_cannot_be_counted_is_not_looked_at() {
     let mut request = code.request("thief");
     let answers = [vec![7; 16].into(), code.secret.clone()].map(|secret| {
         request.secret = secret;
-        pair(&knock(&guarded), request.clone()).unwrap_err().code
+        pair(&knock(&guarded), request.clone()).unwrap_err()
     });
-    assert_eq!(answers, ["no_space", "no_space"], "whether a guess is right is not told");
+    assert_eq!(answers[0], answers[1], "whether a guess is right is not told");
+    assert_eq!(answers[0].code, "no_space", "{answers:?}");
+    // Where files lie is for the agent's owner.
+    let state = sandbox.state().display().to_string();
+    assert!(!format!("{answers:?}").contains(&state), "{answers:?}");
+    assert!(guarded.served.log().contains(&state), "{}", guarded.served.log());
     disk.empty();
     guarded.pair(&printed).exits(0);
     guarded.pull().succeeds("stored");
