@@ -11,6 +11,8 @@ use crate::systemd;
 use crate::users;
 use jiff::Timestamp;
 use pullback_shared::fault::Fault;
+use pullback_shared::identity::WRITTEN_AT;
+use pullback_shared::text::shell_word;
 use pullback_shared::{PROTOCOL, RELEASE};
 use rustix::fs::{Access, access};
 use std::os::unix::fs::MetadataExt;
@@ -20,9 +22,6 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A certificate that ends sooner is worth a warning.
 const EXPIRY_WARNING: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-
-/// 2026-01-01T00:00:00Z: before this was written, it cannot be.
-const EARLIEST: i64 = 1_767_225_600;
 
 /// How an agent gets a new identity.
 const RENEW: &str = "move the directory `identity` of the state away and run `pullback-agent init`; then every puller has to be paired again";
@@ -124,7 +123,10 @@ fn state(dir: &Path) -> Option<Finding> {
     if there.uid() != users::me() {
         return Some(Finding::fail(
             format!("`{shown}` belongs to `{owner}`, and this runs as `{}`", users::shown(users::me())),
-            format!("run the agent, and this, as its owner: `sudo -u '{owner}' pullback-agent doctor`"),
+            format!(
+                "run the agent, and this, as its owner: `sudo -u {} pullback-agent doctor`",
+                shell_word(&owner)
+            ),
         ));
     }
     if there.mode() & 0o077 != 0 {
@@ -133,7 +135,7 @@ fn state(dir: &Path) -> Option<Finding> {
                 "`{shown}` has mode {:o}: others can look at copies of the databases",
                 there.mode() & 0o777
             ),
-            format!("chmod 700 '{shown}'"),
+            format!("chmod 700 {}", shell_word(&dir.to_string_lossy())),
         ));
     }
     Some(Finding::ok(format!("state `{shown}`, of `{owner}` alone")))
@@ -167,18 +169,18 @@ fn of_identity(state_dir: &Path, findings: &mut Vec<Finding>) -> Option<Identity
     findings.push(Finding::ok(format!("identity {}", identity.fingerprint())));
     let private = std::iter::once((dir.clone(), 0o700)).chain(KEYS.map(|key| (dir.join(key), 0o600)));
     for (path, mode) in private {
-        let shown = path.display();
+        let (shown, word) = (path.display(), shell_word(&path.to_string_lossy()));
         match path.symlink_metadata() {
             Ok(there) if there.uid() != users::me() => findings.push(Finding::fail(
                 format!("`{shown}` belongs to `{}`", users::shown(there.uid())),
-                format!("sudo chown '{}' '{shown}'", users::shown(users::me())),
+                format!("sudo chown {} {word}", shell_word(&users::shown(users::me()))),
             )),
             Ok(there) if there.mode() & 0o777 & !mode != 0 => findings.push(Finding::fail(
                 format!(
                     "`{shown}` has mode {:o}: whoever reads the keys can pass for this agent",
                     there.mode() & 0o777
                 ),
-                format!("chmod {mode:o} '{shown}'"),
+                format!("chmod {mode:o} {word}"),
             )),
             Ok(_) => {}
             Err(error) => findings.push(Finding::fail(format!("`{shown}`: {error}"), "")),
@@ -241,7 +243,7 @@ fn clock_of(state_dir: &Path, now: Timestamp) -> Finding {
     let made = dir_of(state_dir).join(KEYS[0]).metadata().map_or(0, |key| key.mtime());
     let mends = "timedatectl set-ntp true";
     match now.as_second() {
-        second if second < EARLIEST => {
+        second if second < WRITTEN_AT => {
             Finding::fail(format!("the clock shows {now}, which is in the past"), mends)
         }
         second if second < made => Finding::warn(
@@ -270,8 +272,8 @@ fn database(config: &Config, name: &str, path: &Path) -> Vec<Finding> {
         findings.push(Finding::warn(
             format!("`{name}` belongs to `{owner}`, and this runs as `{}`", users::shown(users::me())),
             format!(
-                "run the agent as `{owner}`: `sudo pullback-agent init --service --database '{}'`",
-                path.display()
+                "run the agent as `{owner}`: `sudo pullback-agent init --service --database {}`",
+                shell_word(&path.to_string_lossy())
             ),
         ));
     }
@@ -282,14 +284,17 @@ fn database(config: &Config, name: &str, path: &Path) -> Vec<Finding> {
                 "`{name}`: journal wal, and `{}` cannot be written: SQLite makes its `-shm` there",
                 dir.display()
             ),
-            format!("sudo chown '{}' '{}'", users::shown(owner), dir.display()),
+            format!("sudo chown {} {}", shell_word(&users::shown(owner)), shell_word(&dir.to_string_lossy())),
         ));
     } else if facts.journal == "wal" {
         findings.push(Finding::ok(format!("`{name}`: journal wal, writers go on during a hold")));
     } else {
         findings.push(Finding::warn(
             format!("`{name}`: rollback journal: commits wait while its {} bytes are read", facts.file_bytes),
-            format!("sqlite3 '{}' 'PRAGMA journal_mode=WAL' lets writers go on", path.display()),
+            format!(
+                "sqlite3 {} 'PRAGMA journal_mode=WAL' lets writers go on",
+                shell_word(&path.to_string_lossy())
+            ),
         ));
     }
     findings
@@ -353,7 +358,7 @@ mod tests {
         let state = |second: i64| clock_of(dir.path(), Timestamp::from_second(second).unwrap()).state;
         let made = clock::now().as_second();
         assert_eq!(state(0), State::Fail);
-        assert_eq!(state(EARLIEST + 1), State::Warn);
+        assert_eq!(state(WRITTEN_AT + 1), State::Warn);
         assert_eq!(state(made + 1), State::Ok);
     }
 }

@@ -8,6 +8,7 @@ use crate::source::{HoldLimits, Source};
 use crate::users;
 use pullback_shared::fault::{Fault, Kind};
 use pullback_shared::identity::{Fingerprint, name_of};
+use pullback_shared::text::shell_word;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -54,9 +55,9 @@ impl Candidate {
         let source = Source::find(typed).map_err(|fault| match fault.kind {
             Kind::Refused => {
                 let owner = typed.metadata().map_or_else(|_| "USER".to_owned(), |file| users::shown(file.uid()));
-                let path = typed.display();
+                let (owner, path) = (shell_word(&owner), shell_word(&typed.to_string_lossy()));
                 fault.hint(format!(
-                    "run this as its owner, `sudo -u '{owner}' pullback-agent init --database {path}`; or make a service \
+                    "run this as its owner, `sudo -u {owner} pullback-agent init --database {path}`; or make a service \
                      of it, `sudo pullback-agent init --service --database {path}`"
                 ))
             }

@@ -49,6 +49,15 @@ pub fn printable(text: &str, limit: usize) -> String {
     shown
 }
 
+/// `word` as a shell reads it back: as it is where nothing in it means anything to one, else in single quotes.
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@,=".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 /// The value of the last `--color` among the words of a command line: what a program needs to know before it reads them, for
 /// its own errors and help.
 pub fn typed_color(words: &[String]) -> Option<&str> {
@@ -62,6 +71,16 @@ pub fn typed_color(words: &[String]) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_for_a_shell_is_quoted_where_it_has_to_be() {
+        for plain in ["/home/ada/gym.db", "회원.db", "pi-2:7420"] {
+            assert_eq!(shell_word(plain), plain);
+        }
+        assert_eq!(shell_word("my gym.db"), "'my gym.db'");
+        assert_eq!(shell_word("it's; $(rm -r ~)"), "'it'\\''s; $(rm -r ~)'");
+        assert_eq!([shell_word(""), shell_word("~"), shell_word("a\nb")], ["''", "'~'", "'a\nb'"]);
+    }
 
     #[test]
     fn the_last_color_that_was_typed_counts() {

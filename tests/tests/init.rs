@@ -162,7 +162,7 @@ fn another_user_s_database_is_refused_with_what_to_type() {
     privilege::set_mode(&sandbox.db(""), 0o755);
     let mut command = privilege::as_nobody(&sandbox, programs::agent());
     let ran = sandbox.run(command.args(["init", "--database"]).arg(sandbox.db("root.db"))).exits(6);
-    assert!(ran.stderr.contains("sudo -u 'root'"), "{ran}");
+    assert!(ran.stderr.contains("sudo -u root"), "{ran}");
     let mut command = privilege::as_nobody(&sandbox, programs::agent());
     let ran = sandbox.run(command.args(["init", "--config", "/etc/pullback-none/agent.toml"])).exits(6);
     assert!(ran.stderr.contains("hint: "), "{ran}");

@@ -9,6 +9,7 @@ use pullback_agent::init::{Candidate, Configured, Identified, Starter, configure
 use pullback_agent::systemd::{Roots, Service};
 use pullback_agent::users;
 use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::text::shell_word;
 use std::path::{Path, PathBuf};
 
 /// What is to be set up.
@@ -94,9 +95,11 @@ fn discover(cli: &Cli, asked: &Init, dir: &Path) -> Result<Vec<Candidate>, Fault
 
 fn for_this_user(cli: &Cli, candidates: &[Candidate]) -> Result<Done, Fault> {
     if let Some(foreign) = candidates.iter().find(|candidate| candidate.owner != users::me()) {
-        let (owner, path) = (users::shown(foreign.owner), foreign.path.display());
-        return Err(Fault::new(Kind::Refused, format!("`{path}` belongs to `{owner}`, and this runs as `{}`", users::shown(users::me()))).hint(
-            format!("an agent runs as the owner: `sudo -u '{owner}' pullback-agent init --database {path}`, or as a service: \
+        let (owner, path) = (users::shown(foreign.owner), foreign.path.to_string_lossy());
+        let why = format!("`{path}` belongs to `{owner}`, and this runs as `{}`", users::shown(users::me()));
+        let (owner, path) = (shell_word(&owner), shell_word(&path));
+        return Err(Fault::new(Kind::Refused, why).hint(
+            format!("an agent runs as the owner: `sudo -u {owner} pullback-agent init --database {path}`, or as a service: \
                      `sudo pullback-agent init --service --database {path}`"),
         ));
     }

@@ -20,6 +20,7 @@ use crate::cli::{Cli, Command, ConfigCommand};
 use pullback_agent::config::{Config, default_config_path, default_state_dir};
 use pullback_agent::users;
 use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::text::shell_word;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -116,7 +117,7 @@ fn check_owner(config: &Config) -> Result<(), Fault> {
         Kind::Refused,
         format!("`{}` is the agent's of `{owner}`, and this runs as `{me}`", state_dir.display()),
     )
-    .hint(format!("run it as that user: `sudo -u '{owner}' pullback-agent …`")))
+    .hint(format!("run it as that user: `sudo -u {} pullback-agent …`", shell_word(&owner))))
 }
 
 fn print_line(said: std::fmt::Arguments<'_>) {

@@ -6,6 +6,7 @@ use super::text;
 use crate::cli::Cli;
 use jiff::Timestamp;
 use pullback_shared::fault::{Fault, Kind};
+use pullback_shared::text::shell_word;
 use puller::address::Address;
 use puller::config::{Config, job_logs, known_stores};
 use puller::freshness::length;
@@ -112,7 +113,7 @@ fn of_store(root: &Path, config: &Config, findings: &mut Findings) {
             State::Warn,
             None,
             format!("store `{shown}` has mode {mode:03o}: others may read the copies, or write to them"),
-            format!("`chmod 700 {shown}`"),
+            format!("`chmod 700 {}`", shell_word(&root.to_string_lossy())),
         ),
     }
     of_room(root, findings);
@@ -195,12 +196,12 @@ fn of_paired(
         let again = format!("pair again: `puller pair CODE --replace {name}`");
         let mode = file.metadata().map_or(0, |metadata| metadata.permissions().mode() & 0o777);
         if mode & 0o077 != 0 {
-            let shown = file.display();
+            let file = shell_word(&file.to_string_lossy());
             findings.add(
                 State::Fail,
                 None,
                 format!("agent {name}: its file has mode {mode:03o}: others may read the key, and pull in your name"),
-                format!("`chmod 600 {shown}`; if somebody may have read it, `pullback-agent peers revoke` there, and {again}"),
+                format!("`chmod 600 {file}`; if somebody may have read it, `pullback-agent peers revoke` there, and {again}"),
             );
         }
         let left = Duration::try_from(paired.expires_at.duration_since(now));
