@@ -201,7 +201,10 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.signed.verify_tls13_signature(message, certificate, signed)
+        self.signed.verify_tls13_signature(message, certificate, signed).inspect_err(|error| {
+            let fingerprint = Fingerprint::of(certificate);
+            self.refusals.say(&format!("the certificate {fingerprint} was shown without its key ({error})"));
+        })
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

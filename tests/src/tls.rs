@@ -8,6 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -149,7 +150,7 @@ pub fn from_pem(text: &str) -> CertificateDer<'static> {
 pub struct Greeting {
     /// The protocols it offers to speak.
     pub alpn: Vec<&'static str>,
-    /// The certificate it shows, if any.
+    /// The certificate it shows, if any, and the key it signs with.
     pub shows: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     /// Whether TLS 1.2 is the newest it speaks.
     pub is_old: bool,
@@ -180,9 +181,14 @@ impl Greeting {
         let config = config.expect("these versions are spoken").dangerous();
         let config = config.with_custom_certificate_verifier(anyone);
         let mut config = match &self.shows {
-            Some((chain, key)) => config
-                .with_client_auth_cert(chain.clone(), key.clone_key())
-                .expect("a key and its certificate"),
+            // Whether they belong together or not.
+            Some((chain, key)) => {
+                let key = ring::sign::any_supported_type(key).expect("a key can be used");
+                config.with_client_cert_resolver(Arc::new(Always(Arc::new(CertifiedKey::new(
+                    chain.clone(),
+                    key,
+                )))))
+            }
             None => config.with_no_client_auth(),
         };
         config.alpn_protocols = self.alpn.iter().map(|word| word.as_bytes().to_vec()).collect();
@@ -398,6 +404,16 @@ struct Always(Arc<CertifiedKey>);
 impl ResolvesServerCert for Always {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0))
+    }
+}
+
+impl ResolvesClientCert for Always {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

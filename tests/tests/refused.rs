@@ -53,13 +53,19 @@ fn a_certificate_that_is_not_a_peers_is_refused_in_the_handshake() {
     let sandbox = Sandbox::new();
     let guarded = Guarded::paired(&sandbox);
     guarded.pull().succeeds("stored");
-    let (own, pairing) = (guarded.authority(), fs::read(guarded.pairing_file()).unwrap());
+    let (authority, pairing) = (guarded.authority(), fs::read(guarded.pairing_file()).unwrap());
+    // A certificate is no secret: who shows a peer's own has to have its key.
+    let (copied, foreign_key) = (own(&guarded).shows.unwrap().0, self_signed(&client("mac")).parts().1);
+    let copied = Greeting { shows: Some((copied, foreign_key)), ..Greeting::without() };
+    let log = ["refused: ", "without its key"];
+    let heard = guarded.refuses(&log, || greet(guarded.served.address(), &copied));
+    assert_eq!(heard.err().as_deref(), Some("DecryptError"));
     let stranger = Authority::foreign();
     let mut expired = client("mac");
     expired.not_after = rcgen::date_time_ymd(2001, 1, 1);
     let mut early = client("mac");
     early.not_before = rcgen::date_time_ymd(2080, 1, 1);
-    let named = |params: &rcgen::CertificateParams| own.certify(params).alone();
+    let named = |params: &rcgen::CertificateParams| authority.certify(params).alone();
     let impostors = [
         Impostor {
             // Another agent's, with the same name as this one's.
