@@ -126,6 +126,7 @@ impl Paired {
         });
         let mut names: Vec<String> = names.collect();
         names.sort();
+        names.dedup();
         names.iter().filter_map(|name| Self::read(name).transpose()).collect()
     }
 

@@ -1,4 +1,4 @@
-//! Text that crosses a border: hex, and foreign text made fit for a terminal.
+//! Text that crosses a border: hex, and foreign text made fit for a terminal or a shell.
 
 use unicode_normalization::UnicodeNormalization;
 

@@ -300,8 +300,8 @@ fn a_flood_from_one_machine_keeps_no_slow_line_out() {
             }
             Ok::<_, io::Error>(open)
         };
-        drop(runtime.block_on(connections).expect("a test can do that"));
-        // Each takes a port for a minute.
+        // Each takes a port for a minute: where there are none left, it floods a little less.
+        drop(runtime.block_on(connections));
         std::thread::sleep(Duration::from_millis(100));
     });
     let crowd = || guarded.served.log().contains("the oldest from 127.0.0.2 goes");
